@@ -1,0 +1,1 @@
+"""What people start: parsing and printing, no logic."""

@@ -1,0 +1,241 @@
+"""Calibrating the distribution of a network on held-out faces: a temperature, then conformal intervals.
+
+The order is fixed: (1) one temperature makes the distribution as likely as it can be [1]; (2) the central
+intervals of that distribution are widened or narrowed until they cover as often as they say [2].
+The interval consists of quantiles of the calibrated distribution: it is not centred on the combined estimate.
+
+[1] Guo et al., On calibration of modern neural networks, ICML 2017.
+[2] Vovk et al., Algorithmic learning in a random world, 2005; split conformal prediction with the nested
+    central intervals of Romano et al., Conformalized quantile regression, NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from agelens.errors import InputError
+from agelens.label_distribution import AgeBins, cumulative_at, interval, softmax
+
+__all__ = ["LEVEL_GRID", "Calibration", "central_level"]
+
+FloatArray = NDArray[np.float64]
+
+LEVEL_GRID = tuple(percent / 100 for percent in range(1, 100))
+"""The wished-for coverages for which a nominal level is stored: 0.01 … 0.99."""
+
+_TEMPERATURES = (0.02, 50.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration learned; part of the model file.
+
+    Attributes:
+        temperature: Divides the raw logits; it takes the place of the training temperature tau.
+        level_grid: Wished-for coverages, rising, in 0 … 1.
+        nominal_levels: The central level to ask of the calibrated distribution for each of them; 1 stands for
+            the whole range of the bins.
+        samples: Number of faces it was fitted on.
+        split: The split they came from.
+    """
+
+    temperature: float
+    level_grid: tuple[float, ...]
+    nominal_levels: tuple[float, ...]
+    samples: int
+    split: str
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        points, levels = len(self.level_grid), len(self.nominal_levels)
+        if points < 2 or points != levels:
+            raise ValueError(f"level_grid ({points}) and nominal_levels ({levels}) need one length, >= 2")
+        if not all(0 < level < 1 for level in self.level_grid) or not _rising(self.level_grid, strictly=True):
+            raise ValueError("level_grid must rise within 0 … 1")
+        if not all(0 <= level <= 1 for level in self.nominal_levels) or not _rising(self.nominal_levels):
+            raise ValueError("nominal_levels must rise within 0 … 1")
+        if self.samples < 1:
+            raise ValueError(f"samples must be positive, not {self.samples}")
+
+    @classmethod
+    def fit(cls, logits: ArrayLike | None, ages: ArrayLike, bins: AgeBins, split: str = "val") -> Calibration:
+        """Fit temperature and intervals on faces that the network was not trained on.
+
+        The temperature minimises the mean negative log likelihood of the labelled bin (ages outside the bins
+        count as the outermost bin), by golden section over its logarithm: the likelihood is concave in
+        1 / temperature, so there is one optimum. The nominal level for coverage c is the
+        ceil((n + 1) c)-th smallest score, a score being :func:`central_level` of the true age; with n
+        exchangeable faces the coverage is then at least c. Ages outside the bins are never covered.
+
+        Args:
+            logits: (N, K) raw logits, before any temperature; None for a network that only regresses.
+            ages: (N,) years.
+            bins: K age bins.
+            split: Where the faces come from, for the record.
+        Returns:
+            The calibration.
+        Raises:
+            InputError: There are no logits: a network that only regresses has no distribution to calibrate.
+            ValueError: Shapes disagree, there are no faces, or a value is not finite.
+        """
+        if logits is None:
+            raise InputError("a network without logits (regression only) has no distribution to calibrate")
+        scores = np.asarray(logits, dtype=np.float64)
+        years = np.asarray(ages, dtype=np.float64)
+        if scores.ndim != 2 or scores.shape != (years.size, len(bins)) or years.ndim != 1 or not years.size:
+            raise ValueError(
+                f"logits {scores.shape} and ages {years.shape} must be (N, {len(bins)}) and (N,), N > 0"
+            )
+        if not (np.isfinite(scores).all() and np.isfinite(years).all()):
+            raise ValueError("logits and ages must be finite")
+        temperature = _fit_temperature(scores, bins.index(years))
+        levels = np.sort(central_level(softmax(scores, temperature), bins, years))
+        return cls(
+            temperature=temperature,
+            level_grid=LEVEL_GRID,
+            nominal_levels=tuple(_conformal_quantile(levels, percent) for percent in range(1, 100)),
+            samples=years.size,
+            split=split,
+        )
+
+    def distribution(self, logits: ArrayLike) -> FloatArray:
+        """Turn raw logits into the calibrated distribution.
+
+        Args:
+            logits: (..., K).
+        Returns:
+            (..., K) distribution.
+        """
+        return softmax(logits, self.temperature)
+
+    def nominal_level(self, level: float) -> float:
+        """Look up the central level that reaches a coverage; linear between the points of the grid.
+
+        Args:
+            level: Wished-for coverage, within the grid.
+        Returns:
+            The level to ask of the calibrated distribution.
+        Raises:
+            InputError: ``level`` lies outside the grid.
+        """
+        if not self.level_grid[0] <= level <= self.level_grid[-1]:
+            low, high = self.level_grid[0], self.level_grid[-1]
+            raise InputError(f"the level of an interval must lie in {low} … {high} (value: {level})")
+        return float(np.interp(level, self.level_grid, self.nominal_levels))
+
+    def interval(
+        self, distribution: ArrayLike, bins: AgeBins, level: float = 0.9
+    ) -> tuple[FloatArray, FloatArray]:
+        """Give the interval that covers the true age with probability ``level``.
+
+        Args:
+            distribution: (..., K) calibrated distribution (:meth:`distribution`).
+            bins: K age bins.
+            level: Wished-for coverage, within the grid.
+        Returns:
+            (...) low and (...) high, years.
+        Raises:
+            InputError: ``level`` lies outside the grid.
+            ValueError: The last axis is not K.
+        """
+        return interval(distribution, bins, self.nominal_level(level))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return {
+            "temperature": self.temperature,
+            "level_grid": list(self.level_grid),
+            "nominal_levels": list(self.nominal_levels),
+            "samples": self.samples,
+            "split": self.split,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: A field is missing or damaged (the message names it).
+        """
+        try:
+            return cls(
+                temperature=float(values["temperature"]),
+                level_grid=tuple(float(level) for level in values["level_grid"]),
+                nominal_levels=tuple(float(level) for level in values["nominal_levels"]),
+                samples=int(values["samples"]),
+                split=str(values["split"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"calibration lacks {error}") from error
+        except TypeError as error:
+            raise ValueError(f"calibration is damaged: {error}") from error
+
+
+def central_level(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> FloatArray:
+    """Find the smallest central level whose interval covers each age: the conformal score.
+
+    With F the cumulative distribution of :func:`~agelens.label_distribution.quantile` it is |2 F(age) - 1|,
+    one-sided at the two ends of the range, where the interval is clipped.
+
+    Args:
+        distribution: (..., K).
+        bins: K age bins.
+        ages: years, broadcast to the leading axes of ``distribution``.
+    Returns:
+        (...) level in 0 … 1; infinite for an age outside the bins, which no interval covers.
+    Raises:
+        ValueError: The last axis is not K.
+    """
+    years = np.asarray(ages, dtype=np.float64)
+    signed = 2 * cumulative_at(distribution, bins, years) - 1
+    level = np.abs(signed)
+    level = np.where(years == bins.minimum, np.maximum(-signed, 0.0), level)
+    level = np.where(years == bins.maximum, np.maximum(signed, 0.0), level)
+    return np.where((years < bins.minimum) | (years > bins.maximum), np.inf, level)
+
+
+def _conformal_quantile(sorted_scores: FloatArray, percent: int) -> float:
+    """Take the ceil((n + 1) c)-th smallest score; the whole range (1) where there are too few."""
+    rank = -(-(len(sorted_scores) + 1) * percent // 100)
+    return 1.0 if rank > len(sorted_scores) else min(float(sorted_scores[rank - 1]), 1.0)
+
+
+def _fit_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    labelled = float(shifted[np.arange(len(labels)), labels].mean())
+
+    def loss(log_temperature: float) -> float:
+        temperature = math.exp(log_temperature)
+        return float(np.log(np.exp(shifted / temperature).sum(axis=1)).mean()) - labelled / temperature
+
+    low, high = (math.log(bound) for bound in _TEMPERATURES)
+    return math.exp(_golden_section(loss, low, high, tolerance=1e-6))
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    """Find the minimum of a function that falls, then rises, on [low, high]."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > tolerance:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2
+
+
+def _rising(values: tuple[float, ...], strictly: bool = False) -> bool:
+    return all(a < b or (a == b and not strictly) for a, b in pairwise(values))

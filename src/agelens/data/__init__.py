@@ -1,0 +1,1 @@
+"""Labelled images: the manifest, splits, data sets, duplicates and the audit."""

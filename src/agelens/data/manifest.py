@@ -1,0 +1,334 @@
+"""The manifest: one table of images and labels, and the one place that checks it.
+
+Columns and their meaning are listed in ``docs/design.md``; only ``path`` and ``age`` are required.
+In memory a missing text is ``""`` and a missing number ``NaN``, whatever the file format says.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from agelens.errors import ManifestError, MissingExtraError, OutputError
+from agelens.files import write_atomically
+
+__all__ = [
+    "COLUMNS",
+    "GENDERS",
+    "MAXIMUM_AGE",
+    "SPLITS",
+    "Finding",
+    "check_manifest",
+    "image_paths",
+    "inspect_manifest",
+    "read_manifest",
+    "write_manifest",
+]
+
+COLUMNS = (
+    "path",
+    "age",
+    "age_std",
+    "subject",
+    "gender",
+    "ethnicity",
+    "pose",
+    "split",
+    "box",
+    "landmarks",
+    "digest",
+    "alignment",
+    "note",
+)
+SPLITS = ("train", "val", "test")
+GENDERS = ("male", "female")
+ALIGNMENTS = ("landmarks", "eyes", "fallback")
+MAXIMUM_AGE = 130.0
+"""Years; above it an age is an error (the oldest person on record reached 122)."""
+
+_NUMBERS = ("age", "age_std", "pose")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FORMATS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one or more images that their owner should know.
+
+    Attributes:
+        kind: What was found, one word or a few joined by hyphens (``malformed-name``).
+        paths: The images concerned, as the manifest or folder names them.
+        detail: What exactly, in words.
+    """
+
+    kind: str
+    paths: tuple[str, ...]
+    detail: str
+
+
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """Read and check a manifest.
+
+    Every column of the file is kept. In a CSV file, columns the contract does not name are text.
+
+    Args:
+        path: A ``.csv`` (UTF-8, comma separated, with a header) or ``.parquet`` file.
+    Returns:
+        The checked table; ``attrs["root"]`` is the folder that relative image paths start from,
+        ``attrs["path"]`` the file.
+    Raises:
+        ManifestError: No such file, not a table, or a row breaks the contract.
+        MissingExtraError: A Parquet file without pyarrow.
+    """
+    table, problems = inspect_manifest(path)
+    if problems:
+        raise problems[0]
+    return table
+
+
+def inspect_manifest(path: str | Path) -> tuple[pd.DataFrame, list[ManifestError]]:
+    """Read a manifest and list everything that is wrong in its rows, for an audit.
+
+    Args:
+        path: As in :func:`read_manifest`.
+    Returns:
+        The table in the contract's types, with a wrong number as NaN and a wrong text as it is; and the
+        problems, empty for a good manifest.
+    Raises:
+        ManifestError: No such file, not a table, a required column missing, or no row at all.
+        MissingExtraError: A Parquet file without pyarrow.
+    """
+    path = Path(path)
+    suffix = _format(path)
+    try:
+        table = _read_csv(path) if suffix == ".csv" else _read_parquet(path)
+    except OSError as error:
+        raise ManifestError(path, f"cannot read: {error.strerror or error}") from error
+    table, problems = _inspect(table, path)
+    table.attrs = {"root": path.absolute().parent, "path": path.absolute()}
+    return table, problems
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise ManifestError(path, "a manifest ends in .csv or .parquet")
+    return suffix
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    rows: list[list[str]] = []
+    # surrogateescape: a file name need not be valid UTF-8 on the disk it names.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise ManifestError(path, "the file is empty")
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise ManifestError(
+                        path, f"{len(fields)} fields under {len(header)} columns", row=len(rows) + 1
+                    )
+                rows.append(fields)
+        except csv.Error as error:
+            raise ManifestError(path, f"not a CSV table: {error}", row=len(rows) + 1) from error
+    return pd.DataFrame(rows, columns=pd.Index(header, dtype=object), dtype=object)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    _require_pyarrow()
+    with open(path, "rb") as handle:
+        try:
+            return pd.read_parquet(handle, engine="pyarrow")
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ManifestError(path, f"not a Parquet table: {reason}") from error
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "report") from error
+
+
+def check_manifest(df: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """Check a table against the contract and bring it to the contract's types.
+
+    Args:
+        df: The table; it is not changed.
+        path: The file it came from or will go to, for messages.
+    Returns:
+        A copy with a fresh index: numbers as float64 (missing = NaN), contract texts as ``str``
+        (missing = ``""``), other columns as they were. ``attrs`` are kept.
+    Raises:
+        ManifestError: A required column is missing or twice there, the table has no row, or a value
+            breaks the contract (path, row with 1 = the first data row, column, value).
+    """
+    table, problems = _inspect(df, path)
+    if problems:
+        raise problems[0]
+    return table
+
+
+def _inspect(df: pd.DataFrame, path: str | Path) -> tuple[pd.DataFrame, list[ManifestError]]:
+    names = [str(name) for name in df.columns]
+    for name in ("path", "age"):
+        if name not in names:
+            raise ManifestError(path, f"the column is missing (found: {', '.join(names)})", column=name)
+    for name in names:
+        if names.count(name) > 1:
+            raise ManifestError(path, "the column appears more than once", column=name)
+    if len(df) == 0:
+        raise ManifestError(path, "the table has no rows")
+    table = df.reset_index(drop=True)
+    table.columns = pd.Index(names, dtype=object)
+    problems: list[ManifestError] = []
+
+    def problem(reason: str, row: int, column: str, value: object) -> None:
+        problems.append(ManifestError(path, reason, row=row, column=column, value=value))
+
+    for name in COLUMNS:
+        if name not in names:
+            continue
+        values = table[name].tolist()
+        if name in _NUMBERS:
+            numbers = np.full(len(values), np.nan)
+            for row, value in enumerate(values, start=1):
+                numbers[row - 1], reason = _number(value, name)
+                if reason:
+                    problem(reason, row, name, value)
+            table[name] = numbers
+        else:
+            texts = ["" if _missing(value) else str(value) for value in values]
+            table[name] = pd.Series(texts, dtype=object)
+            if check := _TEXT_CHECKS.get(name):
+                for row, text in enumerate(texts, start=1):
+                    if text and (reason := check(text)):
+                        problem(reason, row, name, text)
+    first: dict[str, int] = {}
+    for row, text in enumerate(table["path"], start=1):
+        if not text:
+            problem("the path is empty", row, "path", text)
+        elif text in first:
+            problem(f"the path is already in row {first[text]}", row, "path", text)
+        else:
+            first[text] = row
+    table.attrs = dict(df.attrs)
+    return table, problems
+
+
+def _missing(value: object) -> bool:
+    return (
+        value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    )
+
+
+def _number(value: Any, column: str) -> tuple[float, str]:
+    """A number (NaN if it is missing or wrong) and what is wrong with it."""
+    if _missing(value) or (isinstance(value, str) and not value.strip()):
+        return math.nan, "the age is missing" if column == "age" else ""
+    try:
+        # Python reads 1_000 as a thousand; a table does not mean that.
+        number = float(value.replace("_", "?") if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        return math.nan, "not a number"
+    if not math.isfinite(number):
+        return math.nan, "not a finite number"
+    if column != "pose" and number < 0:
+        return math.nan, "must not be negative"
+    if column == "age" and number > MAXIMUM_AGE:
+        return math.nan, f"above {MAXIMUM_AGE:g} years"
+    return number, ""
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    return lambda value: "" if value in allowed else f"must be one of {', '.join(allowed)} or empty"
+
+
+def _count_of_numbers(text: str, count: int) -> str:
+    try:
+        finite = [math.isfinite(float(part)) for part in text.split()]
+    except ValueError:
+        finite = []
+    return "" if len(finite) == count and all(finite) else f"must be {count} numbers separated by spaces"
+
+
+def _box_problem(text: str) -> str:
+    if reason := _count_of_numbers(text, 4):
+        return reason
+    x1, y1, x2, y2 = map(float, text.split())
+    return "" if x1 < x2 and y1 < y2 else "must be 'x1 y1 x2 y2' with x1 < x2 and y1 < y2"
+
+
+_TEXT_CHECKS: dict[str, Callable[[str], str]] = {
+    "gender": _one_of(GENDERS),
+    "split": _one_of(SPLITS),
+    "alignment": _one_of(ALIGNMENTS),
+    "box": _box_problem,
+    "landmarks": lambda text: _count_of_numbers(text, 10),
+    "digest": lambda text: "" if _DIGEST.fullmatch(text) else "must be a sha256 in 64 lower-case hex digits",
+}
+
+
+def write_manifest(df: pd.DataFrame, path: str | Path) -> None:
+    """Check a manifest and write it; an older file is replaced only by a complete new one.
+
+    Relative image paths start from ``df.attrs["root"]`` if it is there; they are rewritten so that they
+    start from the folder of ``path``. Without it they are taken to be right already.
+
+    Args:
+        df: The table.
+        path: A ``.csv`` or ``.parquet`` file. Both keep every value: floats are written in full.
+    Raises:
+        ManifestError: The table breaks the contract, or the suffix is neither.
+        MissingExtraError: Parquet without pyarrow.
+        OutputError: Writing failed.
+    """
+    path = Path(path)
+    suffix = _format(path)
+    table = check_manifest(df, path)
+    root = table.attrs.get("root")
+    table.attrs = {}  # pandas would write them into the Parquet file
+    if root is not None and Path(root).absolute() != path.absolute().parent:
+        folder = path.absolute().parent
+        table["path"] = pd.Series(
+            [p if os.path.isabs(p) else os.path.relpath(Path(root) / p, folder) for p in table["path"]],
+            dtype=object,
+        )
+    if suffix == ".parquet":
+        _require_pyarrow()
+    with write_atomically(path) as temporary:
+        if suffix == ".csv":
+            table.to_csv(
+                temporary, index=False, encoding="utf-8", errors="surrogateescape", lineterminator="\n"
+            )
+        else:
+            try:
+                table.to_parquet(temporary, engine="pyarrow", index=False)
+            except (ValueError, TypeError) as error:
+                raise OutputError(path, f"Parquet cannot hold the table: {error}") from error
+
+
+def image_paths(df: pd.DataFrame) -> list[Path]:
+    """Give the absolute image paths of a manifest.
+
+    Args:
+        df: A manifest; relative paths start from ``attrs["root"]``, or from the working folder without it.
+    Returns:
+        One path a row, in the order of the rows.
+    """
+    root = Path(df.attrs.get("root", ".")).absolute()
+    return [root / path for path in df["path"]]

@@ -1,0 +1,160 @@
+"""Every failure a user can meet, as one tree.
+
+::
+
+    AgelensError
+    ├── InputError               an option or argument that cannot be used
+    ├── ImageError               path, reason
+    │   ├── UnreadableImageError   truncated, empty, not an image, no permission
+    │   └── ImageTooLargeError     more pixels than the limit; refused before decoding
+    ├── NoFaceError              path; a face was required and none was found
+    ├── ManifestError            path, row, column, value
+    ├── SplitError               a split that is missing, leaking or not the frozen one
+    ├── RecipeError              path, key, value
+    ├── RunError                 a run folder that cannot be used
+    │   └── CheckpointError        one checkpoint file of it
+    ├── ModelFileError           path, reason; not one of our model files, or a damaged one
+    │   └── NewerModelError        written by a newer agelens
+    ├── PredictionsError         path, row, column, value
+    ├── MissingExtraError        package, extra
+    └── OutputError              path, reason; nothing was written, an older file is intact
+
+Programming mistakes (shapes that disagree) stay ``ValueError`` and ``TypeError``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "AgelensError",
+    "CheckpointError",
+    "ImageError",
+    "ImageTooLargeError",
+    "InputError",
+    "ManifestError",
+    "MissingExtraError",
+    "ModelFileError",
+    "NewerModelError",
+    "NoFaceError",
+    "OutputError",
+    "PredictionsError",
+    "RecipeError",
+    "RunError",
+    "SplitError",
+    "UnreadableImageError",
+]
+
+
+class AgelensError(Exception):
+    """Base of every error that agelens raises on purpose."""
+
+
+class InputError(AgelensError):
+    """An option or argument cannot be used; the message names it and its value."""
+
+
+class _PathError(AgelensError):
+    """An error about one file: ``path: reason``."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[_PathError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class ImageError(_PathError):
+    """An image cannot be used."""
+
+
+class UnreadableImageError(ImageError):
+    """The bytes are no image we can decode."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header promises more pixels than the limit; nothing was decoded."""
+
+
+class NoFaceError(_PathError):
+    """A face was required and none was found."""
+
+
+class _TableError(AgelensError):
+    """An error at one place of a table: path, row (1 = first data row), column, value."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        reason: str,
+        *,
+        row: int | None = None,
+        column: str | None = None,
+        value: object = None,
+    ) -> None:
+        self.path = str(path)
+        self.reason = reason
+        self.row = row
+        self.column = column
+        self.value = value
+        where = f"{path}"
+        if row is not None:
+            where += f", row {row}"
+        if column is not None:
+            where += f", column {column!r}"
+        shown = "" if value is None else f" (value: {value!r})"
+        super().__init__(f"{where}: {reason}{shown}")
+
+
+class ManifestError(_TableError):
+    """A manifest breaks the contract."""
+
+
+class PredictionsError(_TableError):
+    """A predictions file breaks the contract."""
+
+
+class SplitError(AgelensError):
+    """A split is missing, leaks, or differs from its frozen digest."""
+
+
+class RecipeError(AgelensError):
+    """A recipe has an unknown key or a value that cannot be used."""
+
+    def __init__(self, path: str | Path, key: str, reason: str, value: object = None) -> None:
+        self.path = str(path)
+        self.key = key
+        self.value = value
+        shown = "" if value is None else f" (value: {value!r})"
+        super().__init__(f"{path}, [{key}]: {reason}{shown}")
+
+
+class RunError(_PathError):
+    """A run folder cannot be used."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is missing, damaged or belongs to another network."""
+
+
+class ModelFileError(_PathError):
+    """Not one of our model files, or a damaged one."""
+
+
+class NewerModelError(ModelFileError):
+    """The model file was written in a format newer than this agelens reads."""
+
+
+class MissingExtraError(AgelensError):
+    """An optional part is not installed; the message names the command that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"this needs {package}: pip install 'agelens[{extra}]'")
+
+
+class OutputError(_PathError):
+    """Writing failed; nothing was written and an older file is intact."""

@@ -1,0 +1,1 @@
+"""How good a system is: predictions and labels in, metrics by group with intervals out."""

@@ -1,0 +1,82 @@
+"""What a face detector is, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DetectedFace", "FaceDetector", "check_image", "largest_first"]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedFace:
+    """One face in an image.
+
+    Attributes:
+        box: ``(x1, y1, x2, y2)`` in pixels of the image; may reach beyond its border.
+        confidence: The detector's own score, 0 to 1; scores of different detectors do not compare.
+        landmarks: (5, 2) ``x y`` pixels: eye at image left, eye at image right, nose tip, mouth corner
+            left, mouth corner right. None if the detector finds none.
+        eyes: (2, 2) ``x y`` pixels: eye at image left, eye at image right. None if unknown, or if
+            ``landmarks`` tell them.
+    """
+
+    box: tuple[float, float, float, float]
+    confidence: float
+    landmarks: NDArray[np.float64] | None = None
+    eyes: NDArray[np.float64] | None = None
+
+    @property
+    def points(self) -> NDArray[np.float64] | None:
+        """(5, 2) landmarks, else (2, 2) eyes, else None: what alignment works from."""
+        return self.landmarks if self.landmarks is not None else self.eyes
+
+    @property
+    def width(self) -> float:
+        """Width of the box in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Height of the box in pixels."""
+        return self.box[3] - self.box[1]
+
+    @property
+    def eye_distance(self) -> float | None:
+        """Distance between the eyes in pixels; None if the eyes are unknown."""
+        if self.points is None:
+            return None
+        return float(np.linalg.norm(self.points[1] - self.points[0]))
+
+
+class FaceDetector(Protocol):
+    """Finds faces in one image at a time."""
+
+    @property
+    def name(self) -> str:
+        """The key of ``DETECTORS``."""
+
+    def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        """Find the faces of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        Returns:
+            The faces, the largest box first; empty if there is none.
+        Raises:
+            ValueError: ``image`` has another shape or type.
+        """
+
+
+def check_image(image: NDArray[Any]) -> None:
+    """Raise ValueError unless ``image`` is (H, W, 3) uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+
+
+def largest_first(faces: list[DetectedFace]) -> list[DetectedFace]:
+    """Order faces by the area of their boxes, the largest first."""
+    return sorted(faces, key=lambda face: face.width * face.height, reverse=True)

@@ -1,0 +1,175 @@
+"""Label refinery network (LRN) and coupled evolutionary network (CEN): two presets of one method.
+
+A network trained on labels alone, the *ancestor*, teaches an *offspring* of the same architecture its age
+distribution and, through the slack, how large an error it tolerates; the finished offspring is the ancestor of
+the next generation. Every generation starts again from the same pre-trained (or seeded) weights, not from its
+ancestor's ([1], Algorithm 1, step 1); only the last generation predicts.
+
+What the two papers set differently: CEN trains the first generation at τ = 1 and later ones at τ > 1
+([2], below Eq. 3 and Eq. 5); LRN uses one τ throughout. Which τ is used where:
+
+- a network *estimates* at the τ it was trained with (its head keeps it);
+- the ancestor's *target* is softmax(z/τ) at the offspring's τ.
+
+[1] Li et al., Deep label refinement for age estimation, Pattern Recognition 2020 (LRN).
+[2] Li et al., A coupled evolutionary network for age estimation, arXiv:1809.07447 (CEN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from agelens.errors import RecipeError
+from agelens.label_distribution import AgeBins
+from agelens.losses import age_cross_entropy, l1_regression, refined_label_distribution, slack_regression
+from agelens.methods.recipe import Recipe
+from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+from agelens.networks.backbones import make_backbone
+
+__all__ = ["Generation", "LabelRefinery", "RefinerySettings"]
+
+
+class RefinerySettings(BaseModel):
+    """Settings of the refinery; the defaults are the papers' (LRN Sec. 4.3.2).
+
+    Attributes:
+        generations: T. 1 is the ancestor alone, the control without refinement.
+        tau: Temperature τ.
+        ancestor_tau: τ of generation 1; None: the same ``tau`` (LRN); 1 is CEN's.
+        alpha: Weight α of the ancestor's distribution (Eq. 9).
+        lambda_1: Weight λ₁ of the ℓ1 regression in generation 1 (Eq. 16).
+        lambda_t: Weight λ_t of the slack regression in later generations (Eq. 17).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    generations: int = Field(4, ge=1)
+    tau: float = Field(2.0, gt=0)
+    ancestor_tau: float | None = Field(None, gt=0)
+    alpha: float = Field(0.5, ge=0, le=1)
+    lambda_1: float = Field(4.0, ge=0)
+    lambda_t: float = Field(4.0, ge=0)
+
+
+@dataclass
+class Generation:
+    """One generation t; ``t = 1`` is the ancestor, trained on labels alone.
+
+    Attributes:
+        t: 1 … T.
+        settings: Of the refinery.
+        recipe: Backbone, heads.
+        age_bins: The K ages.
+        start: Weights every generation starts from (pre-training), or None.
+    """
+
+    t: int
+    settings: RefinerySettings
+    recipe: Recipe
+    age_bins: AgeBins
+    start: Mapping[str, Tensor] | None = None
+    ancestor: AgeNetwork | None = field(default=None, init=False)
+
+    @property
+    def name(self) -> str:
+        """``generation-t``."""
+        return f"generation-{self.t}"
+
+    @property
+    def tau(self) -> float:
+        """The temperature this generation trains and estimates with."""
+        if self.t == 1 and self.settings.ancestor_tau is not None:
+            return self.settings.ancestor_tau
+        return self.settings.tau
+
+    def network(self) -> AgeNetwork:
+        """Backbone and heads at the start that all generations share ([1], Algorithm 1, step 1)."""
+        backbone = make_backbone(self.recipe.network.backbone, pretrained=self.recipe.network.pretrained)
+        head = AgeHead(backbone.num_features, self.age_bins, self.recipe.network.heads, self.tau)
+        network = AgeNetwork(backbone, head)
+        if self.start is not None:
+            network.load_state_dict(dict(self.start))
+        return network
+
+    def ready(self, finished: Callable[[str], AgeNetwork]) -> None:
+        """Fetch and freeze the ancestor: the finished generation t - 1."""
+        if self.t > 1:
+            self.ancestor = finished(f"generation-{self.t - 1}").eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """Move the ancestor."""
+        if self.ancestor is not None:
+            self.ancestor.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+        """L¹ (Eq. 16) or L^t (Eq. 17) of a batch; the ancestor sees the same augmented view.
+
+        Args:
+            outputs: Of this generation's network.
+            images: (B, 3, S, S), what both networks see.
+            ages: (B,) years.
+        Returns:
+            ``loss``, and ``ldl`` and ``reg`` where the network has these heads.
+        """
+        bins = self.age_bins
+        index = (ages.floor() - bins.minimum).clamp(0, len(bins) - 1).long()
+        target = (ages.clamp(bins.minimum, bins.maximum) - bins.minimum) / (bins.maximum - bins.minimum)
+        inherited = None
+        if self.ancestor is not None:
+            with torch.no_grad():
+                inherited = self.ancestor(images)
+        parts: dict[str, Tensor] = {}
+        total = ages.new_zeros(())
+        if outputs.logits is not None:
+            if inherited is None or inherited.logits is None:
+                parts["ldl"] = age_cross_entropy(outputs.logits, index, self.tau)
+            else:
+                parts["ldl"] = refined_label_distribution(
+                    outputs.logits, index, inherited.logits.float(), alpha=self.settings.alpha, tau=self.tau
+                )
+            total = total + parts["ldl"]
+        if outputs.regressed is not None:
+            if inherited is None or inherited.regressed is None:
+                parts["reg"] = l1_regression(outputs.regressed, target)
+                total = total + self.settings.lambda_1 * parts["reg"]
+            else:
+                parts["reg"] = slack_regression(outputs.regressed, target, inherited.regressed.float())
+                total = total + self.settings.lambda_t * parts["reg"]
+        return {"loss": total, **parts}
+
+
+class LabelRefinery:
+    """The method: generations 1 … T.
+
+    Args:
+        recipe: Its ``method.settings`` are :class:`RefinerySettings`.
+        age_bins: The K ages.
+        start: Weights every generation starts from, or None (the recipe's seed).
+    Raises:
+        RecipeError: An unknown setting or a value out of range.
+    """
+
+    def __init__(
+        self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None
+    ) -> None:
+        try:
+            settings: Any = RefinerySettings.model_validate(recipe.method.settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
+            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
+        self.settings: RefinerySettings = settings
+        self._stages = [
+            Generation(t, self.settings, recipe, age_bins, start)
+            for t in range(1, self.settings.generations + 1)
+        ]
+
+    def stages(self) -> list[Generation]:
+        """Generations in order."""
+        return self._stages

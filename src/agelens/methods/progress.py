@@ -1,0 +1,60 @@
+"""Progress of a run on the terminal: a rich bar where there is one, a line an epoch where there is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+__all__ = ["RichReporter"]
+
+
+class RichReporter:
+    """Implements ``fit.Reporter`` with the running loss and MAE and the time left, per generation or stage.
+
+    Use it as a context manager. A line is printed for each finished epoch; the bar is only drawn on a terminal.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  MAE {task.fields[mae]:.2f}  {task.fields[left]} left"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=1.0, loss=0.0, mae=0.0, left="?")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
+        """Move the bar."""
+        minutes, seconds = divmod(int(figures["eta"]), 60)
+        self._bar.update(
+            self._task,
+            description=f"{stage} epoch {epoch}/{epochs}",
+            completed=(epoch - 1 + share) / epochs,
+            loss=figures["loss"],
+            mae=figures["MAE"],
+            left=f"{minutes}:{seconds:02d}",
+        )
+
+    def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
+        """Print the epoch's figures."""
+        validation = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if key.startswith("val MAE"))
+        self.console.print(
+            f"{stage} epoch {epoch}/{epochs}  loss {row['loss']:.4f}  train MAE {row['train MAE']:.3f}"
+            f"  {validation}  {row['images/s']:.0f} images/s",
+            highlight=False,
+        )

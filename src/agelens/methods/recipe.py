@@ -1,0 +1,228 @@
+"""A recipe: everything a run needs besides the data, in one TOML file, validated on load."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agelens.errors import InputError, RecipeError
+from agelens.label_distribution import AgeBins
+from agelens.methods.transforms import Augmentation
+
+__all__ = ["MethodSettings", "NetworkSettings", "Recipe", "TrainSettings", "recipe_names"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MethodSettings(_Settings):
+    """Which method, and its own settings; the method checks ``settings`` itself."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class NetworkSettings(_Settings):
+    """Backbone and input.
+
+    Attributes:
+        backbone: A name of ``networks.BACKBONES`` or of timm.
+        heads: ``["ldl", "reg"]``, or one of them.
+        input_size: Side of the network's input, pixels.
+        pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
+    """
+
+    backbone: str = "resnet10-tiny"
+    heads: tuple[Literal["ldl", "reg"], ...] = ("ldl", "reg")
+    input_size: int = Field(112, ge=32, le=1024)
+    pretrained: bool = False
+
+
+class TrainSettings(_Settings):
+    """Optimisation of one stage.
+
+    Attributes:
+        epochs: Passes over the training split, per generation or stage.
+        batch_size: Images a step, over all processes.
+        optimizer: ``sgd`` (momentum) or ``adamw``.
+        learning_rate: The initial rate (``step``) or the largest one (``onecycle``).
+        momentum: Of SGD.
+        weight_decay: Of all weights but biases and batch-norm parameters when ``adamw``; of all
+            weights when ``sgd``, as the papers' frameworks did.
+        schedule: ``step``: ×``gamma`` every ``step_epochs``; ``onecycle``: cosine up over
+            ``warmup`` of the steps, then cosine down to 0.
+        average: Decay of the exponential moving average of the weights, 0 = none. The averaged
+            network is what is validated, kept, exported, and what teaches the offspring.
+        sizes: Progressive resizing: ``[[from_epoch_share, size], …]``; empty = the input size throughout.
+        precision: ``no`` (float32), ``bf16`` or ``fp16``.
+        clip_gradient: Largest gradient norm; 0 = none.
+    """
+
+    epochs: int = Field(160, ge=1)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.001, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["step", "onecycle"] = "step"
+    step_epochs: int = Field(40, ge=1)
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup: float = Field(0.2, ge=0, lt=1)
+    average: float = Field(0.0, ge=0, lt=1)
+    sizes: tuple[tuple[float, int], ...] = ()
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    clip_gradient: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> Self:
+        shares = [share for share, _ in self.sizes]
+        if shares and (shares[0] != 0.0 or shares != sorted(set(shares)) or shares[-1] >= 1.0):
+            raise ValueError("sizes must start at share 0 and rise, below 1")
+        if any(size < 32 for _, size in self.sizes):
+            raise ValueError("sizes must be at least 32 pixels")
+        return self
+
+
+class AugmentSettings(_Settings):
+    """See :class:`agelens.methods.transforms.Augmentation`."""
+
+    scale: tuple[float, float] = (0.8, 1.0)
+    aspect: tuple[float, float] = (0.8, 1.25)
+    flip: float = Field(0.5, ge=0, le=1)
+    rotation: float = Field(0.0, ge=0, le=90)
+    brightness: float = Field(0.0, ge=0, lt=1)
+    contrast: float = Field(0.0, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, lt=1)
+    grey: float = Field(0.0, ge=0, le=1)
+    erase: float = Field(0.0, ge=0, le=1)
+
+    def augmentation(self) -> Augmentation:
+        """The settings as the transform takes them."""
+        return Augmentation(**self.model_dump())
+
+
+class Recipe(_Settings):
+    """Paper × data set.
+
+    Attributes:
+        name: Short name; also of the exported model.
+        source: Paper and section the values come from, or why they depart from it.
+        seed: Of initial weights, order and augmentation.
+        age_bins: ``"0-100"``, or ``"train"``: minimum to maximum age of the training split (LRN Sec. 3.1).
+        method: See :class:`MethodSettings`; likewise ``network``, ``train`` and ``augment``.
+    """
+
+    name: str
+    source: str = ""
+    seed: int = Field(0, ge=0)
+    age_bins: str = "0-100"
+    method: MethodSettings
+    network: NetworkSettings = NetworkSettings()
+    train: TrainSettings = TrainSettings()
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _bins(self) -> Self:
+        if self.age_bins != "train":
+            try:
+                AgeBins.parse(self.age_bins)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe by name (one of :func:`recipe_names`) or from a TOML file.
+
+        Args:
+            source: Name or path.
+            overrides: ``key=value`` with dotted keys, e.g. ``train.epochs=3``; values are TOML.
+        Returns:
+            The validated recipe.
+        Raises:
+            RecipeError: Unknown recipe, broken TOML, unknown key, or a value out of range.
+        """
+        path = Path(source)
+        if path.suffix == ".toml" or path.exists():
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise RecipeError(path, "file", f"cannot be read: {error}") from error
+        else:
+            if str(source) not in recipe_names():
+                raise RecipeError(source, "name", f"no such recipe; there are {', '.join(recipe_names())}")
+            text = _folder().joinpath(f"{source}.toml").read_text(encoding="utf-8")
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(source, "file", f"is not TOML: {error}") from error
+        for override in overrides:
+            _override(table, override)
+        return cls.validate(table, source)
+
+    @classmethod
+    def validate(cls, table: Mapping[str, Any], source: str | Path) -> Recipe:  # type: ignore[override]
+        """Validate a table read from ``source``.
+
+        Raises:
+            RecipeError: The first thing that is wrong, with its key and value.
+        """
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "recipe"
+            raise RecipeError(source, key, first["msg"], first.get("input")) from error
+
+    def to_toml(self) -> str:
+        """The resolved recipe, every default written out."""
+        lines: list[str] = []
+        tables: list[tuple[str, dict[str, Any]]] = []
+        _split_table("", self.model_dump(mode="json"), lines, tables)
+        while tables:
+            name, table = tables.pop(0)
+            lines += ["", f"[{name}]"]
+            _split_table(f"{name}.", table, lines, tables)
+        return "\n".join(lines).lstrip() + "\n"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with agelens."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+
+
+def _folder() -> Any:
+    return resources.files("agelens").joinpath("recipes")
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError("--set", override, "must read key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError("--set", key, f"{parent} is not a table")
+    table[last] = value
+
+
+def _split_table(
+    prefix: str, table: dict[str, Any], lines: list[str], tables: list[tuple[str, dict[str, Any]]]
+) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            tables.append((f"{prefix}{key}", value))
+        elif value is not None:
+            lines.append(f"{key} = {json.dumps(value)}")  # JSON scalars and arrays are TOML, too

@@ -1,0 +1,191 @@
+"""From a recipe and a prepared manifest to a finished run, and from a run back to its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from agelens.data.crops import load_crops
+from agelens.data.manifest import read_manifest
+from agelens.data.splits import split_digest
+from agelens.errors import CheckpointError, InputError, RunError, SplitError
+from agelens.files import write_atomically
+from agelens.label_distribution import AgeBins
+from agelens.methods.fit import Method, Reporter, fit
+from agelens.methods.lrn import LabelRefinery
+from agelens.methods.recipe import Recipe
+from agelens.methods.run import Run, read_tensors, write_tensors
+from agelens.networks.age_network import AgeHead, AgeNetwork
+from agelens.networks.backbones import make_backbone
+
+__all__ = ["METHODS", "load_network", "make_method", "save_network", "train"]
+
+METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
+    "lrn": LabelRefinery,
+}
+"""Method names of recipes: a method is one file and one line here."""
+
+
+def train(
+    recipe: Recipe,
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    reporter: Reporter | None = None,
+    loading: Callable[[int, int], None] | None = None,
+    cpu: bool = False,
+) -> Run:
+    """Train a recipe on the ``train`` rows of a prepared manifest; validate on its ``val`` rows.
+
+    Args:
+        recipe: What to do. On resume, the run's own recipe is used and this one must agree with it.
+        manifest: CSV or Parquet of aligned crops of one size, with a ``split`` column.
+        out: The run folder.
+        resume: Go on with the run in ``out`` (start it if there is none).
+        start: A run folder or ``network.safetensors`` of a pre-training: every stage starts from it (LRN
+            pre-trains on IMDB-WIKI). Heads for other age bins start anew.
+        reporter: Told of steps and epochs.
+        loading: Called with (done, total) while crops are decoded.
+        cpu: Keep to the CPU.
+    Returns:
+        The finished run.
+    Raises:
+        RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe.
+        SplitError: The manifest has no train or no val rows.
+    """
+    rows = read_manifest(manifest)
+    if "split" not in rows or not {"train", "val"} <= set(rows["split"].dropna()):
+        raise SplitError(f"{manifest}: needs rows with split 'train' and rows with split 'val'")
+    training, validation = _rows(rows, "train"), _rows(rows, "val")
+    bins = _age_bins(recipe, training)
+    facts: dict[str, Any] = {
+        "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
+        "age_bins": str(bins),
+        "split_digest": split_digest(rows) if "digest" in rows else None,
+        "geometry": rows.attrs.get("geometry"),
+        "images": {"train": len(training), "val": len(validation)},
+        "start": None if start is None else _start_digest(start),
+    }
+    folder = Path(out)
+    if resume and (folder / "run.json").exists():
+        run = Run.open(folder)
+        _check_same(run, recipe, facts)
+    else:
+        run = Run.create(folder, recipe, facts)
+        with write_atomically(folder / "split.csv") as temporary:
+            rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
+    used = rows[rows["split"].isin(["train", "val"])]
+    crops = load_crops(used, progress=loading)
+    is_train = (used["split"] == "train").to_numpy()
+    method = make_method(run.recipe, bins, None if start is None else _start_weights(start, run.recipe, bins))
+    fit(
+        run,
+        method,
+        crops.select(is_train),
+        crops.select(~is_train),
+        load_network=lambda stage: load_network(run.stage(stage) / "network.safetensors"),
+        save_network=lambda stage, network: save_network(
+            network, run.recipe.network.backbone, run.stage(stage) / "network.safetensors"
+        ),
+        reporter=reporter,
+        cpu=cpu,
+    )
+    return run
+
+
+def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> Method:
+    """The method a recipe names.
+
+    Raises:
+        InputError: An unknown method.
+    """
+    if recipe.method.name not in METHODS:
+        raise InputError(f"no method {recipe.method.name!r}; there are {', '.join(METHODS)}")
+    return METHODS[recipe.method.name](recipe, bins, start)
+
+
+def save_network(network: AgeNetwork, backbone: str, path: str | Path) -> None:
+    """Write weights, and what is needed to build the network again, into one safetensors file."""
+    head = network.head
+    described = {"backbone": backbone, "age_bins": str(head.age_bins), "heads": head.heads, "tau": head.tau}
+    write_tensors(Path(path), network.state_dict(), described)
+
+
+def load_network(path: str | Path) -> AgeNetwork:
+    """Build a network from what :func:`save_network` wrote.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not ours.
+    """
+    tensors, described = read_tensors(Path(path))
+    try:
+        backbone = make_backbone(described["backbone"])
+        bins = AgeBins.parse(described["age_bins"])
+        head = AgeHead(backbone.num_features, bins, described["heads"], described["tau"])
+        network = AgeNetwork(backbone, head)
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(path, f"does not describe a network of ours: {error}") from error
+    return network.eval()
+
+
+def _rows(rows: pd.DataFrame, split: str) -> pd.DataFrame:
+    return rows[rows["split"] == split]
+
+
+def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
+    if recipe.age_bins != "train":
+        return AgeBins.parse(recipe.age_bins)
+    return AgeBins(int(training["age"].min()), int(training["age"].max()))
+
+
+def _start_path(start: str | Path) -> Path:
+    path = Path(start)
+    if path.is_dir():
+        run = Run.open(path)
+        stages = run.finished_stages()
+        if not stages:
+            raise RunError(path, "has no finished stage to start from")
+        path = run.stage(stages[-1]) / "network.safetensors"
+    return path
+
+
+def _start_digest(start: str | Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(_start_path(start).read_bytes()).hexdigest()
+
+
+def _start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str, Tensor]:
+    """Pre-trained weights for this recipe's network; a head of another shape keeps its own start."""
+    tensors, described = read_tensors(_start_path(start))
+    if described.get("backbone") != recipe.network.backbone:
+        raise RunError(
+            Path(start), f"holds a {described.get('backbone')!r}, the recipe wants {recipe.network.backbone!r}"
+        )
+    torch.manual_seed(recipe.seed)
+    backbone = make_backbone(recipe.network.backbone)
+    fresh = AgeNetwork(backbone, AgeHead(backbone.num_features, bins, recipe.network.heads)).state_dict()
+    same_bins = described.get("age_bins") == str(bins)
+    return {
+        name: tensors[name] if name in tensors and (same_bins or not name.startswith("head.")) else value
+        for name, value in fresh.items()
+    }
+
+
+def _check_same(run: Run, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    if run.recipe != recipe:
+        raise RunError(run.path, "was started with another recipe; resume with its recipe.toml")
+    for key in ("age_bins", "split_digest", "images", "start"):
+        if run.facts.get(key) != facts[key]:
+            raise RunError(
+                run.path, f"was started with another {key}: {run.facts.get(key)!r}, now {facts[key]!r}"
+            )

@@ -1,0 +1,184 @@
+"""The metadata of a model file: what an .onnx file says of itself, as text under ``agelens.`` keys.
+
+Nothing here reads or writes ONNX: the exporter stores :meth:`ModelCard.to_metadata`, the estimator hands what
+its runtime found to :meth:`ModelCard.from_metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agelens.calibration import Calibration
+from agelens.errors import InputError, ModelFileError, NewerModelError
+from agelens.label_distribution import AgeBins
+
+__all__ = ["FORMAT_VERSION", "ModelCard"]
+
+FORMAT_VERSION = 1
+"""The format that this agelens writes, and the newest that it reads."""
+
+_PREFIX = "agelens."
+_STRUCTURED = ("geometry", "normalisation", "decoding", "licence", "provenance")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that a model file says of itself besides its weights.
+
+    Attributes:
+        name: Name of the model.
+        age_bins: The K ages its distribution runs over.
+        tau: Temperature the network was trained with.
+        calibration: Temperature and intervals fitted on held-out faces; None if it was not calibrated.
+        geometry: Crop geometry, ``CropGeometry.to_dict()``: ``name``, ``size`` (pixels), ``template`` (5, 2).
+        normalisation: Normalisation of the pixels; it is in the graph, here for the record.
+        decoding: How the outputs become an age; it is in the graph, here for the record.
+        licence: Who may use it, for what; licence of code and of training data.
+        provenance: Data, recipe, software, seed: where it came from.
+        digest: Digest of the weights.
+    """
+
+    name: str
+    age_bins: AgeBins
+    tau: float
+    calibration: Calibration | None
+    geometry: dict[str, Any]
+    normalisation: dict[str, Any]
+    decoding: dict[str, Any]
+    licence: dict[str, Any]
+    provenance: dict[str, Any]
+    digest: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """Give the metadata to store in the ONNX file; :meth:`from_metadata` reads it back.
+
+        Raises:
+            ValueError: A structured field holds what JSON cannot (NaN).
+            TypeError: A structured field holds an object that is no JSON value.
+        """
+        calibration = None if self.calibration is None else self.calibration.to_dict()
+        fields = {
+            "format_version": str(FORMAT_VERSION),
+            "name": self.name,
+            "age_bins": str(self.age_bins),
+            "tau": repr(float(self.tau)),
+            "calibration": _dump(calibration),
+            **{key: _dump(getattr(self, key)) for key in _STRUCTURED},
+            "digest": self.digest,
+        }
+        return {_PREFIX + key: text for key, text in fields.items()}
+
+    @classmethod
+    def from_metadata(cls, mapping: Mapping[str, str], path: str | Path) -> ModelCard:
+        """Read the metadata of a model file. Keys it does not know are left alone.
+
+        Args:
+            mapping: The metadata found in the file.
+            path: The file, for the messages.
+        Returns:
+            The card.
+        Raises:
+            ModelFileError: The file is not ours, lacks a key, or a value is damaged.
+            NewerModelError: The file was written in a newer format.
+        """
+        _check_version(mapping, path)
+        bins_text = _text(mapping, "age_bins", path)
+        tau_text = _text(mapping, "tau", path)
+        try:
+            bins = AgeBins.parse(bins_text)
+        except InputError as error:
+            _damaged(path, "age_bins", str(error))
+        try:
+            tau = float(tau_text)
+        except ValueError:
+            _damaged(path, "tau", f"{tau_text!r} is no number")
+        if not (math.isfinite(tau) and tau > 0):
+            _damaged(path, "tau", f"{tau_text} is not positive")
+        structured = {key: _mapping(mapping, key, path) for key in _STRUCTURED}
+        _check_geometry(structured["geometry"], path)
+        return cls(
+            name=_text(mapping, "name", path),
+            age_bins=bins,
+            tau=tau,
+            calibration=_calibration(mapping, path),
+            **structured,
+            digest=_text(mapping, "digest", path),
+        )
+
+
+def _check_version(mapping: Mapping[str, str], path: str | Path) -> None:
+    text = mapping.get(_PREFIX + "format_version")
+    if text is None:
+        raise ModelFileError(path, f"not an agelens model: its metadata lacks {_PREFIX}format_version")
+    if re.fullmatch("[1-9][0-9]{0,8}", text) is None:
+        _damaged(path, "format_version", f"{text!r} is no version")
+    if int(text) > FORMAT_VERSION:
+        raise NewerModelError(
+            path,
+            f"written by a newer agelens (format {text}; this one reads up to {FORMAT_VERSION}): "
+            "pip install --upgrade agelens",
+        )
+
+
+def _calibration(mapping: Mapping[str, str], path: str | Path) -> Calibration | None:
+    value = _json(mapping, "calibration", path)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        _damaged(path, "calibration", f"expected a JSON object or null, found {value!r}")
+    try:
+        return Calibration.from_dict(value)
+    except ValueError as error:
+        _damaged(path, "calibration", str(error))
+
+
+def _check_geometry(geometry: dict[str, Any], path: str | Path) -> None:
+    size, template = geometry.get("size"), geometry.get("template")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        _damaged(path, "geometry", f"size must be a whole number of pixels, found {size!r}")
+    points = template if isinstance(template, list) else []
+    if len(points) != 5 or not all(
+        isinstance(point, list) and len(point) == 2 and all(isinstance(x, int | float) for x in point)
+        for point in points
+    ):
+        _damaged(path, "geometry", f"template must be five points x y, found {template!r}")
+
+
+def _mapping(mapping: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:
+    value = _json(mapping, key, path)
+    if not isinstance(value, dict):
+        _damaged(path, key, f"expected a JSON object, found {value!r}")
+    return value
+
+
+def _json(mapping: Mapping[str, str], key: str, path: str | Path) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(_text(mapping, key, path), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        _damaged(path, key, str(error))
+
+
+def _text(mapping: Mapping[str, str], key: str, path: str | Path) -> str:
+    text = mapping.get(_PREFIX + key)
+    if text is None:
+        raise ModelFileError(path, f"damaged model file: its metadata lacks {_PREFIX}{key}")
+    if not text:
+        _damaged(path, key, "it is empty")
+    return text
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
+
+
+def _damaged(path: str | Path, key: str, reason: str) -> NoReturn:
+    raise ModelFileError(path, f"damaged model file: {_PREFIX}{key}: {reason}")

@@ -1,0 +1,1 @@
+"""Backbones, and the age network built on them (needs PyTorch)."""

@@ -1,0 +1,211 @@
+"""The age network: one backbone, two linear heads on its pooled feature, and how they become an age.
+
+The head that decodes in training is the very object that is exported, so the two cannot drift apart.
+
+[1] Li et al., Deep label refinement for age estimation, Pattern Recognition 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agelens.errors import InputError
+from agelens.label_distribution import AgeBins
+from agelens.networks.backbone import Backbone
+
+__all__ = ["AgeHead", "AgeNetwork", "Decoded", "HeadName", "Outputs", "PairedNetwork", "parameter_count"]
+
+HeadName = Literal["ldl", "reg"]
+
+
+class Outputs(NamedTuple):
+    """What a network says of a batch, before decoding."""
+
+    features: Tensor
+    """(B, C) pooled features."""
+    logits: Tensor | None
+    """(B, K) logits z of the age distribution (Eq. 2 of [1]); None without the ``ldl`` head."""
+    regressed: Tensor | None
+    """(B,) regressed age s, normalised by the bins to 0...1 (Eq. 10); None without the ``reg`` head."""
+
+
+class Decoded(NamedTuple):
+    """Ages in years and the distribution over the age bins."""
+
+    ldl: Tensor | None
+    """(B,) expected age of the distribution at the training temperature (Eq. 18 of [1])."""
+    reg: Tensor | None
+    """(B,) regressed age in years (Eq. 19), as it comes: it may lie outside the bins."""
+    age: Tensor
+    """(B,) the estimate: the mean of both (Eq. 20) or the one there is, clipped to the bins' range."""
+    distribution: Tensor | None
+    """(B, K) distribution at the temperature asked for; None without the ``ldl`` head."""
+
+
+class AgeHead(nn.Module):
+    """Label distribution and regression heads on one pooled feature (Eqs. 2 and 10 of [1]).
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages of the distribution; they also normalise the regressed age.
+        heads: Which of ``ldl`` and ``reg`` there are (Table 7 of [1] compares them).
+        tau: Temperature of training, which the estimate keeps.
+    Raises:
+        InputError: ``heads`` is empty, repeats or names another head, or ``tau`` is not positive.
+    """
+
+    ages: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        age_bins: AgeBins,
+        heads: Sequence[HeadName] = ("ldl", "reg"),
+        tau: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if not heads or len(set(heads)) != len(heads) or not set(heads) <= {"ldl", "reg"}:
+            raise InputError(f"heads must be 'ldl', 'reg' or both, not {tuple(heads)!r}")
+        if not tau > 0:
+            raise InputError(f"tau must be positive, not {tau}")
+        self.num_features = num_features
+        self.age_bins = age_bins
+        self.tau = float(tau)
+        self.ldl = nn.Linear(num_features, len(age_bins)) if "ldl" in heads else None
+        self.reg = nn.Linear(num_features, 1) if "reg" in heads else None
+        # The bins belong to the configuration, not to the weights: they are not in the state dict.
+        self.register_buffer("ages", torch.as_tensor(age_bins.ages, dtype=torch.float32), persistent=False)
+
+    @property
+    def heads(self) -> tuple[HeadName, ...]:
+        """The heads there are, ``ldl`` first."""
+        present: list[HeadName] = []
+        if self.ldl is not None:
+            present.append("ldl")
+        if self.reg is not None:
+            present.append("reg")
+        return tuple(present)
+
+    def forward(self, features: Tensor) -> Outputs:
+        """Apply the heads.
+
+        Args:
+            features: (B, C) pooled features.
+        Returns:
+            The features, logits and normalised regressed ages.
+        """
+        return Outputs(
+            features=features,
+            logits=None if self.ldl is None else self.ldl(features),
+            regressed=None if self.reg is None else self.reg(features).squeeze(1),
+        )
+
+    def decode(self, outputs: Outputs, temperature: float | None = None) -> Decoded:
+        """Turn outputs into ages in years and a distribution, in float32.
+
+        Two temperatures are kept apart. The *estimate* always uses the training temperature ``tau``
+        (Eq. 18 of [1]). The *distribution* is reported at ``temperature``, the calibrated one, or at ``tau``.
+        Eq. 19 is applied as printed; only the final estimate is clipped to the range of the bins. The
+        losses, which see the raw outputs, are not touched by the clipping.
+
+        Args:
+            outputs: Outputs with logits, regressed ages or both (they need not come from this head).
+            temperature: Temperature of the returned distribution, > 0; None: ``tau``.
+        Returns:
+            The ages of each head, the estimate and the distribution.
+        Raises:
+            ValueError: ``outputs`` has neither logits nor regressed ages, or ``temperature`` is not positive.
+        """
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        bins = self.age_bins
+        ldl = reg = distribution = None
+        if outputs.logits is not None:
+            logits = outputs.logits.float()
+            at_tau = torch.softmax(logits / self.tau, dim=1)
+            ldl = at_tau @ self.ages
+            distribution = at_tau if temperature is None else torch.softmax(logits / temperature, dim=1)
+        if outputs.regressed is not None:
+            reg = outputs.regressed.float() * (bins.maximum - bins.minimum) + bins.minimum
+        if ldl is not None and reg is not None:
+            age = (ldl + reg) / 2
+        elif ldl is not None:
+            age = ldl
+        elif reg is not None:
+            age = reg
+        else:
+            raise ValueError("outputs have neither logits nor regressed ages")
+        return Decoded(ldl, reg, age.clamp(bins.minimum, bins.maximum), distribution)
+
+
+class AgeNetwork(nn.Module):
+    """A backbone and a head: normalised images to outputs; ``head.decode`` turns them into ages.
+
+    Args:
+        backbone: Images to features.
+        head: Features to outputs.
+    Raises:
+        ValueError: The head expects another number of features than the backbone gives.
+    """
+
+    def __init__(self, backbone: Backbone, head: AgeHead) -> None:
+        super().__init__()
+        if backbone.num_features != head.num_features:
+            raise ValueError(
+                f"backbone gives {backbone.num_features} features, head expects {head.num_features}"
+            )
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Map (B, 3, H, W) normalised images to outputs."""
+        outputs: Outputs = self.head(self.backbone(images))
+        return outputs
+
+
+class PairedNetwork(nn.Module):
+    """Two separately trained networks combined by Eq. 20 of [1] (the fifth row of its Table 7).
+
+    The first gives the distribution, the second the regressed age; both see the same images. It has the
+    interface of ``AgeNetwork`` (``forward``, ``head``), so it is evaluated and exported the same way.
+
+    Args:
+        distribution: A network with an ``ldl`` head; its head decodes both.
+        regression: A network with a ``reg`` head.
+    Raises:
+        InputError: A head is missing, or the two differ in their age bins.
+    """
+
+    def __init__(self, distribution: AgeNetwork, regression: AgeNetwork) -> None:
+        super().__init__()
+        for name, network in (("ldl", distribution), ("reg", regression)):
+            if name not in network.head.heads:
+                raise InputError(f"cannot pair networks: the one for {name!r} has no such head")
+        if distribution.head.age_bins != regression.head.age_bins:
+            raise InputError(
+                "cannot pair networks with different age bins: "
+                f"{distribution.head.age_bins} and {regression.head.age_bins}"
+            )
+        self.distribution = distribution
+        self.regression = regression
+
+    @property
+    def head(self) -> AgeHead:
+        """The head that decodes: its bins are both networks', its ``tau`` the distribution's."""
+        return self.distribution.head
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Map (B, 3, H, W) normalised images to outputs; the features are concatenated."""
+        first: Outputs = self.distribution(images)
+        second: Outputs = self.regression(images)
+        features = torch.cat((first.features, second.features), dim=1)
+        return Outputs(features, first.logits, second.regressed)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count the trainable numbers of a module (batch norm's running statistics are not among them)."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,266 @@
+"""The backbones by name: the papers' own, torchvision's of LRN's Table 1, and whatever timm offers.
+
+[1] Li et al., Deep label refinement for age estimation, Pattern Recognition 2020.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from agelens.errors import CheckpointError, InputError
+from agelens.networks.backbone import Backbone
+from agelens.networks.resnet import ResNet
+
+__all__ = ["BACKBONES", "LayeredBackbone", "TimmBackbone", "load_backbone", "make_backbone", "resnet_keys"]
+
+_WIDTHS = (64, 128, 256, 512)
+_TINY_WIDTHS = (32, 64, 128, 256)
+
+
+class LayeredBackbone(Backbone):
+    """A plain chain of layers, such as the convolutional part of a torchvision classifier.
+
+    Args:
+        layers: Images (B, 3, H, W) to the (B, C, h, w) map that is pooled.
+        num_features: C.
+    """
+
+    def __init__(self, layers: nn.Sequential, num_features: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.num_features = num_features
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute the map that is pooled, (B, C, h, w)."""
+        features: Tensor = self.layers(images)
+        return features
+
+
+class TimmBackbone(Backbone):
+    """A timm network without its classifier; pooling (and what follows it) stays timm's own.
+
+    Args:
+        name: timm's name, such as ``efficientnetv2_rw_m`` or ``resnet26d.bt_in1k``.
+        pretrained: Load timm's weights.
+    Raises:
+        InputError: timm has no such network, no weights for it, or they cannot be loaded.
+    """
+
+    def __init__(self, name: str, *, pretrained: bool = False) -> None:
+        super().__init__()
+        import timm  # here: it costs half a second that the other backbones need not pay
+
+        if not timm.is_model(name.partition(".")[0]):
+            raise InputError(_unknown(name, timm.list_models()))
+        if (pretrained or "." in name) and not timm.is_model_pretrained(name):
+            raise InputError(f"timm has no pretrained weights for {name!r}")
+        if pretrained:
+            with _fetching_weights(name):
+                self.model = _create_timm(name, pretrained=True)
+        else:
+            self.model = _create_timm(name, pretrained=False)
+        features: Any = getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        self.num_features = int(features)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute timm's last feature map, (B, C', h, w); C' is not C where a layer follows the pooling.
+
+        Raises:
+            InputError: The network has tokens, not a (B, C', h, w) map.
+        """
+        features: Tensor = self.model.forward_features(images)  # type: ignore[operator]
+        if features.ndim != 4 or getattr(self.model, "output_fmt", "NCHW") != "NCHW":
+            raise InputError(f"backbone {self.name!r} has no (B, C, h, w) feature map")
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) images to (B, C) features by the network's own pooling."""
+        features: Tensor = self.model.forward_head(  # type: ignore[operator]
+            self.model.forward_features(images),  # type: ignore[operator]
+            pre_logits=True,
+        )
+        return features
+
+
+def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
+    import timm
+
+    create = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
+    try:  # transformers that can resample their position embeddings then take any input size
+        model: nn.Module = create(dynamic_img_size=True)
+    except TypeError:  # all others do not know the option
+        model = create()
+    return model
+
+
+class _InceptionInput(nn.Module):
+    """From ImageNet's mean and deviation to -1 ... 1, the input GoogLeNet's published weights expect."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.register_buffer("scale", (deviation / 0.5).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((mean - 0.5) / 0.5).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+@contextlib.contextmanager
+def _fetching_weights(name: str) -> Iterator[None]:
+    """Turn any failure to fetch the published weights of a backbone into our error."""
+    try:
+        yield
+    except Exception as error:  # each library, and the HTTP client of each, has errors of its own
+        raise InputError(
+            f"cannot load the pretrained weights of {name!r} ({type(error).__name__}: {error}): "
+            "pass pretrained=False, or load a local file with load_backbone"
+        ) from error
+
+
+def _published_weights(name: str, weights: torchvision.models.WeightsEnum) -> Mapping[str, Tensor]:
+    with _fetching_weights(name):
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    return state
+
+
+def _resnet(name: str, blocks: Sequence[int], widths: Sequence[int], pretrained: bool = False) -> Backbone:
+    if pretrained:
+        raise InputError(f"nobody publishes pretrained weights for {name!r}: pass pretrained=False")
+    return ResNet(blocks, widths)
+
+
+def _resnet18(pretrained: bool = False) -> Backbone:
+    network = ResNet((2, 2, 2, 2), _WIDTHS)
+    if pretrained:
+        state = _published_weights("resnet18", torchvision.models.ResNet18_Weights.DEFAULT)
+        network.load_state_dict(resnet_keys(state))
+    return network
+
+
+def resnet_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of torchvision's ResNet-18 to those of our ``ResNet``; the classifier is left out.
+
+    Args:
+        state: torchvision's state dict.
+    Returns:
+        The state dict of ``ResNet((2, 2, 2, 2), (64, 128, 256, 512))``.
+    """
+    renamed = {}
+    for key, tensor in state.items():
+        first, _, rest = key.partition(".")
+        if first.startswith("layer"):
+            ours = f"stages.{int(first[5:]) - 1}.{rest.replace('downsample', 'shortcut')}"
+        elif first in {"conv1", "bn1"}:
+            ours = f"stem.{0 if first == 'conv1' else 1}.{rest}"
+        else:
+            continue
+        renamed[ours] = tensor
+    return renamed
+
+
+def _googlenet(pretrained: bool = False) -> Backbone:
+    # init_weights=True draws from a truncated normal for seconds; the layers' own start serves as well.
+    network = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False)
+    if pretrained:
+        state = _published_weights("googlenet", torchvision.models.GoogLeNet_Weights.DEFAULT)
+        network.load_state_dict({key: value for key, value in state.items() if not key.startswith("aux")})
+    layers = OrderedDict[str, nn.Module](input=_InceptionInput())
+    layers.update(_children(network, without={"avgpool", "dropout", "fc", "aux1", "aux2"}))
+    return LayeredBackbone(nn.Sequential(layers), 1024)
+
+
+def _mobilenet_v2(pretrained: bool = False) -> Backbone:
+    network = torchvision.models.mobilenet_v2(weights=None)
+    if pretrained:
+        weights = torchvision.models.MobileNet_V2_Weights.DEFAULT
+        network.load_state_dict(_published_weights("mobilenet-v2", weights))
+    return LayeredBackbone(network.features, 1280)
+
+
+def _shufflenet_v2(pretrained: bool = False) -> Backbone:
+    network = torchvision.models.shufflenet_v2_x1_0(weights=None)
+    if pretrained:
+        weights = torchvision.models.ShuffleNet_V2_X1_0_Weights.DEFAULT
+        network.load_state_dict(_published_weights("shufflenet-v2", weights))
+    return LayeredBackbone(nn.Sequential(_children(network, without={"fc"})), 1024)
+
+
+def _children(network: nn.Module, without: Container[str]) -> OrderedDict[str, nn.Module]:
+    return OrderedDict((name, child) for name, child in network.named_children() if name not in without)
+
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "resnet10": functools.partial(_resnet, "resnet10", (1, 1, 1, 1), _WIDTHS),
+    "resnet18": _resnet18,
+    "resnet10-tiny": functools.partial(_resnet, "resnet10-tiny", (1, 1, 1, 1), _TINY_WIDTHS),
+    "resnet18-tiny": functools.partial(_resnet, "resnet18-tiny", (2, 2, 2, 2), _TINY_WIDTHS),
+    "googlenet": _googlenet,
+    "mobilenet-v2": _mobilenet_v2,
+    "shufflenet-v2": _shufflenet_v2,
+}
+"""Name to ``factory(pretrained=False)``; Tables 1 and 2 of [1]. All pretrained weights are ImageNet's."""
+
+
+def make_backbone(name: str, pretrained: bool = False) -> Backbone:
+    """Make a backbone.
+
+    Args:
+        name: A key of ``BACKBONES``, or a timm name, bare or as ``timm:<name>``.
+        pretrained: Load its published weights; they are fetched from the network if they are not cached.
+    Returns:
+        The backbone, in training mode.
+    Raises:
+        InputError: There is no such backbone (close names are listed) or its weights cannot be loaded; it
+            never falls back to random weights.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name](pretrained=pretrained)
+    return TimmBackbone(name.removeprefix("timm:"), pretrained=pretrained)
+
+
+def load_backbone(backbone: Backbone, path: str | Path) -> None:
+    """Load the weights of a backbone from a safetensors file, strictly.
+
+    Args:
+        backbone: The backbone to fill.
+        path: Weights of a bare backbone or of a whole ``AgeNetwork`` (its head is left out).
+    Raises:
+        CheckpointError: The file cannot be read, or its weights belong to another network.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(path, f"cannot read weights: {error}") from error
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(path, f"weights of another network: {shorten(reason, 300)}") from error
+
+
+def _unknown(name: str, timm_names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, dict.fromkeys([*BACKBONES, *timm_names]), n=5)
+    hint = f"; close: {', '.join(close)}" if close else ""
+    return f"no backbone {name!r}{hint}; ours: {', '.join(BACKBONES)}; any other name is looked up in timm"

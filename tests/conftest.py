@@ -1,0 +1,137 @@
+"""What several test files share: the real data if it is there, drawn faces, a small model file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the project."""
+    folder = PROJECT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder.name}/ is not beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    """A photo with one face."""
+    return PROJECT / "examples" / "astronaut.jpg"
+
+
+def _draw_face(age: float, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    """Draw a face whose age shows: hair greys, the brow wrinkles, the face grows longer.
+
+    Skin, position and pixel noise vary with ``seed``. (size, size, 3) uint8.
+    """
+    random = np.random.default_rng((seed, round(age * 10)))
+    scale = 4
+    side = size * scale
+    skin = tuple(int(value) for value in np.array([225, 180, 150]) * random.uniform(0.6, 1.0))
+    dark = tuple(int(value * 0.45) for value in skin)
+    picture = Image.new("RGB", (side, side), tuple(int(value) for value in random.integers(60, 200, 3)))
+    draw = ImageDraw.Draw(picture)
+    x, y = (side / 2 + random.uniform(-0.04, 0.04) * side for _ in range(2))
+    wide, long = 0.32 * side, (0.34 + 0.08 * min(age, 60) / 60) * side
+    grey = int(40 + 190 * min(age, 90) / 90)
+    draw.ellipse((x - wide * 1.15, y - long * 1.15, x + wide * 1.15, y + long * 0.6), fill=(grey, grey, grey))
+    draw.ellipse((x - wide, y - long * 0.85, x + wide, y + long), fill=skin)
+    for side_of_face in (-1, 1):
+        eye = x + side_of_face * 0.42 * wide
+        draw.ellipse((eye - 0.05 * side, y - 0.09 * side, eye + 0.05 * side, y - 0.03 * side), fill="white")
+        draw.ellipse((eye - 0.02 * side, y - 0.08 * side, eye + 0.02 * side, y - 0.04 * side), fill="black")
+    draw.line((x, y - 0.02 * side, x - 0.03 * side, y + 0.1 * side), fill=dark, width=scale)
+    mouth = (x - 0.12 * side, y + 0.08 * side, x + 0.12 * side, y + 0.22 * side)
+    draw.arc(mouth, 20, 160, fill=dark, width=2 * scale)
+    for wrinkle in range(int(age // 12)):
+        height = y - 0.14 * side - wrinkle * 0.02 * side
+        draw.line((x - 0.5 * wide, height, x + 0.5 * wide, height), fill=dark, width=scale)
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
+    return np.clip(pixels + random.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def draw_face() -> Callable[..., NDArray[np.uint8]]:
+    """``draw_face(age, size=64, seed=0)`` draws a (size, size, 3) uint8 face whose age can be learned."""
+    return _draw_face
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_model(size=16, calibrated=True, **metadata)`` writes a small valid model file.
+
+    Its age is the brightness of the crop (black 0, white 100 years), its distribution a Gaussian of 5
+    years about that. ``metadata`` replaces what the file says of itself; None leaves a key out.
+    """
+    onnx = pytest.importorskip("onnx", reason="building a model file needs the extra train")
+    from onnx import TensorProto, helper, numpy_helper
+
+    from agelens.calibration import LEVEL_GRID, Calibration
+    from agelens.faces.alignment import DEFAULT_GEOMETRY
+    from agelens.label_distribution import AgeBins
+    from agelens.model_file import ModelCard
+
+    def make(size: int = 16, calibrated: bool = True, **metadata: str | None) -> Path:
+        bins = AgeBins(0, 100)
+        constants = {
+            "pixels": np.array([1, 2, 3], np.int64),
+            "years": np.float32(100 / 255),
+            "column": np.array([1], np.int64),
+            "bins": bins.ages.astype(np.float32)[None],
+            "width": np.float32(-1 / (2 * 5.0**2)),
+        }
+        nodes = [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["floats", "pixels"], ["brightness"], keepdims=0),
+            helper.make_node("Mul", ["brightness", "years"], ["age"]),
+            helper.make_node("Unsqueeze", ["age", "column"], ["centre"]),
+            helper.make_node("Sub", ["bins", "centre"], ["offset"]),
+            helper.make_node("Mul", ["offset", "offset"], ["squared"]),
+            helper.make_node("Mul", ["squared", "width"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["distribution"], axis=1),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "small",
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])],
+            [
+                helper.make_tensor_value_info("age", TensorProto.FLOAT, ["N"]),
+                helper.make_tensor_value_info("distribution", TensorProto.FLOAT, ["N", len(bins)]),
+            ],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        )
+        card = ModelCard(
+            name="small",
+            age_bins=bins,
+            tau=1.0,
+            calibration=Calibration(1.0, LEVEL_GRID, LEVEL_GRID, 100, "val") if calibrated else None,
+            geometry=DEFAULT_GEOMETRY.with_size(size).to_dict(),
+            normalisation={"kind": "none"},
+            decoding={"kind": "brightness"},
+            licence={"model": "for tests"},
+            provenance={"data": "none"},
+            digest="0" * 64,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        told = card.to_metadata() | {f"agelens.{key}": value for key, value in metadata.items()}
+        helper.set_model_props(model, {key: value for key, value in told.items() if value is not None})
+        path = tmp_path_factory.mktemp("model") / "small.onnx"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_model(make_model: Callable[..., Path]) -> Path:
+    """The file of a small valid model."""
+    return make_model()

@@ -1,0 +1,167 @@
+"""The imports point one way, and the light half needs neither torch nor pandas."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
+
+# The rooms, lowest first: a room may import from its own rank and from those below it.
+RANKS = (
+    {"errors", "files"},
+    {"faces", "losses", "metrics", "calibration", "model_file", "label_distribution"},
+    {"data", "networks"},
+    {"methods", "evaluation", "inference"},
+    {"apps"},
+)
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+FORBIDDEN = {
+    ("methods", "inference"),
+    ("inference", "methods"),
+    ("inference", "evaluation"),
+    ("data", "networks"),
+    ("networks", "data"),
+}
+LIGHT = {
+    "errors",
+    "files",
+    "label_distribution",
+    "metrics",
+    "calibration",
+    "model_file",
+    "faces",
+    "inference",
+    "apps",
+}
+# What a room may import while it is imported itself, besides the standard library.
+LIGHT_THIRD_PARTIES = {"numpy", "PIL", "onnxruntime", "typer", "click", "rich", "pydantic"}
+TORCH_ROOMS = {"losses", "networks", "methods"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[:2] != "__")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, *, when_imported: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports; only those that run when it is imported, if so wished."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if when_imported and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if when_imported and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of agelens that a file imports from."""
+    names = [name.split(".") for name in imports(path)]
+    return {parts[1] for parts in names if parts[0] == "agelens" and len(parts) > 1 and parts[1] in RANK}
+
+
+def test_every_module_has_a_room() -> None:
+    assert {room_of(path) for path in MODULES} <= set(RANK)
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_point_one_way(path: Path) -> None:
+    room = room_of(path)
+    others = rooms_imported(path) - {room}
+    upwards = {other for other in others if RANK[other] > RANK[room]}
+    assert not upwards, f"{module_name(path)} imports from above: {upwards}"
+    forbidden = {other for other in others if (room, other) in FORBIDDEN}
+    assert not forbidden, f"{module_name(path)} may not import {forbidden}"
+
+
+def test_rooms_have_no_cycle() -> None:
+    needs: dict[str, set[str]] = {room: set() for room in RANK}
+    for path in MODULES:
+        needs[room_of(path)] |= rooms_imported(path) - {room_of(path)}
+    left = dict(needs)
+    while left:
+        free = [room for room, others in left.items() if not others & set(left)]
+        assert free, f"these rooms import each other in a circle: {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_third_parties_stay_in_their_rooms(path: Path) -> None:
+    room = room_of(path)
+    third = {name.split(".")[0] for name in imports(path, when_imported=True)}
+    third -= sys.stdlib_module_names | {"agelens"}
+    if room in LIGHT:
+        assert third <= LIGHT_THIRD_PARTIES
+    if room not in TORCH_ROOMS:
+        assert not third & {"torch", "torchvision", "timm", "accelerate", "safetensors"}
+
+
+BLOCKED = ("torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow", "cv2", "onnx")
+
+
+def run_blocked(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where the libraries of the extras cannot be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", block + code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_light_half_imports_without_the_extras() -> None:
+    names = [module_name(path) for path in MODULES if room_of(path) in LIGHT]
+    assert "agelens.inference.estimator" in names
+    assert "agelens.apps.cli" in names
+    done = run_blocked("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *names)
+    assert done.returncode == 0, done.stderr
+
+
+def test_light_half_predicts_without_the_extras(small_model: Path, portrait: Path) -> None:
+    code = (
+        "import agelens\n"
+        "(face,) = agelens.AgeEstimator(sys.argv[1]).estimate(sys.argv[2])\n"
+        "low, high = face.interval(0.9)\n"
+        "print(face.age, low, high, face.probability_at_least(18))"
+    )
+    done = run_blocked(code, str(small_model), str(portrait))
+    assert done.returncode == 0, done.stderr
+    age, low, high, probability = map(float, done.stdout.split())
+    assert 0 <= low < high <= 100
+    assert 0 < age < 100
+    assert 0 < probability <= 1
+
+
+def test_importing_the_package_is_cheap() -> None:
+    heavy = {"numpy", "onnxruntime", "PIL", "typer"}
+    code = f"import sys, agelens; sys.exit(len({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    import agelens
+
+    with pytest.raises(AttributeError, match="no attribute 'Age'"):
+        agelens.Age  # noqa: B018
