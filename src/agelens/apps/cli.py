@@ -39,6 +39,9 @@ app = typer.Typer(
 )
 
 
+_CHIP_DATASETS = {"utkface"}  # their images are cut to a face already
+
+
 class Format(StrEnum):
     """How predictions are printed."""
 
@@ -132,12 +135,16 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; by default stdout.")] = None,
     model: Annotated[str | None, typer.Option(help="Shipped model (agelens models) or model file.")] = None,
-    threshold: Annotated[float, typer.Option(help="Years for the probability of being at least so old.")] = 18,
-    level: Annotated[float, typer.Option(help="Coverage of the interval low ... high.")] = 0.9,
+    threshold: Annotated[float, typer.Option(help="Years for the probability of being that old.")] = 18,
+    level: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
+    ] = 0.9,
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Larger images are refused before decoding.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the networks.")] = 1,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Larger images are refused before decoding.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the networks.")] = 1,
 ) -> None:
     """Estimate the age of every face in photos.
 
@@ -146,18 +153,19 @@ def predict(
     from agelens.faces.detectors import make_detector
     from agelens.faces.image import MAX_PIXELS, find_images
     from agelens.inference.estimator import AgeEstimator
-    from agelens.inference.predictions import check_level, write_csv, write_json
+    from agelens.inference.predictions import write_csv, write_json
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
-    check_level(level)
     chosen = format or Format(out.suffix[1:] if out and out.suffix in (".csv", ".json") else "table")
     sources: list[Source] = []
     for path in paths:
         sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path])
     estimator = AgeEstimator(
         model,
-        detector=make_detector(detector, threads=threads, model=detector_model) if detector_model else detector,
+        detector=make_detector(detector, threads=threads, model=detector_model)
+        if detector_model
+        else detector,
         threads=threads,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
     )
@@ -257,9 +265,11 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for crops and their manifest.")],
     chips: Annotated[
         bool | None,
-        typer.Option("--chips/--photos", help="Images are cut to a face already; default: as the data set is."),
+        typer.Option(
+            "--chips/--photos", help="Images are cut to a face already; default: as the data set is."
+        ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
+    size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 128,
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -269,9 +279,8 @@ def prepare(
     Run again after an interruption, it goes on where it stopped.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.data.datasets import CHIP_DATASETS, DATASETS
+    from agelens.data.datasets import DATASETS
     from agelens.data.manifest import read_manifest
-    from agelens.data.prepare import DEFAULT_SIZE
     from agelens.data.prepare import prepare as prepare_crops
     from agelens.faces.alignment import DEFAULT_GEOMETRY
 
@@ -288,8 +297,8 @@ def prepare(
             out,
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
-            geometry=DEFAULT_GEOMETRY.with_size(size or DEFAULT_SIZE),
-            chips=source in CHIP_DATASETS if chips is None else chips,
+            geometry=DEFAULT_GEOMETRY.with_size(size),
+            chips=source in _CHIP_DATASETS if chips is None else chips,
             workers=workers,
             progress=report,
         )
@@ -342,7 +351,7 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
-    from agelens.methods.export_run import export_run
+    from agelens.methods.train import export_run
 
     card = export_run(run, out, stage=stage, half=half)
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
@@ -350,20 +359,103 @@ def export(
 
 @_command("nothing was written", extra="report")
 def evaluate(
-    system: Annotated[str, typer.Argument(help="Model name, model file or run, or a table of predictions (.csv).")],
+    system: Annotated[str, typer.Argument(help="Model, run, or table of predictions (.csv).")],
     data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Group by age_band, aar_group or a column; may be repeated. Default: age_band, gender, ethnicity."),
+        typer.Option(help="age_band, aar_group or a column; may be repeated. [age_band gender ethnicity]"),
     ] = None,
     images: Annotated[Images, typer.Option(help="What the manifest's images are.")] = Images.aligned,
     threshold: Annotated[float, typer.Option(help="Years for the accuracy of P(age >= threshold).")] = 18,
     json_: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Write the model's predictions to this file.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write the model's predictions to this file.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Count images without a prediction instead of refusing.")
     ] = False,
     threads: Annotated[int, typer.Option(help="Threads of the network.")] = 1,
 ) -> None:
     """Measure how good a model, or any system's predictions, are; by group, with bootstrap intervals."""
+    from agelens.apps.progress import progress_bar
+    from agelens.data.manifest import read_manifest
+    from agelens.evaluation.evaluate import evaluate as compare
+    from agelens.evaluation.evaluate import evaluate_model
+    from agelens.evaluation.predictions import read_predictions, write_predictions
+
+    groupings = tuple(by) if by else ("age_band", "gender", "ethnicity")
+    rows, part = read_manifest(data), None if split == "all" else split
+    with progress_bar("images") as report, _model_of(system) as model:
+        if system.endswith(".csv"):
+            found = compare(
+                read_predictions(system),
+                rows,
+                groupings,
+                split=part,
+                threshold=threshold,
+                allow_missing=allow_missing,
+            )
+        else:
+            found = evaluate_model(
+                model,
+                rows,
+                part,
+                images.value,
+                by=groupings,
+                threshold=threshold,
+                threads=threads,
+                progress=lambda done: report(done, len(rows)),
+            )
+    typer.echo(f"{found.system} on {found.manifest}, split {split}: {found.images} images")
+    typer.echo(f"intervals: {found.intervals}; * = a group of few images; [95 % bootstrap interval]")
+    match = found.match
+    for name, paths in (("failed", match.failed), ("missing", match.missing), ("unknown", match.unknown)):
+        if paths:
+            typer.echo(f"{name}: {len(paths)} images")
+    shown = [name for name in found.overall if not name.startswith("width")]
+    table = found.rows(shown)
+    _print_table(tuple(table[0]), [tuple(row.values()) for row in table])
+    if json_ is not None:
+        found.write_json(json_)
+    if predictions is not None:
+        write_predictions(found.predictions, predictions)
+
+
+@contextlib.contextmanager
+def _model_of(system: str) -> Iterator[str]:
+    """Yield a model: the one named, or a temporary one that a run is exported to."""
+    if not (Path(system) / "run.json").is_file():
+        yield system
+        return
+    from tempfile import TemporaryDirectory
+
+    from agelens.methods.train import export_run
+
+    with TemporaryDirectory() as folder:
+        model = Path(folder) / "model.onnx"
+        export_run(system, model)
+        yield str(model)
+
+
+@_command("")
+def models() -> None:
+    """List the shipped models: what they are for, and who may use them."""
+    from agelens.inference.models import list_models
+
+    for name, model in list_models().items():
+        size = model.path.stat().st_size / 1e6
+        typer.echo(f"{name} ({size:.1f} MB)\n  {model.use}\n  {model.terms}")
+
+
+@_command("", extra="report")
+def datasets() -> None:
+    """List the public data sets that audit and prepare read."""
+    from agelens.data.datasets import DATASETS
+
+    for name, adapter in DATASETS.items():
+        typer.echo(f"{name}: {(sys.modules[adapter.__module__].__doc__ or '').splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    main()

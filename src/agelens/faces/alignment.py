@@ -174,7 +174,7 @@ def align_face(
     if zoom > 1:
         shrunk = (max(1, round(picture.width / zoom)), max(1, round(picture.height / zoom)))
         ratio = (shrunk[0] / picture.width, shrunk[1] / picture.height)
-        picture = picture.resize(shrunk, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        picture = picture.resize(shrunk, Image.Resampling.BICUBIC, reducing_gap=1.0)
     else:
         ratio = (1.0, 1.0)
     matrix = to_image[:2].copy()

@@ -228,15 +228,16 @@ def _suppress(
 
     Overlap is intersection over union, or over the smaller of the two boxes.
     """
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    area = (x2 - x1) * (y2 - y1)
     order = np.argsort(-scores, kind="stable")
     kept = []
     while len(order):
         best, rest = order[0], order[1:]
         kept.append(best)
-        low = np.maximum(boxes[best, :2], boxes[rest, :2])
-        high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
-        intersection = np.prod(np.clip(high - low, 0, None), axis=1)
+        width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
+        height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
+        intersection = np.maximum(width, 0) * np.maximum(height, 0)
         whole = np.minimum(area[best], area[rest]) if of_smaller else area[best] + area[rest] - intersection
         order = rest[intersection <= threshold * whole]
     return np.array(kept, dtype=np.intp)

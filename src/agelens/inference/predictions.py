@@ -48,7 +48,12 @@ def prediction_rows(photo: Photo, *, level: float, threshold: float) -> Iterator
         yield empty
     for number, face in enumerate(photo.faces, start=1):
         low, high = face.interval(level)
-        row = empty | {"face": str(number), "age": f"{face.age:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}"}
+        row = empty | {
+            "face": str(number),
+            "age": f"{face.age:.2f}",
+            "low": f"{low:.2f}",
+            "high": f"{high:.2f}",
+        }
         row["p_at_least"] = f"{face.probability_at_least(threshold):.4f}"
         if face.box is not None:
             row |= {side: f"{pixel:.1f}" for side, pixel in zip(COLUMNS[6:10], face.box, strict=True)}

@@ -1,0 +1,5 @@
+"""``python -m agelens``."""
+
+from agelens.apps.cli import main
+
+main()

@@ -1,0 +1,237 @@
+"""The epoch loop: it learns, it resumes to the same weights after a real SIGKILL, it tells what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+from agelens.data.crops import load_crops
+from agelens.data.manifest import read_manifest
+from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
+from agelens.methods.fit import learning_rate, run_on_crops
+from agelens.methods.recipe import Recipe, TrainSettings
+from agelens.methods.run import Run
+from agelens.methods.train import load_network, train
+from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
+
+DrawFace = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    generator = np.random.default_rng(0)
+    lines = ["path,age,split"]
+    for number in range(80):
+        age = float(generator.integers(0, 81))
+        Image.fromarray(draw_face(age, size=48, seed=number)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{age},{'train' if number < 64 else 'val'}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+def _recipe(**train_settings: object) -> Recipe:
+    table = {
+        "name": "test",
+        "seed": 3,
+        "age_bins": "0-80",
+        "method": {"name": "lrn", "settings": {"generations": 2}},
+        "network": {"backbone": "resnet10-tiny", "input_size": 32},
+        "train": {
+            "epochs": 2,
+            "batch_size": 16,
+            "optimizer": "adamw",
+            "learning_rate": 0.003,
+            "schedule": "onecycle",
+            "average": 0.9,
+            **train_settings,
+        },
+        "augment": {"rotation": 5.0, "brightness": 0.2, "erase": 0.3, "grey": 0.2},
+    }
+    return Recipe.validate(table, "test")
+
+
+def _log(run: Path, stage: str) -> list[dict[str, str]]:
+    with open(run / stage / "log.csv", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_it_learns_and_leaves_a_whole_run_folder(manifest: Path, tmp_path: Path) -> None:
+    run = train(_recipe(epochs=4), manifest, tmp_path / "run", cpu=True)
+    assert run.finished_stages() == ["generation-1", "generation-2"]
+    for stage in run.finished_stages():
+        rows = _log(run.path, stage)
+        assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+        assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+        assert set(run.read_json(stage, "validation.json")["estimates"]) == {"ldl", "reg", "age"}
+    assert (run.path / "split.csv").read_text().count("train") == 64
+    assert Recipe.load(run.path / "recipe.toml") == run.recipe
+    network = load_network(run.stage("generation-2") / "network.safetensors")
+    crops = load_crops(read_manifest(manifest))
+    before = run_on_crops(network, crops, 32)
+    assert before.age.shape == (80,) and before.logits is not None and before.logits.shape == (80, 81)
+    whole = run_on_crops(network, crops, 32, batch=7)
+    np.testing.assert_allclose(before.age, whole.age, atol=1e-3)
+
+
+_SCRIPT = """
+import sys, torch
+from agelens.methods.recipe import Recipe
+from agelens.methods.train import train
+torch.set_num_threads(1)
+train(Recipe.load(sys.argv[1]), sys.argv[2], sys.argv[3], resume=True, cpu=True)
+"""
+
+
+def _spawn(recipe: Path, manifest: Path, run: Path) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", _SCRIPT, str(recipe), str(manifest), str(run)]
+    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes_to_the_same_weights(manifest: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(_recipe(epochs=6).to_toml())
+    assert _spawn(recipe, manifest, tmp_path / "whole").wait() == 0
+    killed = tmp_path / "killed"
+    kills = 0
+    for wanted in ("generation-1", "generation-2"):
+        process = _spawn(recipe, manifest, killed)
+        while process.poll() is None:
+            if (killed / wanted / "checkpoint.safetensors").exists():
+                time.sleep(0.05)  # somewhere inside the next epoch or its writing
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.01)
+    assert kills >= 1
+    assert _spawn(recipe, manifest, killed).wait() == 0
+    for stage in ("generation-1", "generation-2"):
+        expected = load_file(tmp_path / "whole" / stage / "network.safetensors")
+        got = load_file(killed / stage / "network.safetensors")
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+        assert [row["loss"] for row in _log(killed, stage)] == [
+            row["loss"] for row in _log(tmp_path / "whole", stage)
+        ]
+        assert not list((killed / stage).glob(".*.safetensors.*"))
+
+
+def test_a_finished_run_is_not_trained_again_and_a_full_folder_is_refused(
+    manifest: Path, tmp_path: Path
+) -> None:
+    recipe = _recipe(epochs=1)
+    run = train(recipe, manifest, tmp_path / "run", cpu=True)
+    stamp = (run.stage("generation-2") / "network.safetensors").stat().st_mtime_ns
+    train(recipe, manifest, tmp_path / "run", resume=True, cpu=True)
+    assert (run.stage("generation-2") / "network.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(RunError, match="resume"):
+        train(recipe, manifest, tmp_path / "run", cpu=True)
+    with pytest.raises(RunError, match="another recipe"):
+        train(_recipe(epochs=3), manifest, tmp_path / "run", resume=True, cpu=True)
+
+
+def test_a_damaged_checkpoint_and_a_newer_run_are_told(manifest: Path, tmp_path: Path) -> None:
+    recipe = _recipe(epochs=1)
+    run = train(recipe, manifest, tmp_path / "run", cpu=True)
+    (run.stage("generation-2") / "network.safetensors").unlink()
+    checkpoint = run.stage("generation-2") / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors.*damaged"):
+        train(recipe, manifest, tmp_path / "run", resume=True, cpu=True)
+    facts = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**facts, "format": 99}))
+    with pytest.raises(RunError, match="99"):
+        Run.open(run.path)
+    with pytest.raises(RunError, match="not a run folder"):
+        Run.open(tmp_path)
+
+
+def test_training_starts_from_a_pre_trained_run(manifest: Path, tmp_path: Path) -> None:
+    first = train(_recipe(epochs=1), manifest, tmp_path / "first", cpu=True)
+    other = Recipe.validate({**_recipe(epochs=1).model_dump(), "age_bins": "0-60"}, "test")
+    run = train(other, manifest, tmp_path / "second", start=first.path, cpu=True)
+    assert str(load_network(run.stage("generation-1") / "network.safetensors").head.age_bins) == "0-60"
+    assert run.facts["start"] and run.facts["start"] != first.facts["start"]
+    wrong = _recipe(epochs=1).model_dump()
+    wrong["network"]["backbone"] = "resnet18-tiny"
+    with pytest.raises(RunError, match="resnet10-tiny"):
+        train(Recipe.validate(wrong, "t"), manifest, tmp_path / "third", start=first.path, cpu=True)
+
+
+def test_data_that_cannot_be_trained_on(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("path,age,split\na.png,3,train\n")
+    with pytest.raises(SplitError, match="val"):
+        train(_recipe(), tmp_path / "none.csv", tmp_path / "run", cpu=True)
+    with pytest.raises(InputError, match="fewer than one batch"):
+        train(_recipe(batch_size=65), manifest, tmp_path / "run", cpu=True)
+    Image.new("RGB", (48, 40)).save(tmp_path / "a.png")
+    Image.new("RGB", (48, 48)).save(tmp_path / "b.png")
+    (tmp_path / "odd.csv").write_text("path,age,split\na.png,3,train\nb.png,3,val\n")
+    with pytest.raises(ManifestError, match="square"):
+        train(_recipe(batch_size=1), tmp_path / "odd.csv", tmp_path / "other", cpu=True)
+
+
+def test_recipes_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"train\.epochs.*0"):
+        _recipe(epochs=0)
+    with pytest.raises(RecipeError, match=r"train\.momentun"):
+        _recipe(momentun=0.9)
+    with pytest.raises(RecipeError, match="no such recipe"):
+        Recipe.load("nothing")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match="not TOML"):
+        Recipe.load(tmp_path / "broken.toml")
+    changed = Recipe.load("lrn", ["train.epochs=3", "method.settings.tau=1.5", "name=mine"])
+    assert (changed.train.epochs, changed.method.settings["tau"], changed.name) == (3, 1.5, "mine")
+    (tmp_path / "again.toml").write_text(changed.to_toml())
+    assert Recipe.load(tmp_path / "again.toml") == changed
+
+
+def test_learning_rate_schedules() -> None:
+    step = TrainSettings(schedule="step", learning_rate=0.1, step_epochs=2, gamma=0.1)
+    assert [learning_rate(s, 60, 10, step) for s in (0, 19, 20, 40)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    cycle = TrainSettings(schedule="onecycle", learning_rate=1.0, warmup=0.25)
+    rates = [learning_rate(s, 101, 10, cycle) for s in range(101)]
+    assert rates[0] == pytest.approx(1 / 25) and rates[25] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(1e-4)
+    assert all(a < b for a, b in zip(rates[:25], rates[1:26], strict=True))
+    assert all(a > b for a, b in zip(rates[25:], rates[26:], strict=False))
+
+
+def test_augmentation_is_seeded_and_the_identity_when_off() -> None:
+    crops = torch.randint(0, 256, (6, 40, 40, 3), dtype=torch.uint8)
+    off = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+    torch.testing.assert_close(augment(crops, off, 40, torch.Generator()), normalise(crops), atol=1e-4, rtol=0)
+    everything = Augmentation(
+        rotation=10, brightness=0.3, contrast=0.3, saturation=0.3, grey=0.3, erase=0.5
+    )
+    draws = [augment(crops, everything, 32, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    mirrored = augment(crops, Augmentation(scale=(1, 1), aspect=(1, 1), flip=1.0), 40, torch.Generator())
+    torch.testing.assert_close(mirrored, normalise(crops).flip(3), atol=1e-4, rtol=0)
+    assert resize_crops(crops, 40) is crops and resize_crops(crops, 20).shape == (6, 20, 20, 3)
+
+
+def test_grey_views_have_no_colour() -> None:
+    crops = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    grey = augment(crops, Augmentation(scale=(1, 1), aspect=(1, 1), flip=0, grey=1.0), 16, torch.Generator())
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    pixels = grey * std + mean
+    torch.testing.assert_close(pixels[:, 0], pixels[:, 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pixels[:, 0], pixels[:, 2], atol=1e-5, rtol=0)
