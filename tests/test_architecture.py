@@ -165,3 +165,51 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'Age'"):
         agelens.Age  # noqa: B018
+
+
+# --- the literal dicts: a name leads to the thing of that name
+
+
+def test_detectors_know_their_names() -> None:
+    from agelens.faces.detectors import DETECTORS
+
+    assert {name: getattr(made, "name", None) for name, made in DETECTORS.items()} == {
+        name: name for name in DETECTORS
+    }
+    assert set(DETECTORS) == {"mtcnn", "haar", "yunet", "none"}
+
+
+def test_datasets_know_their_names() -> None:
+    pytest.importorskip("pandas", reason="data sets need the extra report")
+    from agelens.data.datasets import DATASETS
+
+    assert {name: getattr(read, "__name__", None) for name, read in DATASETS.items()} == {
+        name: name for name in DATASETS
+    }
+
+
+RECIPES = sorted(path.stem for path in (PACKAGE / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds(name: str) -> None:
+    pytest.importorskip("torch", reason="recipes need the extra train")
+    from agelens.label_distribution import AgeBins
+    from agelens.methods.recipe import Recipe
+    from agelens.methods.train import make_method
+
+    recipe = Recipe.load(name)
+    assert recipe.source
+    stages = make_method(recipe, AgeBins(0, 100)).stages()
+    assert len({stage.name for stage in stages}) == len(stages) > 0
+    network = stages[0].network()
+    assert network.head.heads == recipe.network.heads
+
+
+def test_every_method_has_a_recipe() -> None:
+    pytest.importorskip("torch", reason="methods need the extra train")
+    from agelens.methods.recipe import Recipe, recipe_names
+    from agelens.methods.train import METHODS
+
+    assert recipe_names() == RECIPES
+    assert {Recipe.load(name).method.name for name in RECIPES} == set(METHODS)

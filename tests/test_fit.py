@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -22,10 +23,13 @@ from safetensors.torch import load_file
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
+from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.inference.estimator import AgeEstimator
 from agelens.methods.fit import learning_rate, run_on_crops
+from agelens.methods.generations import generation_table
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run
-from agelens.methods.train import load_network, train
+from agelens.methods.train import best_stage, export_run, load_network, train
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
 
 DrawFace = Callable[..., NDArray[np.uint8]]
@@ -41,6 +45,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> P
         Image.fromarray(draw_face(age, size=48, seed=number)).save(folder / f"{number}.png")
         lines.append(f"{number}.png,{age},{'train' if number < 64 else 'val'}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(48).to_dict()))
     return folder / "manifest.csv"
 
 
@@ -83,7 +88,9 @@ def test_it_learns_and_leaves_a_whole_run_folder(manifest: Path, tmp_path: Path)
     network = load_network(run.stage("generation-2") / "network.safetensors")
     crops = load_crops(read_manifest(manifest))
     before = run_on_crops(network, crops, 32)
-    assert before.age.shape == (80,) and before.logits is not None and before.logits.shape == (80, 81)
+    assert before.age.shape == (80,)
+    assert before.logits is not None
+    assert before.logits.shape == (80, 81)
     whole = run_on_crops(network, crops, 32, batch=7)
     np.testing.assert_allclose(before.age, whole.age, atol=1e-3)
 
@@ -131,6 +138,43 @@ def test_killed_at_any_moment_it_resumes_to_the_same_weights(manifest: Path, tmp
         assert not list((killed / stage).glob(".*.safetensors.*"))
 
 
+@pytest.mark.slow
+def test_two_processes_train_one_network(manifest: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(_recipe(epochs=3).to_toml())
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(tmp_path / "script.py"), str(recipe), str(manifest), str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = Run.open(tmp_path / "run")
+    assert run.finished_stages() == ["generation-1", "generation-2"]
+    for stage in run.finished_stages():
+        rows = _log(run.path, stage)
+        assert len(rows) == 3
+        assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_the_table_of_generations_is_paired_with_the_first(manifest: Path, tmp_path: Path) -> None:
+    run = train(_recipe(epochs=1), manifest, tmp_path / "run", cpu=True)
+    table = generation_table([run.path], manifest, "val", replicates=200)
+    assert [(row.stage, row.estimate) for row in table] == [
+        (stage, name) for stage in ("generation-1", "generation-2") for name in ("ldl", "reg", "age")
+    ]
+    for row in table:
+        assert row.figures["MAE"] == pytest.approx(row.figures["val MAE"], abs=1e-3)
+    first, second = table[2], table[5]
+    assert first.difference is None
+    assert second.difference is not None
+    assert second.difference[0] == pytest.approx(second.figures["MAE"] - first.figures["MAE"])
+    assert second.difference[1] <= second.difference[0] <= second.difference[2]
+    with pytest.raises(SplitError, match="test"):
+        generation_table([run.path], manifest)
+
+
 def test_a_finished_run_is_not_trained_again_and_a_full_folder_is_refused(
     manifest: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +187,32 @@ def test_a_finished_run_is_not_trained_again_and_a_full_folder_is_refused(
         train(recipe, manifest, tmp_path / "run", cpu=True)
     with pytest.raises(RunError, match="another recipe"):
         train(_recipe(epochs=3), manifest, tmp_path / "run", resume=True, cpu=True)
+
+
+def test_a_run_is_exported_calibrated_and_estimates_as_it_did_in_training(
+    manifest: Path, tmp_path: Path
+) -> None:
+    run = train(_recipe(epochs=2), manifest, tmp_path / "run", cpu=True)
+    card = export_run(run.path, tmp_path / "model.onnx")
+    stage = best_stage(run)
+    worse = ({"generation-1", "generation-2"} - {stage}).pop()
+    maes = {
+        name: run.read_json(name, "validation.json")["estimates"]["age"]["MAE"] for name in (stage, worse)
+    }
+    assert maes[stage] <= maes[worse]
+    assert (card.provenance["stage"], card.geometry["size"]) == (stage, 32)
+    assert card.calibration is not None
+    assert card.calibration.samples == 16
+    crops = load_crops(read_manifest(manifest))
+    pixels = resize_crops(torch.from_numpy(crops.crops(slice(0, 9))), 32).numpy()
+    network = load_network(run.stage(stage) / "network.safetensors")
+    with torch.inference_mode():
+        expected = network.head.decode(network(normalise(torch.from_numpy(pixels)))).age.numpy()
+    ages, distributions = AgeEstimator(tmp_path / "model.onnx").estimate_aligned(pixels)
+    np.testing.assert_allclose(ages, expected, atol=1e-3)
+    np.testing.assert_allclose(distributions.sum(1), 1.0, atol=1e-5)
+    with pytest.raises(RunError, match="generation-9"):
+        export_run(run, tmp_path / "other.onnx", stage="generation-9")
 
 
 def test_a_damaged_checkpoint_and_a_newer_run_are_told(manifest: Path, tmp_path: Path) -> None:
@@ -166,7 +236,8 @@ def test_training_starts_from_a_pre_trained_run(manifest: Path, tmp_path: Path) 
     other = Recipe.validate({**_recipe(epochs=1).model_dump(), "age_bins": "0-60"}, "test")
     run = train(other, manifest, tmp_path / "second", start=first.path, cpu=True)
     assert str(load_network(run.stage("generation-1") / "network.safetensors").head.age_bins) == "0-60"
-    assert run.facts["start"] and run.facts["start"] != first.facts["start"]
+    assert run.facts["start"]
+    assert run.facts["start"] != first.facts["start"]
     wrong = _recipe(epochs=1).model_dump()
     wrong["network"]["backbone"] = "resnet18-tiny"
     with pytest.raises(RunError, match="resnet10-tiny"):
@@ -207,24 +278,27 @@ def test_learning_rate_schedules() -> None:
     assert [learning_rate(s, 60, 10, step) for s in (0, 19, 20, 40)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
     cycle = TrainSettings(schedule="onecycle", learning_rate=1.0, warmup=0.25)
     rates = [learning_rate(s, 101, 10, cycle) for s in range(101)]
-    assert rates[0] == pytest.approx(1 / 25) and rates[25] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(1 / 25)
+    assert rates[25] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(1e-4)
-    assert all(a < b for a, b in zip(rates[:25], rates[1:26], strict=True))
-    assert all(a > b for a, b in zip(rates[25:], rates[26:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_augmentation_is_seeded_and_the_identity_when_off() -> None:
     crops = torch.randint(0, 256, (6, 40, 40, 3), dtype=torch.uint8)
     off = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
-    torch.testing.assert_close(augment(crops, off, 40, torch.Generator()), normalise(crops), atol=1e-4, rtol=0)
-    everything = Augmentation(
-        rotation=10, brightness=0.3, contrast=0.3, saturation=0.3, grey=0.3, erase=0.5
+    torch.testing.assert_close(
+        augment(crops, off, 40, torch.Generator()), normalise(crops), atol=1e-4, rtol=0
     )
+    everything = Augmentation(rotation=10, brightness=0.3, contrast=0.3, saturation=0.3, grey=0.3, erase=0.5)
     draws = [augment(crops, everything, 32, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
     mirrored = augment(crops, Augmentation(scale=(1, 1), aspect=(1, 1), flip=1.0), 40, torch.Generator())
     torch.testing.assert_close(mirrored, normalise(crops).flip(3), atol=1e-4, rtol=0)
-    assert resize_crops(crops, 40) is crops and resize_crops(crops, 20).shape == (6, 20, 20, 3)
+    assert resize_crops(crops, 40) is crops
+    assert resize_crops(crops, 20).shape == (6, 20, 20, 3)
 
 
 def test_grey_views_have_no_colour() -> None:

@@ -1,6 +1,8 @@
-"""The label refinery: losses of each generation against a plain transcription, temperatures, frozen ancestor."""
+"""The label refinery: each generation's loss against a plain transcription, temperatures, frozen ancestor."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -60,9 +62,8 @@ def test_the_ancestors_loss_is_eq_16(ancestor_tau: float | None, used: float) ->
     stage = LabelRefinery(_recipe(**settings), BINS).stages()[0]
     outputs, ages = _outputs(1), torch.tensor([0.0, 3.0, 10.0, 5.0, 99.0])
     parts = stage.loss(outputs, torch.zeros(5, 3, 8, 8), ages)
-    import math
-
-    assert outputs.logits is not None and outputs.regressed is not None
+    assert outputs.logits is not None
+    assert outputs.regressed is not None
     expected_ldl, expected_reg = 0.0, 0.0
     for z, s, age in zip(outputs.logits, outputs.regressed.tolist(), [0, 3, 10, 5, 10], strict=True):
         expected_ldl -= math.log(_softmax(z, used)[age]) / 5
@@ -73,8 +74,6 @@ def test_the_ancestors_loss_is_eq_16(ancestor_tau: float | None, used: float) ->
 
 
 def test_the_offsprings_loss_is_eq_17_with_targets_at_the_offsprings_temperature() -> None:
-    import math
-
     recipe = _recipe(generations=2, tau=2.0, ancestor_tau=1.0, alpha=0.3, lambda_t=7.0)
     stage = LabelRefinery(recipe, BINS).stages()[1]
     inherited, outputs = _outputs(2), _outputs(3)
@@ -83,8 +82,10 @@ def test_the_offsprings_loss_is_eq_17_with_targets_at_the_offsprings_temperature
     images, ages = torch.randn(5, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0])
     parts = stage.loss(outputs, images, ages)
     ldl = reg = 0.0
-    assert outputs.logits is not None and outputs.regressed is not None
-    assert inherited.logits is not None and inherited.regressed is not None
+    assert outputs.logits is not None
+    assert outputs.regressed is not None
+    assert inherited.logits is not None
+    assert inherited.regressed is not None
     for i, age in enumerate([1, 2, 3, 4, 10]):
         p, q = _softmax(outputs.logits[i], 2.0), _softmax(inherited.logits[i], 2.0)
         soft = -sum(b * math.log(a) for a, b in zip(p, q, strict=True))
@@ -177,7 +178,11 @@ def test_cen_and_lrn_are_presets_of_one_method() -> None:
         assert (train.epochs, train.batch_size, train.step_epochs, train.gamma) == (160, 128, 40, 0.1)
         assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)
         assert recipe.network.input_size == 224
-        assert (recipe.augment.scale, recipe.augment.aspect, recipe.augment.flip) == ((0.8, 1.0), (0.8, 1.25), 0.5)
+        assert (recipe.augment.scale, recipe.augment.aspect, recipe.augment.flip) == (
+            (0.8, 1.0),
+            (0.8, 1.25),
+            0.5,
+        )
     assert (lrn.train.learning_rate, Recipe.load("lrn-pretrain").train.learning_rate) == (0.001, 0.01)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from agelens import __version__
-from agelens.errors import AgelensError, InputError, MissingExtraError
+from agelens.errors import AgelensError, InputError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 
 if TYPE_CHECKING:
@@ -104,14 +105,22 @@ def _fail(message: str, code: int) -> None:
 @contextlib.contextmanager
 def _output(out: Path | None) -> Iterator[TextIO]:
     """Yield stdout, or a file that takes its name when it is whole."""
-    if out is None:
-        yield sys.stdout
+    if out is not None:
+        with (
+            write_atomically(out) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as handle,
+        ):
+            yield handle
         return
-    with (
-        write_atomically(out) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as handle,
-    ):
-        yield handle
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # nobody reads on: not worth a word
+            raise typer.Exit(1) from error
+        raise OutputError("stdout", f"cannot write: {error.strerror}") from error
 
 
 @app.callback(invoke_without_command=True)
@@ -323,21 +332,13 @@ def train(
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
     """Train by a recipe. Over several devices: accelerate launch -m agelens train ..."""
-    from agelens.apps.progress import TrainingProgress
+    from agelens.methods.progress import RichReporter
     from agelens.methods.recipe import Recipe
     from agelens.methods.train import train as train_recipe
 
-    with TrainingProgress() as progress:
-        run = train_recipe(
-            Recipe.load(recipe, set_ or ()),
-            data,
-            out,
-            resume=resume,
-            start=start,
-            reporter=progress,
-            loading=progress.loading,
-            cpu=cpu,
-        )
+    settings = Recipe.load(recipe, set_ or ())
+    with RichReporter() as reporter:
+        run = train_recipe(settings, data, out, resume=resume, start=start, reporter=reporter, cpu=cpu)
     typer.echo(f"finished {', '.join(run.finished_stages())} in {run.path}")
 
 

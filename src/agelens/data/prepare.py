@@ -8,6 +8,7 @@ The output folder::
       crops/<first two digits>/<digest>.png   one aligned crop an image, lossless
       manifest.csv                            the crops, with everything that was known of the images
       failures.csv                            the images without a crop: path, row, reason
+      geometry.json                           the geometry of the crops, which becomes part of a model
       journal.jsonl                           what is finished, a line an image: where a later run goes on
 """
 
@@ -48,7 +49,10 @@ from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
 
-__all__ = ["PrepareSummary", "crop_path", "prepare"]
+__all__ = ["PREPARED_GEOMETRY", "PrepareSummary", "crop_path", "prepare"]
+
+PREPARED_GEOMETRY = DEFAULT_GEOMETRY.with_size(128)
+"""Crops are kept a little larger than networks want them: augmentation shrinks and shifts them."""
 
 Progress = Callable[[int, int], None]
 
@@ -119,7 +123,7 @@ def prepare(
     *,
     detector: str = "mtcnn",
     detector_settings: Mapping[str, Any] | None = None,
-    geometry: CropGeometry = DEFAULT_GEOMETRY.with_size(128),
+    geometry: CropGeometry = PREPARED_GEOMETRY,
     chips: bool,
     workers: int = 1,
     progress: Progress | None = None,
@@ -173,6 +177,8 @@ def prepare(
             outcomes[outcome["key"]] = outcome
             if progress is not None:
                 progress(done, len(tasks))
+    with write_atomically(out / "geometry.json") as temporary:
+        temporary.write_text(json.dumps(geometry.to_dict()) + "\n", encoding="utf-8")
     return _finish(table, [outcomes[task.key] for task in tasks], out, resumed)
 
 
@@ -197,7 +203,7 @@ class _Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole = self._load()
-            self._handle = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115
+            self._handle = open(self.path, "r+b" if whole else "wb")
             self._handle.truncate(whole)  # a killed run may leave half a line
             self._handle.seek(whole)
         except OSError as error:
@@ -330,7 +336,12 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
     digest = hashlib.sha256(content).hexdigest()
     with write_atomically(crop_path(settings.out, digest)) as temporary:
         Image.fromarray(crop).save(temporary, compress_level=4)
-    outcome = {"key": task.key, "stamp": stamp, "digest": digest, "alignment": alignment}
+    outcome: dict[str, Any] = {
+        "key": task.key,
+        "stamp": stamp,
+        "digest": digest,
+        "alignment": alignment,
+    }
     if face is not None:
         outcome["box"] = _text(face.box)
         if face.landmarks is not None:
@@ -379,9 +390,7 @@ def _overlap(
     return width * height / union
 
 
-def _finish(
-    table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resumed: int
-) -> PrepareSummary:
+def _finish(table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resumed: int) -> PrepareSummary:
     """Write the manifest and the list of failures; count."""
     failures = pd.DataFrame(
         [

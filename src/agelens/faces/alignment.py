@@ -99,7 +99,7 @@ CHIP_LANDMARKS: NDArray[np.float64] = np.array(
 `align_chip` falls back on them where it finds no face.
 """
 
-_CHIP_PADDING = 0.1  # of the longer side; on 500 UTKFace chips faces missed: 6 without, 3 with
+_CHIP_PADDING = 0.2  # of the longer side
 _NOSE_DEPTH = 0.5  # how far the nose tip stands out from the eyes, in eye distances
 
 
@@ -167,10 +167,8 @@ def align_face(
     # The part of the image under the crop, with a margin for the filters' support.
     corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ to_image[:2].T
     margin = 3 * max(zoom, 1)
-    region = _region(
-        image, np.floor(corners.min(axis=0) - margin), np.ceil(corners.max(axis=0) + margin)
-    )
-    picture, offset = region
+    low, high = np.floor(corners.min(axis=0) - margin), np.ceil(corners.max(axis=0) + margin)
+    picture, offset = _region(image, low, high)
     if zoom > 1:
         shrunk = (max(1, round(picture.width / zoom)), max(1, round(picture.height / zoom)))
         ratio = (shrunk[0] / picture.width, shrunk[1] / picture.height)
@@ -252,7 +250,7 @@ def align_chip(
 ) -> AlignedChip:
     """Align a face chip: an image that a data set has already cut to one face.
 
-    The chip is searched with a tenth of its side added around it (its border repeated), since detectors
+    The chip is searched with a fifth of its side added around it (its border repeated), since detectors
     miss faces that fill the image. Of several faces the one that is largest and most central is taken.
     Without a face with points, `CHIP_LANDMARKS` are assumed.
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ class Haar:
         """(2, 2) eyes in the upper part of a face: the largest hit in its left and in its right half."""
         zoom = _WORKING_SIDE / face.shape[1]
         upper = self._cv2.resize(face[: max(1, round(0.6 * len(face)))], None, fx=zoom, fy=zoom)
+        upper = self._cv2.equalizeHist(upper)
         hits = self._eye.detectMultiScale(
-            self._cv2.equalizeHist(upper), scaleFactor=1.05, minNeighbors=3, minSize=(20, 20), maxSize=(60, 60)
+            upper, scaleFactor=1.05, minNeighbors=3, minSize=(20, 20), maxSize=(60, 60)
         )
         hits = np.reshape(hits, (-1, 4)).astype(np.float64)
         centres = hits[:, :2] + hits[:, 2:] / 2
@@ -101,7 +103,7 @@ class Haar:
 def _opencv() -> tuple[Any, Path]:
     """OpenCV and the folder of its cascades."""
     try:
-        import cv2
+        cv2: Any = importlib.import_module("cv2")
     except ImportError as error:
         raise MissingExtraError("opencv-python-headless<5", "opencv") from error
     if not hasattr(cv2, "CascadeClassifier") or not hasattr(cv2, "data"):

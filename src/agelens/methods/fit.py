@@ -8,7 +8,7 @@ its last checkpoint ends in the same weights as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Any, Protocol
@@ -55,7 +55,7 @@ class Stage(Protocol):
 class Method(Protocol):
     """A sequence of stages; the last one predicts."""
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> Sequence[Stage]:
         """The stages in training order."""
 
 
@@ -88,6 +88,10 @@ class CropOutputs:
         """Every estimate there is, by name: ``ldl``, ``reg`` and ``age`` (what the network answers)."""
         named = {"ldl": self.ldl, "reg": self.reg, "age": self.age}
         return {name: values for name, values in named.items() if values is not None}
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """The estimates, and ``logits`` where there are any."""
+        return self.estimates() | ({} if self.logits is None else {"logits": self.logits})
 
 
 def fit(
@@ -134,10 +138,14 @@ def fit(
         if accelerator.is_main_process:
             outputs = run_on_crops(network, val, run.recipe.network.input_size)
             figures = {
-                name: {"MAE": float(mae(values, val.ages)), "CA(5)": float(cumulative_accuracy(values, val.ages, 5))}
+                name: {
+                    "MAE": float(mae(values, val.ages)),
+                    "CA(5)": float(cumulative_accuracy(values, val.ages, 5)),
+                }
                 for name, values in outputs.estimates().items()
             }
             run.write_json(stage.name, "validation.json", {"images": len(val), "estimates": figures})
+            run.write_arrays(stage.name, "validation.npz", {"ages": val.ages, **outputs.arrays()})
             save_network(stage.name, network)  # last: its presence says that the stage is finished
         accelerator.wait_for_everyone()
 
@@ -158,7 +166,7 @@ class _Trainer:
         self.settings = self.recipe.train
         self.steps = len(self.train_set) // self.settings.batch_size
         torch.manual_seed(self.recipe.seed)
-        network = self.stage.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = self.stage.network().to(memory_format=torch.channels_last)
         self.averaged = self._copy(network) if self.settings.average else None
         self.optimizer = _optimizer(network, self.settings)
         self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
@@ -182,7 +190,12 @@ class _Trainer:
             figures = self._epoch(epoch)
             self.seconds += time.monotonic() - started
             if self.accelerator.is_main_process:
-                row = {"epoch": epoch + 1, **figures, **self._validate(epoch), "seconds": round(self.seconds, 1)}
+                row = {
+                    "epoch": epoch + 1,
+                    **figures,
+                    **self._validate(epoch),
+                    "seconds": round(self.seconds, 1),
+                }
                 self.run.log(self.stage.name, row)
                 self._save(checkpoint, epoch + 1)
                 if self.reporter is not None:
@@ -208,11 +221,13 @@ class _Trainer:
             batch = torch.from_numpy(crops.crops(chosen)).to(self.accelerator.device)
             ages = torch.from_numpy(crops.ages[chosen]).to(self.accelerator.device)
             images = augment(batch, augmentation, size, views)
-            rate = learning_rate(epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings)
+            rate = learning_rate(
+                epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings
+            )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             with self.accelerator.autocast():
-                outputs = Outputs(*(None if part is None else part.float() for part in self.network(images)))
+                outputs = _in_float32(self.network(images))
                 parts = self.stage.loss(outputs, images, ages)
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(parts["loss"])
@@ -244,7 +259,7 @@ class _Trainer:
         return figures
 
     def _crops_for(self, size: int) -> CropSet:
-        """The training crops at 8/7 of the view's size (no larger than they come), anti-aliased once a phase."""
+        """The training crops at 8/7 of the view's size (at most as they come), anti-aliased once a phase."""
         side = min(self.train_set.side, round(size * 8 / 7))
         if side == self.train_set.side:
             return self.train_set
@@ -270,11 +285,13 @@ class _Trainer:
         network = self.averaged if self.averaged is not None else self.plain
         with self.accelerator.autocast():
             outputs = run_on_crops(network, self.val_set, size)
-        return {f"val MAE {name}": round(float(mae(values, self.val_set.ages)), 4)
-                for name, values in outputs.estimates().items()}
+        return {
+            f"val MAE {name}": round(float(mae(values, self.val_set.ages)), 4)
+            for name, values in outputs.estimates().items()
+        }
 
     def _copy(self, network: AgeNetwork) -> AgeNetwork:
-        copy = self.stage.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copy = self.stage.network().to(memory_format=torch.channels_last)
         copy.load_state_dict(network.state_dict())
         copy.requires_grad_(False).to(self.accelerator.device)
         copied: AgeNetwork = copy.eval()
@@ -287,7 +304,11 @@ class _Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-        facts: dict[str, Any] = {"stage": self.stage.name, "epochs_done": epochs_done, "seconds": self.seconds}
+        facts: dict[str, Any] = {
+            "stage": self.stage.name,
+            "epochs_done": epochs_done,
+            "seconds": self.seconds,
+        }
         scaler = self.accelerator.scaler
         if scaler is not None:
             facts["scaler"] = scaler.state_dict()
@@ -333,7 +354,10 @@ def run_on_crops(network: AgeNetwork, crops: CropSet, size: int, batch: int = 25
             outputs = network(normalise(resize_crops(block, size)))
             decoded = network.head.decode(outputs)
             for name, value in (
-                ("ldl", decoded.ldl), ("reg", decoded.reg), ("age", decoded.age), ("logits", outputs.logits)
+                ("ldl", decoded.ldl),
+                ("reg", decoded.reg),
+                ("age", decoded.age),
+                ("logits", outputs.logits),
             ):
                 if value is not None:
                     parts[name].append(value.float().cpu())
@@ -367,6 +391,15 @@ def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSe
     return rate / 1e4 + (rate - rate / 1e4) * (1 + cos(pi * share)) / 2
 
 
+def _in_float32(outputs: Outputs) -> Outputs:
+    features, logits, regressed = outputs
+    return Outputs(
+        features.float(),
+        None if logits is None else logits.float(),
+        None if regressed is None else regressed.float(),
+    )
+
+
 def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -377,7 +410,7 @@ def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optim
         )
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 

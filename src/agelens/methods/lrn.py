@@ -1,9 +1,9 @@
 """Label refinery network (LRN) and coupled evolutionary network (CEN): two presets of one method.
 
 A network trained on labels alone, the *ancestor*, teaches an *offspring* of the same architecture its age
-distribution and, through the slack, how large an error it tolerates; the finished offspring is the ancestor of
-the next generation. Every generation starts again from the same pre-trained (or seeded) weights, not from its
-ancestor's ([1], Algorithm 1, step 1); only the last generation predicts.
+distribution and, through the slack, how large an error it tolerates; the finished offspring is the ancestor
+of the next generation. Every generation starts again from the same pre-trained (or seeded) weights, not from
+its ancestor's ([1], Algorithm 1, step 1); only the last generation predicts.
 
 What the two papers set differently: CEN trains the first generation at τ = 1 and later ones at τ > 1
 ([2], below Eq. 3 and Eq. 5); LRN uses one τ throughout. Which τ is used where:
@@ -17,7 +17,7 @@ What the two papers set differently: CEN trains the first generation at τ = 1 a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,12 +49,12 @@ class RefinerySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    generations: int = Field(4, ge=1)
-    tau: float = Field(2.0, gt=0)
-    ancestor_tau: float | None = Field(None, gt=0)
-    alpha: float = Field(0.5, ge=0, le=1)
-    lambda_1: float = Field(4.0, ge=0)
-    lambda_t: float = Field(4.0, ge=0)
+    generations: int = Field(default=4, ge=1)
+    tau: float = Field(default=2.0, gt=0)
+    ancestor_tau: float | None = Field(default=None, gt=0)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    lambda_1: float = Field(default=4.0, ge=0)
+    lambda_t: float = Field(default=4.0, ge=0)
 
 
 @dataclass
@@ -155,9 +155,7 @@ class LabelRefinery:
         RecipeError: An unknown setting or a value out of range.
     """
 
-    def __init__(
-        self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
         try:
             settings: Any = RefinerySettings.model_validate(recipe.method.settings)
         except ValidationError as error:
@@ -170,6 +168,6 @@ class LabelRefinery:
             for t in range(1, self.settings.generations + 1)
         ]
 
-    def stages(self) -> list[Generation]:
+    def stages(self) -> Sequence[Generation]:
         """Generations in order."""
         return self._stages

@@ -15,7 +15,7 @@ __all__ = ["RichReporter"]
 class RichReporter:
     """Implements ``fit.Reporter`` with the running loss and MAE and the time left, per generation or stage.
 
-    Use it as a context manager. A line is printed for each finished epoch; the bar is only drawn on a terminal.
+    Use it as a context manager. Each finished epoch is a line; the bar is only drawn on a terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -52,7 +52,9 @@ class RichReporter:
 
     def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
         """Print the epoch's figures."""
-        validation = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if key.startswith("val MAE"))
+        validation = "  ".join(
+            f"{key} {value:.3f}" for key, value in row.items() if key.startswith("val MAE")
+        )
         self.console.print(
             f"{stage} epoch {epoch}/{epochs}  loss {row['loss']:.4f}  train MAE {row['train MAE']:.3f}"
             f"  {validation}  {row['images/s']:.0f} images/s",

@@ -41,7 +41,7 @@ class NetworkSettings(_Settings):
 
     backbone: str = "resnet10-tiny"
     heads: tuple[Literal["ldl", "reg"], ...] = ("ldl", "reg")
-    input_size: int = Field(112, ge=32, le=1024)
+    input_size: int = Field(default=112, ge=32, le=1024)
     pretrained: bool = False
 
 
@@ -65,20 +65,20 @@ class TrainSettings(_Settings):
         clip_gradient: Largest gradient norm; 0 = none.
     """
 
-    epochs: int = Field(160, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(default=160, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.001, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    learning_rate: float = Field(default=0.001, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Literal["step", "onecycle"] = "step"
-    step_epochs: int = Field(40, ge=1)
-    gamma: float = Field(0.1, gt=0, le=1)
-    warmup: float = Field(0.2, ge=0, lt=1)
-    average: float = Field(0.0, ge=0, lt=1)
+    step_epochs: int = Field(default=40, ge=1)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     sizes: tuple[tuple[float, int], ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
-    clip_gradient: float = Field(0.0, ge=0)
+    clip_gradient: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
@@ -95,17 +95,31 @@ class AugmentSettings(_Settings):
 
     scale: tuple[float, float] = (0.8, 1.0)
     aspect: tuple[float, float] = (0.8, 1.25)
-    flip: float = Field(0.5, ge=0, le=1)
-    rotation: float = Field(0.0, ge=0, le=90)
-    brightness: float = Field(0.0, ge=0, lt=1)
-    contrast: float = Field(0.0, ge=0, lt=1)
-    saturation: float = Field(0.0, ge=0, lt=1)
-    grey: float = Field(0.0, ge=0, le=1)
-    erase: float = Field(0.0, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    rotation: float = Field(default=0.0, ge=0, le=90)
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    saturation: float = Field(default=0.0, ge=0, lt=1)
+    grey: float = Field(default=0.0, ge=0, le=1)
+    erase: float = Field(default=0.0, ge=0, le=1)
 
     def augmentation(self) -> Augmentation:
         """The settings as the transform takes them."""
         return Augmentation(**self.model_dump())
+
+
+class CardSettings(_Settings):
+    """What goes into an exported model's card besides what agelens knows itself.
+
+    Attributes:
+        data: What the network was trained on.
+        data_terms: The terms of that data, which bind the weights.
+        use: What the weights may be used for, and by whom.
+    """
+
+    data: str = "not stated"
+    data_terms: str = "not stated"
+    use: str = "not stated"
 
 
 class Recipe(_Settings):
@@ -116,17 +130,19 @@ class Recipe(_Settings):
         source: Paper and section the values come from, or why they depart from it.
         seed: Of initial weights, order and augmentation.
         age_bins: ``"0-100"``, or ``"train"``: minimum to maximum age of the training split (LRN Sec. 3.1).
-        method: See :class:`MethodSettings`; likewise ``network``, ``train`` and ``augment``.
+        method: See :class:`MethodSettings`; likewise ``network``, ``train``, ``augment``
+            and ``card``.
     """
 
     name: str
     source: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     age_bins: str = "0-100"
     method: MethodSettings
     network: NetworkSettings = NetworkSettings()
     train: TrainSettings = TrainSettings()
     augment: AugmentSettings = AugmentSettings()
+    card: CardSettings = CardSettings()
 
     @model_validator(mode="after")
     def _bins(self) -> Self:
@@ -195,7 +211,9 @@ class Recipe(_Settings):
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with agelens."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def _folder() -> Any:

@@ -11,6 +11,7 @@
         checkpoint.safetensors   network, averaged network, optimiser; JSON in its metadata
         network.safetensors  the finished stage
         validation.json      its validation figures
+        validation.npz       ages, estimates and logits on the validation split
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import contextlib
 import csv
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -109,7 +113,9 @@ class Run:
         if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
             raise RunError(folder / "run.json", "is damaged: no format")
         if facts["format"] > RUN_FORMAT:
-            raise RunError(folder, f"was written in run format {facts['format']}; this agelens reads {RUN_FORMAT}")
+            raise RunError(
+                folder, f"was written in run format {facts['format']}; this agelens reads {RUN_FORMAT}"
+            )
         return cls(folder, Recipe.load(folder / "recipe.toml"), facts)
 
     def stage(self, name: str) -> Path:
@@ -141,6 +147,24 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(path, f"cannot be read: {error}") from error
         return table
+
+    def write_arrays(self, stage: str, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write ``name`` (.npz) into the stage's folder."""
+        with write_atomically(self.stage(stage) / name) as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+    def read_arrays(self, stage: str, name: str) -> dict[str, NDArray[Any]]:
+        """Read the arrays of a stage.
+
+        Raises:
+            RunError: Missing or damaged.
+        """
+        path = self.stage(stage) / name
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(path, f"cannot be read: {error}") from error
 
     def log(self, stage: str, row: Mapping[str, Any]) -> None:
         """Append one epoch to the stage's log, dropping rows of that epoch or later.

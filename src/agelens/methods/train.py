@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -9,22 +11,28 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
+from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_digest
 from agelens.errors import CheckpointError, InputError, RunError, SplitError
+from agelens.faces.alignment import CropGeometry
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
+from agelens.methods.export import CardFields, export
 from agelens.methods.fit import Method, Reporter, fit
 from agelens.methods.lrn import LabelRefinery
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run, read_tensors, write_tensors
+from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
+from agelens.model_file import ModelCard
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import make_backbone
 
-__all__ = ["METHODS", "load_network", "make_method", "save_network", "train"]
+__all__ = ["METHODS", "best_stage", "export_run", "load_network", "make_method", "save_network", "train"]
 
 METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
     "lrn": LabelRefinery,
@@ -70,20 +78,15 @@ def train(
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
         "split_digest": split_digest(rows) if "digest" in rows else None,
-        "geometry": rows.attrs.get("geometry"),
+        "geometry": _geometry(Path(rows.attrs["root"])),
         "images": {"train": len(training), "val": len(validation)},
         "start": None if start is None else _start_digest(start),
     }
-    folder = Path(out)
-    if resume and (folder / "run.json").exists():
-        run = Run.open(folder)
-        _check_same(run, recipe, facts)
-    else:
-        run = Run.create(folder, recipe, facts)
-        with write_atomically(folder / "split.csv") as temporary:
-            rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
-    used = rows[rows["split"].isin(["train", "val"])]
-    crops = load_crops(used, progress=loading)
+    state = PartialState(cpu=cpu)
+    with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
+        run = _open_run(Path(out), recipe, facts, rows, resume or not state.is_main_process)
+        used = rows[rows["split"].isin(["train", "val"])]
+        crops = load_crops(used, progress=loading if state.is_main_process else None)
     is_train = (used["split"] == "train").to_numpy()
     method = make_method(run.recipe, bins, None if start is None else _start_weights(start, run.recipe, bins))
     fit(
@@ -99,6 +102,76 @@ def train(
         cpu=cpu,
     )
     return run
+
+
+def best_stage(run: Run) -> str:
+    """The finished stage with the lowest validation MAE: how the refinery's T is chosen.
+
+    Raises:
+        RunError: No stage is finished.
+    """
+    stages = run.finished_stages()
+    if not stages:
+        raise RunError(run.path, "has no finished stage; go on with --resume")
+    return min(stages, key=lambda stage: _validation_mae(run, stage))
+
+
+def export_run(
+    run: str | Path | Run, out: str | Path, *, stage: str | None = None, half: bool = False
+) -> ModelCard:
+    """Export a finished stage as one model file, calibrated on the validation split.
+
+    Args:
+        run: The run or its folder.
+        out: The file to write (.onnx).
+        stage: Which; None: :func:`best_stage`.
+        half: Store the weights in 16 bits.
+    Returns:
+        The card that is in the file.
+    Raises:
+        RunError: Not a run, the stage is not finished, or its validation outputs are gone.
+        InputError: The network has no distribution to export.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run)
+    chosen = stage or best_stage(opened)
+    if not opened.finished(chosen):
+        raise RunError(opened.path, f"has no finished stage {chosen!r}; there are {opened.finished_stages()}")
+    network = load_network(opened.stage(chosen) / "network.safetensors")
+    validation = opened.read_arrays(chosen, "validation.npz")
+    calibration = Calibration.fit(validation.get("logits"), validation["ages"], network.head.age_bins)
+    recipe, size = opened.recipe, opened.recipe.network.input_size
+    if not opened.facts.get("geometry"):
+        raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
+    geometry = CropGeometry.from_dict(opened.facts["geometry"])
+    fields: CardFields = {
+        "name": recipe.name,
+        "geometry": geometry.with_size(size).to_dict(),
+        "licence": {
+            "code": "Apache-2.0",
+            "data": recipe.card.data_terms,
+            "use": recipe.card.use,
+        },
+        "provenance": {
+            "data": recipe.card.data,
+            "split_digest": opened.facts["split_digest"],
+            "images": opened.facts["images"],
+            "stage": chosen,
+            "validation_mae": _validation_mae(opened, chosen),
+            "recipe": recipe.model_dump(mode="json"),
+            "software": opened.facts["software"],
+            "start": opened.facts["start"],
+        },
+    }
+    return export(
+        network,
+        fields,
+        out,
+        size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        calibration=calibration,
+        half=half,
+    )
 
 
 def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> Method:
@@ -137,6 +210,23 @@ def load_network(path: str | Path) -> AgeNetwork:
     return network.eval()
 
 
+def _open_run(
+    folder: Path, recipe: Recipe, facts: Mapping[str, Any], rows: pd.DataFrame, resume: bool
+) -> Run:
+    if resume and (folder / "run.json").exists():
+        run = Run.open(folder)
+        _check_same(run, recipe, facts)
+        return run
+    run = Run.create(folder, recipe, facts)
+    with write_atomically(folder / "split.csv") as temporary:
+        rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
+    return run
+
+
+def _validation_mae(run: Run, stage: str) -> float:
+    return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
+
+
 def _rows(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     return rows[rows["split"] == split]
 
@@ -145,6 +235,17 @@ def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
     if recipe.age_bins != "train":
         return AgeBins.parse(recipe.age_bins)
     return AgeBins(int(training["age"].min()), int(training["age"].max()))
+
+
+def _geometry(root: Path) -> dict[str, Any] | None:
+    """What ``prepare`` left beside the crops; None where the crops come from elsewhere."""
+    path = root / "geometry.json"
+    if not path.exists():
+        return None
+    try:
+        return CropGeometry.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is not a crop geometry: {error}") from error
 
 
 def _start_path(start: str | Path) -> Path:
@@ -159,8 +260,6 @@ def _start_path(start: str | Path) -> Path:
 
 
 def _start_digest(start: str | Path) -> str:
-    import hashlib
-
     return hashlib.sha256(_start_path(start).read_bytes()).hexdigest()
 
 
@@ -169,7 +268,8 @@ def _start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str
     tensors, described = read_tensors(_start_path(start))
     if described.get("backbone") != recipe.network.backbone:
         raise RunError(
-            Path(start), f"holds a {described.get('backbone')!r}, the recipe wants {recipe.network.backbone!r}"
+            Path(start),
+            f"holds a {described.get('backbone')!r}, the recipe wants {recipe.network.backbone!r}",
         )
     torch.manual_seed(recipe.seed)
     backbone = make_backbone(recipe.network.backbone)
