@@ -75,10 +75,13 @@ def test_the_names_of_the_backbones() -> None:
         "googlenet",
         "mobilenet-v2",
         "shufflenet-v2",
+        "mobilefacenet",
     }
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "timm:resnet10t", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(BACKBONES) - {"mobilefacenet"}), "timm:resnet10t", "mobilenetv3_small_050"]
+)
 def test_every_backbone_pools_its_map_at_the_smallest_size(name: str) -> None:
     backbone = make_backbone(name).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -176,7 +179,9 @@ def test_timm_weights_that_cannot_be_fetched_are_an_error(monkeypatch: pytest.Mo
         make_backbone("timm:resnet10t", pretrained=True)
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet10-tiny", "resnet18-tiny", "timm:vgg11.no_such_tag"])
+@pytest.mark.parametrize(
+    "name", ["resnet10", "resnet10-tiny", "resnet18-tiny", "mobilefacenet", "timm:vgg11.no_such_tag"]
+)
 def test_weights_nobody_publishes_are_an_error(name: str) -> None:
     with pytest.raises(InputError, match="pretrained weights"):
         make_backbone(name, pretrained=True)
@@ -195,6 +200,18 @@ def test_a_transformer_takes_another_input_size_and_has_no_map() -> None:
     assert backbone(torch.randn(1, 3, 112, 112)).shape == (1, 192)
     with pytest.raises(InputError, match=r"no .* feature map"):
         backbone.feature_map(torch.randn(1, 3, 112, 112))
+
+
+def test_mobilefacenet_loads_published_weights_strictly(shared: Path) -> None:
+    backbone = make_backbone("mobilefacenet").eval()
+    load_backbone(backbone, shared / "weights" / "mobilefacenet-ms1m.safetensors")
+    assert f"{parameter_count(backbone) / 1e6:.2f}" == "1.02"
+    with torch.inference_mode():
+        features = backbone(torch.randn(2, 3, 112, 112))
+        assert features.shape == (2, backbone.num_features)
+        assert bool(features.isfinite().all())
+        with pytest.raises(InputError, match=r"112 px, not \(64, 64\)"):
+            backbone(torch.randn(1, 3, 64, 64))
 
 
 def test_load_backbone_takes_a_bare_backbone_or_a_whole_network(tmp_path: Path) -> None:

@@ -165,42 +165,35 @@ def align_face(
         raise ValueError("all points coincide")
 
     # The part of the image under the crop, with a margin for the filters' support.
-    corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ to_image[:2].T
+    matrix = to_image[:2]
+    corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ matrix.T
     margin = 3 * max(zoom, 1)
     low, high = np.floor(corners.min(axis=0) - margin), np.ceil(corners.max(axis=0) + margin)
-    picture, offset = _region(image, low, high)
+    # Beyond the border nothing changes any more: a crop that lies outside may as well touch it.
+    extent = np.array([image.shape[1], image.shape[0]])
+    shift = np.clip(low, low - high + 1, extent - 1) - low
+    low, high, matrix[:, 2] = low + shift, high + shift, matrix[:, 2] + shift
+    inner_low = np.clip(low, 0, extent - 1)
+    inner_high = np.clip(high, inner_low + 1, extent)
+
+    (x1, y1), (x2, y2) = inner_low.astype(int).tolist(), inner_high.astype(int).tolist()
+    picture = Image.fromarray(np.ascontiguousarray(image[y1:y2, x1:x2]))
     if zoom > 1:
         shrunk = (max(1, round(picture.width / zoom)), max(1, round(picture.height / zoom)))
-        ratio = (shrunk[0] / picture.width, shrunk[1] / picture.height)
         picture = picture.resize(shrunk, Image.Resampling.BICUBIC, reducing_gap=1.0)
-    else:
-        ratio = (1.0, 1.0)
-    matrix = to_image[:2].copy()
-    matrix[:, 2] -= offset
-    matrix *= np.array(ratio)[:, None]
+    ratio = np.array(picture.size) / (x2 - x1, y2 - y1)
+    left, top = np.ceil((inner_low - low) * ratio).astype(int).tolist()
+    right, bottom = np.ceil((high - inner_high) * ratio).astype(int).tolist()
+    if left or top or right or bottom:
+        padding = ((top, bottom), (left, right), (0, 0))
+        picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
+    matrix[:, 2] -= inner_low
+    matrix *= ratio[:, None]
+    matrix[:, 2] += (left, top)
     crop = picture.transform(
         (size, size), Image.Transform.AFFINE, tuple(matrix.ravel().tolist()), Image.Resampling.BICUBIC
     )
     return np.asarray(crop)
-
-
-def _region(
-    image: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> tuple[Image.Image, NDArray[np.float64]]:
-    """The image between two corners, its border repeated outside; and its offset.
-
-    Where the region reaches far beyond the image, it is cut to one image size beyond the border.
-    """
-    extent = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
-    low = np.clip(low, -extent, extent - 1)
-    high = np.clip(high, low + 1, 2 * extent)
-    (x1, y1), (x2, y2) = low.astype(int).tolist(), high.astype(int).tolist()
-    height, width = image.shape[:2]
-    inside = image[max(y1, 0) : max(min(y2, height), 1), max(x1, 0) : max(min(x2, width), 1)]
-    padding = ((max(-y1, 0), max(y2 - height, 0)), (max(-x1, 0), max(x2 - width, 0)), (0, 0))
-    if any(before or after for before, after in padding):
-        inside = np.pad(inside, padding, mode="edge")
-    return Image.fromarray(np.ascontiguousarray(inside)), np.array([x1, y1], dtype=np.float64)
 
 
 def estimate_yaw(landmarks: NDArray[Any]) -> float:

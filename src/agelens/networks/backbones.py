@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from agelens.errors import CheckpointError, InputError
 from agelens.networks.backbone import Backbone
+from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.resnet import ResNet
 
 __all__ = ["BACKBONES", "LayeredBackbone", "TimmBackbone", "load_backbone", "make_backbone", "resnet_keys"]
@@ -204,6 +205,14 @@ def _shufflenet_v2(pretrained: bool = False) -> Backbone:
     return LayeredBackbone(nn.Sequential(_children(network, without={"fc"})), 1024)
 
 
+def _mobilefacenet(pretrained: bool = False) -> Backbone:
+    if pretrained:
+        raise InputError(
+            "no pretrained weights of 'mobilefacenet' are fetched: load a file with load_backbone"
+        )
+    return MobileFaceNet()
+
+
 def _children(network: nn.Module, without: Container[str]) -> OrderedDict[str, nn.Module]:
     return OrderedDict((name, child) for name, child in network.named_children() if name not in without)
 
@@ -216,8 +225,10 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "googlenet": _googlenet,
     "mobilenet-v2": _mobilenet_v2,
     "shufflenet-v2": _shufflenet_v2,
+    "mobilefacenet": _mobilefacenet,
 }
-"""Name to ``factory(pretrained=False)``; Tables 1 and 2 of [1]. All pretrained weights are ImageNet's."""
+"""Name to ``factory(pretrained=False)``: Tables 1 and 2 of [1], and a network for a start from identity.
+All pretrained weights are ImageNet's."""
 
 
 def make_backbone(name: str, pretrained: bool = False) -> Backbone:
