@@ -65,7 +65,13 @@ def test_geometry_survives_json_and_other_sizes():
 
 @pytest.mark.parametrize(
     "damage",
-    [{"size": 0}, {"template": [[0, 0]] * 4}, {"template": [[0, math.nan]] * 5}, {"template": 3}, {"size": "x"}],
+    [
+        {"size": 0},
+        {"template": [[0, 0]] * 4},
+        {"template": [[0, math.nan]] * 5},
+        {"template": 3},
+        {"size": "x"},
+    ],
 )
 def test_damaged_geometry_is_refused(damage):
     with pytest.raises(ValueError, match=r"crop|template|invalid literal"):
@@ -201,7 +207,9 @@ def test_align_face_refuses_points(points):
         align_face(smooth_image(), points)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_align_face_refuses_images(image):
     with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8"):
         align_face(image, TEMPLATE)
@@ -235,7 +243,9 @@ def test_yaw_is_positive_towards_the_images_right():
     assert estimate_yaw(landmarks) == pytest.approx(math.degrees(math.atan(20 / 30)))
 
 
-@pytest.mark.parametrize(("landmarks", "reason"), [(np.zeros((2, 2)), "landmarks"), (np.ones((5, 2)), "coincide")])
+@pytest.mark.parametrize(
+    ("landmarks", "reason"), [(np.zeros((2, 2)), "landmarks"), (np.ones((5, 2)), "coincide")]
+)
 def test_yaw_refuses(landmarks, reason):
     with pytest.raises(ValueError, match=reason):
         estimate_yaw(landmarks)

@@ -174,7 +174,9 @@ def tiff(values, sample_format):
             out += struct.pack("<HHII", tag, kind, count, 500 + len(tail))
             tail += struct.pack("<HHH", value, value, value)
         else:
-            out += struct.pack("<HHIHH" if kind == 3 else "<HHII", tag, kind, count, value, *[0] * (kind == 3))
+            out += struct.pack(
+                "<HHIHH" if kind == 3 else "<HHII", tag, kind, count, value, *[0] * (kind == 3)
+            )
     out += struct.pack("<I", 0)
     return (out.ljust(500, b"\0") + tail).ljust(1000, b"\0") + values.tobytes()
 
@@ -248,7 +250,9 @@ def test_a_pillow_image_without_pixels():
         read_image(Image.new("RGB", (0, 5)))
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"hello, this is text", bytes(5000), b"\xff\xd8\xff", b"\x89PNG\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"hello, this is text", bytes(5000), b"\xff\xd8\xff", b"\x89PNG\r\n"]
+)
 def test_what_is_no_image(content, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
@@ -265,7 +269,7 @@ def test_what_is_no_image(content, tmp_path):
 def test_truncated_files(file_format, kept):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     content = encoded(Image.fromarray(noise), file_format)
-    with pytest.raises(UnreadableImageError, match="^image: is "):
+    with pytest.raises(UnreadableImageError, match=r"^image: is "):
         read_image(content[: int(kept * len(content))])
 
 
@@ -292,13 +296,12 @@ def test_other_formats_are_refused(picture):
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    rows = zlib.compressobj()
     bomb = tmp_path / "bomb.png"
-    content = png(30_000, 30_000, 1, 0, b"")
-    assert rows.compress(content) is not None
-    bomb.write_bytes(content)
+    bomb.write_bytes(png(30_000, 30_000, 1, 0, b""))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(ImageTooLargeError, match=r"bomb.png: has 30000 x 30000 pixels; the limit is 178956970"):
+    with pytest.raises(
+        ImageTooLargeError, match=r"bomb.png: has 30000 x 30000 pixels; the limit is 178956970"
+    ):
         read_image(bomb)
 
 
@@ -348,7 +351,7 @@ def test_a_refused_file(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(UnreadableImageError, match="secret.png: no permission to read it"):
+    with pytest.raises(UnreadableImageError, match=r"secret\.png: no permission to read it"):
         read_image("secret.png")
 
 
@@ -363,7 +366,15 @@ def test_a_pipe(picture):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "deep/er/c.webp", "deep/d.tiff", "empty/readme"):
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "notes.txt",
+        ".hidden.jpg",
+        "deep/er/c.webp",
+        "deep/d.tiff",
+        "empty/readme",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -379,7 +390,7 @@ def test_folders_are_searched_in_order(folder):
 
 
 def test_files_are_passed_on_whatever_their_name(folder):
-    assert names(folder, "notes.txt", "gone.jpg", "b.jpg", "a[1].jpg".replace("[1]", "")) == [
+    assert names(folder, "notes.txt", "gone.jpg", "b.jpg", "a.jpg") == [
         "notes.txt",
         "gone.jpg",
         "b.jpg",
@@ -398,7 +409,9 @@ def test_a_file_whose_name_looks_like_a_pattern(folder):
     assert names(folder, "odd[1].jpg") == ["odd[1].jpg"]
 
 
-@pytest.mark.parametrize(("path", "reason"), [("empty", "no images in this folder"), ("*.gif", "matches no file")])
+@pytest.mark.parametrize(
+    ("path", "reason"), [("empty", "no images in this folder"), ("*.gif", "matches no file")]
+)
 def test_nothing_found(folder, path, reason):
     with pytest.raises(InputError, match=reason):
         names(folder, path)

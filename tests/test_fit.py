@@ -26,7 +26,7 @@ from agelens.errors import CheckpointError, InputError, ManifestError, RecipeErr
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.methods.fit import learning_rate, run_on_crops
-from agelens.methods.generations import generation_table
+from agelens.methods.generations import estimate_stage, generation_table
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run
 from agelens.methods.train import best_stage, export_run, load_network, train
@@ -213,6 +213,27 @@ def test_a_run_is_exported_calibrated_and_estimates_as_it_did_in_training(
     np.testing.assert_allclose(distributions.sum(1), 1.0, atol=1e-5)
     with pytest.raises(RunError, match="generation-9"):
         export_run(run, tmp_path / "other.onnx", stage="generation-9")
+
+
+def test_two_separately_trained_networks_are_one_model_file(manifest: Path, tmp_path: Path) -> None:
+    runs = {}
+    for head in ("ldl", "reg"):
+        table = _recipe(epochs=1).model_dump()
+        table["network"]["heads"] = [head]
+        table["method"]["settings"]["generations"] = 1
+        runs[head] = train(Recipe.validate(table, "test"), manifest, tmp_path / head, cpu=True)
+    card = export_run(runs["ldl"], tmp_path / "pair.onnx", regression=runs["reg"])
+    assert card.decoding["age"].startswith("mean of ldl and reg")
+    rows = read_manifest(manifest)
+    said = {head: estimate_stage(run, "generation-1", rows) for head, run in runs.items()}
+    assert said["ldl"].ldl is not None
+    assert said["reg"].reg is not None
+    expected = np.clip((said["ldl"].ldl + said["reg"].reg) / 2, 0, 80)
+    pixels = resize_crops(torch.from_numpy(load_crops(rows).crops(slice(0, None))), 32).numpy()
+    ages, _ = AgeEstimator(tmp_path / "pair.onnx").estimate_aligned(pixels)
+    np.testing.assert_allclose(ages, expected, atol=1e-3)
+    with pytest.raises(InputError, match="distribution"):
+        export_run(runs["reg"], tmp_path / "reg.onnx")
 
 
 def test_a_damaged_checkpoint_and_a_newer_run_are_told(manifest: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_resnet_starts_from_kaiming() -> None:
     backbone = make_backbone("resnet10")
     convolution = backbone.get_submodule("stages.3.0.conv2")
     assert isinstance(convolution, nn.Conv2d)
-    assert float(convolution.weight.std()) == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.02)
+    assert float(convolution.weight.detach().std()) == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.02)
 
 
 def test_zero_init_starts_every_block_as_its_shortcut() -> None:

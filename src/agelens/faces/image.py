@@ -6,6 +6,7 @@ import glob
 import io
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,8 @@ SUFFIXES = frozenset(
 """Endings, in lower case, by which `find_images` knows an image in a folder."""
 
 # Pillow reads more, but each further decoder is one more way in (EPS starts a PostScript interpreter).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+# The common ones come first: Pillow imports all its decoders once it looks for a rarer one.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
 
 # The transposition that sets an image upright, by its EXIF orientation.
 _UPRIGHT = {
@@ -91,13 +93,13 @@ def _reason(path: Path, error: OSError) -> str:
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    handle = stream if stream.seekable() else io.BytesIO(stream.read())
-    start = handle.tell()
+    whole = stream.seekable() and stream.tell() == 0
+    handle = stream if whole else io.BytesIO(stream.read())
     if not handle.read(1):
         raise UnreadableImageError(name, "is empty")
-    handle.seek(start)
     try:
-        with _opening:  # Pillow's own limit is one global number; ours is checked below
+        # Pillow's own limit is one global number; ours is checked below. Its warnings are about details.
+        with _opening, warnings.catch_warnings(action="ignore"):
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 picture = Image.open(handle, formats=_FORMATS)

@@ -29,7 +29,7 @@ from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run, read_tensors, write_tensors
 from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
 from agelens.model_file import ModelCard
-from agelens.networks.age_network import AgeHead, AgeNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, PairedNetwork
 from agelens.networks.backbones import make_backbone
 
 __all__ = ["METHODS", "best_stage", "export_run", "load_network", "make_method", "save_network", "train"]
@@ -117,7 +117,12 @@ def best_stage(run: Run) -> str:
 
 
 def export_run(
-    run: str | Path | Run, out: str | Path, *, stage: str | None = None, half: bool = False
+    run: str | Path | Run,
+    out: str | Path,
+    *,
+    stage: str | None = None,
+    regression: str | Path | Run | None = None,
+    half: bool = False,
 ) -> ModelCard:
     """Export a finished stage as one model file, calibrated on the validation split.
 
@@ -125,6 +130,8 @@ def export_run(
         run: The run or its folder.
         out: The file to write (.onnx).
         stage: Which; None: :func:`best_stage`.
+        regression: Another run whose best stage regresses: Eq. 20 over two separately trained networks
+            (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
         half: Store the weights in 16 bits.
     Returns:
         The card that is in the file.
@@ -136,7 +143,17 @@ def export_run(
     chosen = stage or best_stage(opened)
     if not opened.finished(chosen):
         raise RunError(opened.path, f"has no finished stage {chosen!r}; there are {opened.finished_stages()}")
-    network = load_network(opened.stage(chosen) / "network.safetensors")
+    trained = load_network(opened.stage(chosen) / "network.safetensors")
+    network: AgeNetwork | PairedNetwork = trained
+    if regression is not None:
+        other = regression if isinstance(regression, Run) else Run.open(regression)
+        for key, mine, theirs in (
+            ("input_size", opened.recipe.network.input_size, other.recipe.network.input_size),
+            ("geometry", opened.facts.get("geometry"), other.facts.get("geometry")),
+        ):
+            if mine != theirs:
+                raise RunError(other.path, f"has another {key} than {opened.path}: {theirs!r}, not {mine!r}")
+        network = PairedNetwork(trained, load_network(other.stage(best_stage(other)) / "network.safetensors"))
     validation = opened.read_arrays(chosen, "validation.npz")
     calibration = Calibration.fit(validation.get("logits"), validation["ages"], network.head.age_bins)
     recipe, size = opened.recipe, opened.recipe.network.input_size

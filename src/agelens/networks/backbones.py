@@ -62,6 +62,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, *, pretrained: bool = False) -> None:
         super().__init__()
+        self.name = name
         import timm  # here: it costs half a second that the other backbones need not pay
 
         if not timm.is_model(name.partition(".")[0]):
