@@ -51,7 +51,7 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision=arguments.precision, cpu=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", recipe, {})
-        trainer = _Trainer(run, stage, accelerator, crops, crops, None)
+        trainer = _Trainer(run, stage, accelerator, crops, crops, None, seed=0)
         images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
         images = images.contiguous(memory_format=torch.channels_last)
         ages = torch.from_numpy(crops.ages[: arguments.batch])

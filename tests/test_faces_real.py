@@ -74,10 +74,10 @@ def test_no_dog_is_a_face(shared, mtcnn):
 
 
 def test_fgnet_photographs(shared, mtcnn):
-    """Every 17th of the 1,002 scans; in FG-NET's order the eyes are 31 and 36, the nose tip 67."""
+    """Every tenth of the 1,002 scans; in FG-NET's order the eyes are 31 and 36, the nose tip 67."""
     missed, errors = 0, []
     folder = shared / "data" / "FG-NET"
-    paths = sorted((folder / "images").iterdir())[::17]
+    paths = sorted((folder / "images").iterdir())[::10]
     for path in paths:
         text = (folder / "points" / f"{path.stem.lower()}.pts").read_text()
         numbers = text[text.index("{") + 1 : text.index("}")].split()
@@ -88,15 +88,15 @@ def test_fgnet_photographs(shared, mtcnn):
             missed += 1
         else:
             errors.append(best)
-    assert len(paths) > 50
+    assert len(paths) > 90
     assert missed <= 0.02 * len(paths)
     assert np.median(errors) < 0.08
 
 
 def test_utkface_chips(shared, mtcnn):
-    paths = sorted((shared / "data" / "UTKFace").iterdir())[::150]
+    paths = sorted((shared / "data" / "UTKFace").iterdir())[::250]
     chips = [align_chip(read_image(path), mtcnn) for path in paths]
     fallbacks = sum(chip.alignment == "fallback" for chip in chips)
-    assert fallbacks <= 0.03 * len(chips)
+    assert fallbacks <= 0.04 * len(chips)
     median = np.median([chip.face.landmarks / 200 for chip in chips if chip.face], axis=0)
     np.testing.assert_allclose(median, CHIP_LANDMARKS, atol=0.012)

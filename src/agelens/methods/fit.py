@@ -1,8 +1,10 @@
 """The only epoch loop: trains a method's stages one after another, on whatever accelerate finds.
 
-A stage is fully determined by the recipe's seed: order, augmentation and initial weights of every epoch are
-drawn from generators seeded by (seed, epoch, rank), so a run that was killed at any moment and resumed from
-its last checkpoint ends in the same weights as one that was not.
+A stage is fully determined by the recipe's seed: its initial weights, and the order and augmentation of
+every epoch, are drawn from generators seeded by (seed, stage, epoch, rank), so a run that was killed at any
+moment and resumed from its last checkpoint ends in the same weights as one that was not. Stages draw apart:
+without a pre-trained start, an offspring that shared its ancestor's initial weights and order would follow it
+into the same solution and learn nothing from it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from agelens.networks.age_network import AgeNetwork, Outputs
 __all__ = ["CropOutputs", "Method", "Reporter", "Stage", "fit", "learning_rate", "run_on_crops"]
 
 _CHECKPOINT = "checkpoint.safetensors"
+_STAGE_SEEDS = 1_000_003  # stages draw apart: recipes' seeds are small numbers
 
 
 class Stage(Protocol):
@@ -128,12 +131,14 @@ def fit(
         raise InputError(
             f"batch_size {settings.batch_size} is not a multiple of {accelerator.num_processes} processes"
         )
-    for stage in method.stages():
+    for index, stage in enumerate(method.stages()):
         if run.finished(stage.name):
             continue
         stage.ready(load_network)
         stage.to(accelerator.device)
-        trainer = _Trainer(run, stage, accelerator, train, val, reporter)
+        trainer = _Trainer(
+            run, stage, accelerator, train, val, reporter, run.recipe.seed + _STAGE_SEEDS * index
+        )
         network = trainer.train()
         if accelerator.is_main_process:
             outputs = run_on_crops(network, val, run.recipe.network.input_size)
@@ -158,6 +163,7 @@ class _Trainer:
     train_set: CropSet
     val_set: CropSet
     reporter: Reporter | None
+    seed: int
     settings: TrainSettings = field(init=False)
     recipe: Recipe = field(init=False)
 
@@ -165,7 +171,7 @@ class _Trainer:
         self.recipe = self.run.recipe
         self.settings = self.recipe.train
         self.steps = len(self.train_set) // self.settings.batch_size
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.seed)
         network = self.stage.network().to(memory_format=torch.channels_last)
         self.averaged = self._copy(network) if self.settings.average else None
         self.optimizer = _optimizer(network, self.settings)
@@ -209,8 +215,8 @@ class _Trainer:
         crops = self._crops_for(size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = settings.batch_size // world
-        order = torch.randperm(len(crops), generator=_generator(self.recipe.seed, epoch)).numpy()
-        views = _generator(self.recipe.seed, epoch, 1 + rank)
+        order = torch.randperm(len(crops), generator=_generator(self.seed, epoch)).numpy()
+        views = _generator(self.seed, epoch, 1 + rank)
         torch.manual_seed(int(torch.randint(2**62, (), generator=views)))  # dropout, if a backbone has it
         augmentation = self.recipe.augment.augmentation()
         self.network.train()
