@@ -39,6 +39,22 @@ class Done:
         return list(csv.DictReader(io.StringIO(self.out)))
 
 
+def start(
+    *arguments: str | Path, blocked: str | None = None, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, without one package if so wished."""
+    block = f"import sys; sys.modules[{blocked!r}] = None; " if blocked else ""
+    code = block + "from agelens.apps.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 @pytest.fixture
 def agelens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """``agelens("predict", …)`` runs the command line in this process."""
@@ -220,14 +236,7 @@ def test_out_is_written_whole_or_not_at_all(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(small_model: Path, crops: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "agelens", "predict", crops, "--aligned", "--model", small_model],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = start("predict", crops, "--aligned", "--model", small_model, stdout=full.fileno())
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "error: stdout: cannot write: No space left on device"
     assert "Traceback" not in done.stderr
@@ -236,19 +245,13 @@ def test_a_full_disk_is_one_line(small_model: Path, crops: Path) -> None:
 def test_a_closed_pipe_is_silent(small_model: Path, crops: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "agelens", "predict", crops, "--aligned", "--model", small_model],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = start("predict", crops, "--aligned", "--model", small_model, stdout=writer)
     os.close(writer)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_control_c_is_one_line() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "agelens", "predict", "-"],
@@ -306,12 +309,18 @@ def test_errors_are_one_line(
     [("pandas", ("audit", "."), "report"), ("torch", ("train", "r", "--data", "m", "--out", "o"), "train")],
 )
 def test_a_missing_extra_names_the_command(blocked: str, arguments: tuple[str, ...], extra: str) -> None:
-    code = f"import sys; sys.modules[{blocked!r}] = None; from agelens.apps.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = start(*arguments, blocked=blocked)
     assert done.returncode == 2
     assert done.stderr == f"error: this needs {blocked}: pip install 'agelens[{extra}]'\n"
+
+
+def test_evaluating_a_run_needs_the_extra_train(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "manifest.csv").write_text("path,age,split\na.png,30,test\n")
+    done = start("evaluate", tmp_path, "--data", tmp_path / "manifest.csv", blocked="torch")
+    assert done.returncode == 2
+    assert done.stderr == "error: this needs torch: pip install 'agelens[train]'\n"
 
 
 def test_models_say_who_may_use_them(agelens: Callable[..., Done]) -> None:

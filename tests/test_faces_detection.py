@@ -184,7 +184,12 @@ def test_suppression_of_nothing():
 
 
 def test_the_default_detector_needs_no_opencv():
-    code = "import sys; sys.modules['cv2'] = None; from agelens.faces import detectors as d; d.make_detector('mtcnn')"
+    code = """
+import sys
+sys.modules["cv2"] = None
+from agelens.faces.detectors import make_detector
+make_detector("mtcnn")
+"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

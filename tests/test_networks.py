@@ -205,7 +205,7 @@ def test_a_transformer_takes_another_input_size_and_has_no_map() -> None:
 def test_mobilefacenet_loads_published_weights_strictly(shared: Path) -> None:
     backbone = make_backbone("mobilefacenet").eval()
     load_backbone(backbone, shared / "weights" / "mobilefacenet-ms1m.safetensors")
-    assert f"{parameter_count(backbone) / 1e6:.2f}" == "1.02"
+    assert parameter_count(backbone) == 999_936  # 1.02 million with the running statistics
     with torch.inference_mode():
         features = backbone(torch.randn(2, 3, 112, 112))
         assert features.shape == (2, backbone.num_features)

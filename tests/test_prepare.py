@@ -195,10 +195,13 @@ def test_a_killed_run_goes_on_where_it_stopped(portrait, tmp_path):
         shifted.save(folder / name, compress_level=1)
     table = pd.DataFrame({"path": names, "age": 30.0})
     table.to_csv(folder / "manifest.csv", index=False)
-    code = (
-        "import sys\nfrom agelens.data.manifest import read_manifest\nfrom agelens.data.prepare import prepare\n"
-        "if __name__ == '__main__': prepare(read_manifest(sys.argv[1]), sys.argv[2], chips=True, workers=2)"
-    )
+    code = """
+import sys
+from agelens.data.manifest import read_manifest
+from agelens.data.prepare import prepare
+if __name__ == "__main__":
+    prepare(read_manifest(sys.argv[1]), sys.argv[2], chips=True, workers=2)
+"""
     script = tmp_path / "run.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, str(script), str(folder / "manifest.csv"), str(out)])

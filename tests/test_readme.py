@@ -23,6 +23,13 @@ COMMANDS = [
 ]
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the project's folder, as a reader of the README would."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     (command,) = [line for line in SHELL_LINES if line.endswith("scripts/check")]
     assert command.replace(".venv", "$venv") in (PROJECT / ".ci" / "run").read_text().splitlines()
@@ -35,14 +42,7 @@ def test_all_blocks_are_of_a_kind_that_is_tested() -> None:
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS)
 def test_python_blocks_run(block: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run("-W", "error", "-c", block)
     assert done.returncode == 0, done.stderr
     assert "years" in done.stdout
 
@@ -67,14 +67,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 def test_the_photo_command_estimates_the_age_in_the_photo() -> None:
     (command,) = [command for command in COMMANDS if command[0].startswith(".venv")]
-    done = subprocess.run(
-        [sys.executable, "-m", *[part.removeprefix(".venv/bin/") for part in command]],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run("-m", *[part.removeprefix(".venv/bin/") for part in command])
     assert done.returncode == 0, done.stderr
     header, *faces = done.stdout.splitlines()
     assert header.split()[:3] == ["photo", "face", "age"]

@@ -431,8 +431,10 @@ def _model_of(system: str) -> Iterator[str]:
         return
     from tempfile import TemporaryDirectory
 
-    from agelens.methods.train import export_run
-
+    try:
+        from agelens.methods.train import export_run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "train") from error
     with TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         export_run(system, model)
@@ -442,10 +444,10 @@ def _model_of(system: str) -> Iterator[str]:
 @_command("")
 def models() -> None:
     """List the shipped models: what they are for, and who may use them."""
-    from agelens.inference.models import list_models
+    from agelens.inference.models import list_models, model_path
 
     for name, model in list_models().items():
-        size = model.path.stat().st_size / 1e6
+        size = model_path(name).stat().st_size / 1e6
         typer.echo(f"{name} ({size:.1f} MB)\n  {model.use}\n  {model.terms}")
 
 

@@ -95,7 +95,7 @@ class MTCNN:
         picture = Image.fromarray(image)
         if shrink < 1:
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
         levels = self._pyramid(picture)
 
         boxes = self._propose(levels)
