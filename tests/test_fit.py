@@ -31,6 +31,7 @@ from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run
 from agelens.methods.train import best_stage, export_run, load_network, train
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
+from agelens.networks.age_network import Outputs
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 
@@ -67,6 +68,12 @@ def _recipe(**train_settings: object) -> Recipe:
         },
         "augment": {"rotation": 5.0, "brightness": 0.2, "erase": 0.3, "grey": 0.2},
     }
+    return Recipe.validate(table, "test")
+
+
+def _mirrored(recipe: Recipe) -> Recipe:
+    table = recipe.model_dump()
+    table["network"]["mirror"] = True
     return Recipe.validate(table, "test")
 
 
@@ -192,7 +199,7 @@ def test_a_finished_run_is_not_trained_again_and_a_full_folder_is_refused(
 def test_a_run_is_exported_calibrated_and_estimates_as_it_did_in_training(
     manifest: Path, tmp_path: Path
 ) -> None:
-    run = train(_recipe(epochs=2), manifest, tmp_path / "run", cpu=True)
+    run = train(_mirrored(_recipe(epochs=2)), manifest, tmp_path / "run", cpu=True)
     card = export_run(run.path, tmp_path / "model.onnx")
     stage = best_stage(run)
     worse = ({"generation-1", "generation-2"} - {stage}).pop()
@@ -206,8 +213,12 @@ def test_a_run_is_exported_calibrated_and_estimates_as_it_did_in_training(
     crops = load_crops(read_manifest(manifest))
     pixels = resize_crops(torch.from_numpy(crops.crops(slice(0, 9))), 32).numpy()
     network = load_network(run.stage(stage) / "network.safetensors")
+    views = [normalise(torch.from_numpy(view.copy())) for view in (pixels, pixels[:, :, ::-1])]
     with torch.inference_mode():
-        expected = network.head.decode(network(normalise(torch.from_numpy(pixels)))).age.numpy()
+        seen = [network(view) for view in views]
+        means = (sum(column) / 2 for column in zip(*seen, strict=True))
+        expected = network.head.decode(Outputs(*means)).age.numpy()
+    assert card.decoding["views"].startswith("the crop and its mirror image")
     ages, distributions = AgeEstimator(tmp_path / "model.onnx").estimate_aligned(pixels)
     np.testing.assert_allclose(ages, expected, atol=1e-3)
     np.testing.assert_allclose(distributions.sum(1), 1.0, atol=1e-5)

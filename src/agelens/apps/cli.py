@@ -40,9 +40,6 @@ app = typer.Typer(
 )
 
 
-_CHIP_DATASETS = {"utkface"}  # their images are cut to a face already
-
-
 class Format(StrEnum):
     """How predictions are printed."""
 
@@ -288,7 +285,7 @@ def prepare(
     Run again after an interruption, it goes on where it stopped.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.data.datasets import DATASETS
+    from agelens.data.datasets import CHIP_DATASETS, DATASETS
     from agelens.data.manifest import read_manifest
     from agelens.data.prepare import prepare as prepare_crops
     from agelens.faces.alignment import DEFAULT_GEOMETRY
@@ -307,7 +304,7 @@ def prepare(
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
             geometry=DEFAULT_GEOMETRY.with_size(size),
-            chips=source in _CHIP_DATASETS if chips is None else chips,
+            chips=source in CHIP_DATASETS if chips is None else chips,
             workers=workers,
             progress=report,
         )
@@ -349,13 +346,35 @@ def export(
     stage: Annotated[
         str | None, typer.Option(help="Stage to export; default: the best on the validation split.")
     ] = None,
+    regression: Annotated[
+        Path | None, typer.Option(help="Run whose regressed age is averaged with this run's distribution.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
     from agelens.methods.train import export_run
 
-    card = export_run(run, out, stage=stage, half=half)
+    card = export_run(run, out, stage=stage, regression=regression, half=half)
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@_command("", extra="train")
+def generations(
+    runs: Annotated[list[Path], typer.Argument(help="Runs; the first one's first stage is the reference.")],
+    data: Annotated[Path, typer.Option(help="Manifest of aligned crops.")],
+    split: Annotated[str, typer.Option(help="Rows to judge on.")] = "test",
+) -> None:
+    """Compare all stages of runs, head by head, with paired intervals (LRN Tables 7 and 8)."""
+    from agelens.methods.generations import generation_table
+
+    table = generation_table(runs, data, split)
+    header = ("run", "stage", "estimate", *table[0].figures, "difference of MAE [95 %]")
+    lines = []
+    for row in table:
+        figures = (f"{value:.3f}" if "MAE" in name else f"{value:.1f}" for name, value in row.figures.items())
+        difference = "" if row.difference is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.difference)
+        lines.append((row.run, row.stage, row.estimate, *figures, difference))
+    _print_table(header, lines)
 
 
 @_command("nothing was written", extra="report")
@@ -387,6 +406,7 @@ def evaluate(
 
     groupings = tuple(by) if by else ("age_band", "gender", "ethnicity")
     rows, part = read_manifest(data), None if split == "all" else split
+    count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
     with progress_bar("images") as report, _model_of(system) as model:
         if system.endswith(".csv"):
             found = compare(
@@ -406,7 +426,7 @@ def evaluate(
                 by=groupings,
                 threshold=threshold,
                 threads=threads,
-                progress=lambda done: report(done, len(rows)),
+                progress=lambda done: report(done, count),
             )
     typer.echo(f"{found.system} on {found.manifest}, split {split}: {found.images} images")
     typer.echo(f"intervals: {found.intervals}; * = a group of few images; [95 % bootstrap interval]")

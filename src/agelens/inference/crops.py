@@ -59,6 +59,6 @@ def crop_aligned(image: NDArray[np.uint8], geometry: CropGeometry) -> list[Crop]
     if height != width:
         raise InputError(f"an aligned crop is square; this image is {width} x {height} pixels")
     if height != size:
-        picture = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
         image = np.asarray(picture)
     return [Crop(image, None, "aligned")]

@@ -27,7 +27,7 @@ from agelens.calibration import Calibration
 from agelens.errors import InputError, ModelFileError
 from agelens.files import write_atomically
 from agelens.model_file import ModelCard
-from agelens.networks.age_network import AgeNetwork, PairedNetwork
+from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 
 __all__ = ["OPSET", "CardFields", "export", "weights_digest"]
 
@@ -61,7 +61,7 @@ class _ModelGraph(nn.Module):
 
     def __init__(
         self,
-        network: AgeNetwork | PairedNetwork,
+        network: AnyNetwork,
         mean: Sequence[float],
         std: Sequence[float],
         temperature: float | None,
@@ -82,7 +82,7 @@ class _ModelGraph(nn.Module):
 
 
 def export(
-    network: AgeNetwork | PairedNetwork,
+    network: AnyNetwork,
     card_fields: CardFields,
     path: str | Path,
     *,
@@ -154,7 +154,7 @@ def weights_digest(model: onnx.ModelProto) -> str:
 
 
 def _check_arguments(
-    network: AgeNetwork | PairedNetwork,
+    network: AnyNetwork,
     card_fields: CardFields,
     size: int,
     mean: Sequence[float],
@@ -168,10 +168,12 @@ def _check_arguments(
         raise InputError(f"mean and std need three values, std positive (mean: {mean}, std: {std})")
 
 
-def _decoding(network: AgeNetwork | PairedNetwork, temperature: float | None) -> dict[str, Any]:
+def _decoding(network: AnyNetwork, temperature: float | None) -> dict[str, Any]:
     tau = network.head.tau
-    both = isinstance(network, PairedNetwork) or "reg" in network.head.heads
+    inner = network.network if isinstance(network, MirroredNetwork) else network
+    both = isinstance(inner, PairedNetwork) or "reg" in network.head.heads
     return {
+        "views": "the crop and its mirror image, outputs averaged" if inner is not network else "the crop",
         "age": "mean of ldl and reg, clipped to the bins" if both else "ldl",
         "ldl": f"expected age of softmax(logits / {tau:g})",
         **({"reg": "regressed * (maximum - minimum) + minimum"} if both else {}),

@@ -27,7 +27,7 @@ from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run, read_tensors, write_tensors
 from agelens.methods.transforms import augment, normalise, resize_crops
 from agelens.metrics import cumulative_accuracy, mae
-from agelens.networks.age_network import AgeNetwork, Outputs
+from agelens.networks.age_network import AgeNetwork, AnyNetwork, MirroredNetwork, Outputs
 
 __all__ = ["CropOutputs", "Method", "Reporter", "Stage", "fit", "learning_rate", "run_on_crops"]
 
@@ -141,7 +141,8 @@ def fit(
         )
         network = trainer.train()
         if accelerator.is_main_process:
-            outputs = run_on_crops(network, val, run.recipe.network.input_size)
+            judged = MirroredNetwork(network) if run.recipe.network.mirror else network
+            outputs = run_on_crops(judged, val, run.recipe.network.input_size)
             figures = {
                 name: {
                     "MAE": float(mae(values, val.ages)),
@@ -339,7 +340,7 @@ class _Trainer:
             raise CheckpointError(path, f"does not fit this recipe's network: {error}") from error
 
 
-def run_on_crops(network: AgeNetwork, crops: CropSet, size: int, batch: int = 256) -> CropOutputs:
+def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 256) -> CropOutputs:
     """Estimate the ages of crops.
 
     Args:

@@ -19,7 +19,7 @@ from agelens.data.manifest import read_manifest
 from agelens.errors import SplitError
 from agelens.methods.fit import CropOutputs, run_on_crops
 from agelens.methods.run import Run
-from agelens.methods.train import load_network
+from agelens.methods.train import load_stage
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
 
 __all__ = ["GenerationRow", "estimate_stage", "generation_table"]
@@ -46,9 +46,8 @@ class GenerationRow:
 
 
 def estimate_stage(run: Run, stage: str, manifest: pd.DataFrame) -> CropOutputs:
-    """What a finished stage says of every row of a prepared manifest."""
-    network = load_network(run.stage(stage) / "network.safetensors")
-    return run_on_crops(network, load_crops(manifest), run.recipe.network.input_size)
+    """What a finished stage says of every row of a prepared manifest, mirrored if its recipe says so."""
+    return run_on_crops(load_stage(run, stage), load_crops(manifest), run.recipe.network.input_size)
 
 
 def generation_table(

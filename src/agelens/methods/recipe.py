@@ -36,12 +36,15 @@ class NetworkSettings(_Settings):
         backbone: A name of ``networks.BACKBONES`` or of timm.
         heads: ``["ldl", "reg"]``, or one of them.
         input_size: Side of the network's input, pixels.
+        mirror: Estimate on the face and its mirror image and average: test time only, twice the cost. The
+            ancestor teaches without it.
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
     """
 
     backbone: str = "resnet10-tiny"
     heads: tuple[Literal["ldl", "reg"], ...] = ("ldl", "reg")
     input_size: int = Field(default=112, ge=32, le=1024)
+    mirror: bool = False
     pretrained: bool = False
 
 

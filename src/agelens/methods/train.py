@@ -29,10 +29,19 @@ from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run, read_tensors, write_tensors
 from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
 from agelens.model_file import ModelCard
-from agelens.networks.age_network import AgeHead, AgeNetwork, PairedNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.backbones import make_backbone
 
-__all__ = ["METHODS", "best_stage", "export_run", "load_network", "make_method", "save_network", "train"]
+__all__ = [
+    "METHODS",
+    "best_stage",
+    "export_run",
+    "load_network",
+    "load_stage",
+    "make_method",
+    "save_network",
+    "train",
+]
 
 METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
     "lrn": LabelRefinery,
@@ -143,17 +152,9 @@ def export_run(
     chosen = stage or best_stage(opened)
     if not opened.finished(chosen):
         raise RunError(opened.path, f"has no finished stage {chosen!r}; there are {opened.finished_stages()}")
-    trained = load_network(opened.stage(chosen) / "network.safetensors")
-    network: AgeNetwork | PairedNetwork = trained
+    network: AnyNetwork = load_stage(opened, chosen)
     if regression is not None:
-        other = regression if isinstance(regression, Run) else Run.open(regression)
-        for key, mine, theirs in (
-            ("input_size", opened.recipe.network.input_size, other.recipe.network.input_size),
-            ("geometry", opened.facts.get("geometry"), other.facts.get("geometry")),
-        ):
-            if mine != theirs:
-                raise RunError(other.path, f"has another {key} than {opened.path}: {theirs!r}, not {mine!r}")
-        network = PairedNetwork(trained, load_network(other.stage(best_stage(other)) / "network.safetensors"))
+        network = _paired(opened, chosen, regression if isinstance(regression, Run) else Run.open(regression))
     validation = opened.read_arrays(chosen, "validation.npz")
     calibration = Calibration.fit(validation.get("logits"), validation["ages"], network.head.age_bins)
     recipe, size = opened.recipe, opened.recipe.network.input_size
@@ -227,6 +228,16 @@ def load_network(path: str | Path) -> AgeNetwork:
     return network.eval()
 
 
+def load_stage(run: Run, stage: str) -> AnyNetwork:
+    """The network that a finished stage is judged and exported by: mirrored if the recipe says so.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not ours.
+    """
+    network = load_network(run.stage(stage) / "network.safetensors")
+    return MirroredNetwork(network).eval() if run.recipe.network.mirror else network
+
+
 def _open_run(
     folder: Path, recipe: Recipe, facts: Mapping[str, Any], rows: pd.DataFrame, resume: bool
 ) -> Run:
@@ -238,6 +249,18 @@ def _open_run(
     with write_atomically(folder / "split.csv") as temporary:
         rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
     return run
+
+
+def _paired(run: Run, stage: str, other: Run) -> AnyNetwork:
+    for key, mine, theirs in (
+        ("input_size", run.recipe.network.input_size, other.recipe.network.input_size),
+        ("geometry", run.facts.get("geometry"), other.facts.get("geometry")),
+    ):
+        if mine != theirs:
+            raise RunError(other.path, f"has another {key} than {run.path}: {theirs!r}, not {mine!r}")
+    files = [run.stage(stage), other.stage(best_stage(other))]
+    pair = PairedNetwork(*(load_network(folder / "network.safetensors") for folder in files))
+    return MirroredNetwork(pair) if run.recipe.network.mirror else pair
 
 
 def _validation_mae(run: Run, stage: str) -> float:

@@ -17,7 +17,17 @@ from agelens.errors import InputError
 from agelens.label_distribution import AgeBins
 from agelens.networks.backbone import Backbone
 
-__all__ = ["AgeHead", "AgeNetwork", "Decoded", "HeadName", "Outputs", "PairedNetwork", "parameter_count"]
+__all__ = [
+    "AgeHead",
+    "AgeNetwork",
+    "AnyNetwork",
+    "Decoded",
+    "HeadName",
+    "MirroredNetwork",
+    "Outputs",
+    "PairedNetwork",
+    "parameter_count",
+]
 
 HeadName = Literal["ldl", "reg"]
 
@@ -204,6 +214,43 @@ class PairedNetwork(nn.Module):
         second: Outputs = self.regression(images)
         features = torch.cat((first.features, second.features), dim=1)
         return Outputs(features, first.logits, second.regressed)
+
+
+class MirroredNetwork(nn.Module):
+    """A network that sees each face twice, as it is and mirrored, and averages what it says.
+
+    Logits and regressed ages are averaged, then decoded as always. It costs twice the time of the network.
+    It has the interface of ``AgeNetwork`` (``forward``, ``head``): it is evaluated and exported like one.
+
+    Args:
+        network: A trained network.
+    """
+
+    def __init__(self, network: AgeNetwork | PairedNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def head(self) -> AgeHead:
+        """The network's head."""
+        return self.network.head
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Map (B, 3, H, W) normalised images to outputs, the mean of both views."""
+        outputs: Outputs = self.network(torch.cat((images, images.flip(3))))
+        return Outputs(
+            _mean_of_halves(outputs.features),
+            None if outputs.logits is None else _mean_of_halves(outputs.logits),
+            None if outputs.regressed is None else _mean_of_halves(outputs.regressed),
+        )
+
+
+AnyNetwork = AgeNetwork | PairedNetwork | MirroredNetwork
+"""Whatever maps images to outputs and has a head that decodes them."""
+
+
+def _mean_of_halves(values: Tensor) -> Tensor:
+    return values.reshape(2, -1, *values.shape[1:]).mean(dim=0)
 
 
 def parameter_count(module: nn.Module) -> int:

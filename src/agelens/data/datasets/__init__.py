@@ -11,7 +11,7 @@ from agelens.data.datasets.fgnet import fgnet
 from agelens.data.datasets.utkface import utkface
 from agelens.data.duplicates import Progress
 
-__all__ = ["DATASETS", "Adapter"]
+__all__ = ["CHIP_DATASETS", "DATASETS", "Adapter"]
 
 
 class Adapter(Protocol):
@@ -37,3 +37,6 @@ DATASETS: dict[str, Adapter] = {
     "fgnet": fgnet,
     "utkface": utkface,
 }
+
+CHIP_DATASETS = {"utkface"}
+"""Those whose images are cut to one face already: `prepare` treats them as face chips."""
