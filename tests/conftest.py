@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,37 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder.name}/ is not beside the project")
     return folder
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], AbstractContextManager[None]]:
+    """``with unprivileged():`` runs without root's right to read and write everything."""
+
+    @contextlib.contextmanager
+    def drop() -> Iterator[None]:
+        if not hasattr(os, "geteuid"):
+            pytest.skip("permissions are tested on POSIX systems")
+        user = os.geteuid()
+        if user:
+            yield
+            return
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return drop
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter and read; ``tmp_path`` is its owner's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
 
 
 @pytest.fixture(scope="session")

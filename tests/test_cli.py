@@ -228,7 +228,7 @@ def test_out_is_written_whole_or_not_at_all(
     monkeypatch.setattr(AgeEstimator, "estimate_many", interrupt)
     done = agelens(*common)
     assert done.code == 130
-    assert done.err == "interrupted; nothing was written\n"
+    assert done.err == "interrupted; no file was written\n"
     assert out.read_text() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ages.csv", "crops"]
 
@@ -268,8 +268,79 @@ def test_control_c_is_one_line() -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "interrupted; nothing was written\n"
+    assert err == "interrupted; no file was written\n"
     assert out == ""
+
+
+def interrupt(*arguments: str | Path, when: Callable[[], bool]) -> tuple[int, str, str]:
+    """Run the command line in a process of its own and send it Ctrl-C; give exit code, stdout, stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agelens", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 90
+    while not when():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_control_c_in_a_folder_of_photos(small_model: Path, portrait: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "ages.csv"
+    photos.mkdir()
+    for number in range(500):  # far more than there is time for
+        (photos / f"{number}.jpg").symlink_to(portrait)
+    out.write_text("old")
+    code, _, err = interrupt(
+        *("predict", photos, "--model", small_model, "--out", out),
+        when=lambda: len(list(tmp_path.glob(".ages.*.csv"))) == 1,
+    )
+    assert (code, err) == (130, "interrupted; no file was written\n")
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ages.csv", "photos"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_control_c_in_a_training_that_then_goes_on(
+    agelens: Callable[..., Done], utkface: Path, tmp_path: Path
+) -> None:
+    crops, run = tmp_path / "crops", tmp_path / "run"
+    agelens("prepare", "utkface", utkface, "--out", crops, "--detector", "none", "--size", "32")
+    train = (
+        *("train", "lrn-utkface", "--data", crops / "manifest.csv", "--out", run, "--cpu"),
+        *("--set", "train.epochs=12", "--set", "train.batch_size=16", "--set", "train.sizes=[]"),
+        *("--set", "network.input_size=32", "--set", "method.settings.generations=1"),
+    )
+    stage = run / "generation-1"
+    code, out, err = interrupt(*train, when=(stage / "checkpoint.safetensors").exists)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted; run the command again with --resume to go on"
+    assert "Traceback" not in err
+    assert not (stage / "network.safetensors").exists()
+    assert not list(stage.glob(".*"))
+
+    unfinished = agelens("export", run, "--out", tmp_path / "model.onnx")
+    assert unfinished.code == 2
+    assert unfinished.err == f"error: {run}: has no finished stage; go on with --resume\n"
+    assert not (tmp_path / "model.onnx").exists()
+
+    kept = (stage / "log.csv").read_text().splitlines()[1:]
+    assert 1 <= len(kept) < 12
+    done = agelens(*train, "--resume")
+    assert done.code == 0, done.err
+    assert "epoch 12/12" in done.err
+    assert "epoch 1/12" not in done.err  # it did not begin anew
+    epochs = [line.partition(",")[0] for line in (stage / "log.csv").read_text().splitlines()[1:]]
+    assert epochs == [str(epoch) for epoch in range(1, 13)]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +348,7 @@ def test_control_c_is_one_line() -> None:
     [
         (("predict", "photo.jpg", "--model", "nothing"), "no shipped model has this name"),
         (("predict", "photo.jpg", "--crops", "--aligned"), "--crops and --aligned exclude each other"),
+        (("predict", "photo.jpg", "--out", "ages.parquet"), "ages.parquet: the name tells no format"),
         (("prepare", "imdb", "folder", "--out", "out"), "unknown data set 'imdb'"),
         (("audit", "no-such-folder"), "no-such-folder"),
         (("prepare", "gone.csv", "--out", "out"), "gone.csv"),
@@ -302,6 +374,50 @@ def test_errors_are_one_line(
     assert done.err.count("\n") == 1
     assert reason in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_a_threshold_that_is_no_age(
+    agelens: Callable[..., Done], small_model: Path, crops: Path, threshold: str
+) -> None:
+    done = agelens("predict", crops, "--aligned", "--model", small_model, "--threshold", threshold)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"error: a threshold is a number of years, not {threshold}\n"
+
+
+def test_out_cannot_be_a_folder(agelens: Callable[..., Done], small_model: Path, crops: Path) -> None:
+    done = agelens("predict", crops, "--aligned", "--model", small_model, "--out", crops)
+    assert done.code == 2
+    assert done.err == f"error: {crops}: cannot write: it is there and is no regular file\n"
+
+
+def test_audit_of_a_messy_folder(agelens: Callable[..., Done], crops: Path) -> None:
+    (crops / "cut.png").write_bytes((crops / "a.png").read_bytes()[:40])
+    (crops / "empty.jpg").touch()
+    (crops / "copy.png").write_bytes((crops / "a.png").read_bytes())
+    (crops / "link.jpg").symlink_to(crops / "nowhere.jpg")
+    done = agelens("audit", crops, "--workers", "1")
+    assert done.code == 0
+    header, _, *lines = done.out.splitlines()
+    assert header.startswith(f"{crops}: 7 images, ")
+    found = {line.split()[0]: int(line.split()[1]) for line in lines}
+    assert found["missing-file"] == 1
+    assert found["unreadable"] == 2
+    assert found["byte-identical"] == 1
+
+
+def test_evaluate_with_rows_missing(agelens: Callable[..., Done], tmp_path: Path) -> None:
+    manifest, table = tmp_path / "manifest.csv", tmp_path / "ages.csv"
+    manifest.write_text("path,age,split\na.jpg,30,test\nb.jpg,31,test\nc.jpg,20,test\n")
+    table.write_text("path,age,error\na.jpg,33,\nc.jpg,,is damaged\n")
+    refused = agelens("evaluate", table, "--data", manifest)
+    assert refused.code == 2
+    assert refused.err == f"error: {table}: 1 of 3 images of the manifest have no prediction: b.jpg\n"
+    counted = agelens("evaluate", table, "--data", manifest, "--allow-missing")
+    assert counted.code == 0
+    assert "failed: 1 images\nmissing: 1 images\n" in counted.out
+    gone = agelens("evaluate", tmp_path / "gone.csv", "--data", manifest)
+    assert gone.err == f"error: {tmp_path / 'gone.csv'}: cannot be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from agelens.evaluation.predictions import (
     write_predictions,
 )
 from agelens.inference.estimator import AgeEstimator
+from agelens.inference.predictions import COLUMNS
 from agelens.label_distribution import AgeBins, gaussian, interval, probability_at_least
 
 BINS = AgeBins(0, 100)
@@ -515,6 +516,7 @@ class TestModel:
         assert found.overall["CA(3)"].value == 100.0
         assert found.overall["coverage(90%)"].value == 1.0  # 5 years wide on both sides
         assert [path for path, _ in found.match.failed] == ["broken.png", "not-there.png"]
+        assert found.match.failed[1][1] == "no such file"  # as `predict` says it: the path has its own column
         assert (found.system, found.split, found.intervals) == ("small", "test", "conformal")
         assert seen == list(range(1, 8))
 
@@ -537,6 +539,7 @@ class TestModel:
     ) -> None:
         labels = make_manifest(bright.parent, ["20.png"], [20])
         said = predict_manifest(AgeEstimator(small_model), labels, crops="photos")
+        assert list(said.frame.columns) == list(COLUMNS)
         assert said.frame["error"].tolist() == ["no face found"]
         assert said.frame["age"].isna().all()
 
@@ -552,6 +555,7 @@ class TestModel:
     ) -> None:
         labels = make_manifest(portrait.parent, [portrait.name], [40])
         row = predict_manifest(AgeEstimator(small_model), labels, crops="photos").frame.iloc[0]
+        assert row["face"] == 1
         assert 0 <= row["x1"] < row["x2"]
         assert row["low"] <= row["high"]
         assert 0 <= row["p_at_least"] <= 1

@@ -263,9 +263,9 @@ def face_at(x, y, side, points=True, eyes=False):
 
 def test_chip_is_searched_with_padding_and_answers_in_its_own_pixels():
     chip = smooth_image(200, 200)
-    detector = Found(face_at(40, 40, 200))  # in the padded image: the chip itself
+    detector = Found(face_at(20, 20, 200))  # in the padded image: the chip itself
     aligned = align_chip(chip, detector)
-    assert detector.shape == (280, 280, 3)
+    assert detector.shape == (240, 240, 3)
     assert aligned.alignment == "landmarks"
     assert aligned.face.box == (0, 0, 200, 200)
     np.testing.assert_allclose(aligned.face.landmarks, CHIP_LANDMARKS * 200)
@@ -275,14 +275,23 @@ def test_chip_is_searched_with_padding_and_answers_in_its_own_pixels():
 def test_chip_takes_the_large_central_face():
     central, corner, small = face_at(60, 60, 150), face_at(0, 0, 170), face_at(130, 130, 20)
     aligned = align_chip(smooth_image(200, 200), Found(corner, central, small))
-    np.testing.assert_allclose(aligned.face.landmarks, central.landmarks - 40)
+    np.testing.assert_allclose(aligned.face.landmarks, central.landmarks - 20)
 
 
 def test_chip_with_eyes_only():
     chip = smooth_image(200, 200)
-    aligned = align_chip(chip, Found(face_at(40, 40, 200, points=False, eyes=True)))
+    aligned = align_chip(chip, Found(face_at(20, 20, 200, points=False, eyes=True)))
     assert aligned.alignment == "eyes"
     np.testing.assert_array_equal(aligned.crop, align_face(chip, CHIP_LANDMARKS[:2] * 200))
+
+
+def test_chip_is_searched_again_with_more_padding():
+    class Late(Found):
+        def detect(self, image):
+            return super().detect(image) if image.shape[0] > 250 else []
+
+    aligned = align_chip(smooth_image(200, 200), Late(face_at(40, 40, 200)))
+    assert (aligned.alignment, aligned.face.box) == ("landmarks", (0, 0, 200, 200))
 
 
 @pytest.mark.parametrize("detector", [Found(), Found(face_at(0, 0, 50, points=False)), WholeImage()])

@@ -337,13 +337,26 @@ def test_paths_that_cannot_be_opened(tmp_path, monkeypatch):
         assert str(caught.value) == f"{path}: {reason}"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(tmp_path, picture):
-    path = tmp_path / "secret.png"
-    path.write_bytes(encoded(Image.fromarray(picture), "PNG"))
-    path.chmod(0)
-    with pytest.raises(UnreadableImageError, match="no permission to read it"):
-        read_image(path)
+def test_files_and_folders_without_permission(open_folder, unprivileged, picture):
+    open_, secret, locked = (open_folder / name for name in ("open.png", "secret.png", "locked"))
+    for path in (open_, secret):
+        path.write_bytes(encoded(Image.fromarray(picture), "PNG"))
+    open_.chmod(0o644)
+    secret.chmod(0)
+    locked.mkdir(mode=0)
+    with unprivileged():
+        np.testing.assert_array_equal(read_image(open_), picture)
+        with pytest.raises(UnreadableImageError, match=r"secret\.png: no permission to read it"):
+            read_image(secret)
+        with pytest.raises(InputError, match="locked: cannot list the folder: Permission denied"):
+            list(find_images([locked]))
+    locked.rmdir()
+
+
+def test_a_png_without_pixels():
+    for width, height in ((0, 5), (5, 0), (0, 0)):
+        with pytest.raises(UnreadableImageError):
+            read_image(png(width, height, 8, 2, b""))
 
 
 def test_a_refused_file(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from agelens.inference.estimator import AgeEstimator
 from agelens.methods.fit import learning_rate, run_on_crops
 from agelens.methods.generations import estimate_stage, generation_table
 from agelens.methods.recipe import Recipe, TrainSettings
-from agelens.methods.run import Run
+from agelens.methods.run import Run, read_tensors, write_tensors
 from agelens.methods.train import best_stage, export_run, load_network, train
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
 from agelens.networks.age_network import Outputs
@@ -261,6 +261,27 @@ def test_a_damaged_checkpoint_and_a_newer_run_are_told(manifest: Path, tmp_path:
         Run.open(run.path)
     with pytest.raises(RunError, match="not a run folder"):
         Run.open(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    write_tensors(path, {"weight": torch.ones(10)}, {"epochs_done": 1})
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from agelens.errors import OutputError
+from agelens.methods.run import write_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    write_tensors(Path(sys.argv[1]), {"weight": torch.ones(100_000)}, {"epochs_done": 2})
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{path}: cannot write: File too large\n", "")
+    assert read_tensors(path)[1] == {"epochs_done": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_training_starts_from_a_pre_trained_run(manifest: Path, tmp_path: Path) -> None:

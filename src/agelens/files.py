@@ -25,13 +25,19 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     Yields:
         The temporary path to write to.
     Raises:
-        OutputError: The disk is full, the folder cannot be written, or the rename failed.
+        OutputError: The disk is full, the folder cannot be written, ``path`` is no regular file (a folder,
+            a device), or the rename failed.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
     try:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() and not target.is_file():  # told now, and never a device renamed away
+                raise OutputError(target, "cannot write: it is there and is no regular file")
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except FileExistsError as error:
+                raise OutputError(target, f"cannot write: {error.filename} is no folder") from error
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())

@@ -272,8 +272,11 @@ def probability_at_least(distribution: ArrayLike, bins: AgeBins, threshold: floa
     Returns:
         (...) probability.
     Raises:
+        InputError: ``threshold`` is not finite.
         ValueError: The last axis is not K.
     """
+    if not np.isfinite(threshold):
+        raise InputError(f"a threshold is a number of years, not {threshold}")
     mass = _over_bins(distribution, bins)
     return _float(np.clip(mass[..., bins.ages >= threshold].sum(axis=-1) / mass.sum(axis=-1), 0.0, 1.0))
 

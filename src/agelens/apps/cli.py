@@ -87,7 +87,7 @@ def _command(
             except AgelensError as error:
                 _fail(f"error: {error}", 2)
             except KeyboardInterrupt:
-                _fail(f"interrupted; {interrupted}", 130)
+                _fail("interrupted" + (f"; {interrupted}" if interrupted else ""), 130)
 
         return app.command()(run)
 
@@ -127,7 +127,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@_command("nothing was written")
+@_command("no file was written")
 def predict(
     paths: Annotated[
         list[str], typer.Argument(help="Photos, folders (with all below them), patterns, or - for stdin.")
@@ -163,7 +163,7 @@ def predict(
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
-    chosen = format or Format(out.suffix[1:] if out and out.suffix in (".csv", ".json") else "table")
+    chosen = format or _format_of(out)
     sources: list[Source] = []
     for path in paths:
         sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path])
@@ -189,6 +189,15 @@ def predict(
         write(photos, handle, level=level, threshold=threshold)
     if failed:
         _fail(f"{failed} of {len(sources)} images could not be used", 1)
+
+
+def _format_of(out: Path | None) -> Format:
+    """The format that a file's name asks for."""
+    formats = {".csv": Format.csv, ".json": Format.json, ".txt": Format.table, "": Format.table}
+    suffix = "" if out is None else out.suffix.lower()
+    if suffix not in formats:
+        raise InputError(f"--out {out}: the name tells no format; give --format table, json or csv")
+    return formats[suffix]
 
 
 def _shown(sources: list[Source]) -> Iterator[Source]:
@@ -254,6 +263,8 @@ def audit(
         [(kind, str(number), KINDS[kind]) for kind, number in found.counts.items()],
     )
     for name, counts in {"age": found.ages, **found.groups}.items():
+        if not counts:
+            continue
         typer.echo(f"{name}: " + ", ".join(f"{value or 'none'} {number}" for value, number in counts.items()))
     if out is not None:
         with _output(out) as handle:

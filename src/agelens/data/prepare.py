@@ -37,14 +37,14 @@ from PIL import Image
 from agelens.data.manifest import check_manifest, image_paths, write_manifest
 from agelens.errors import ImageError, InputError, ManifestError, NoFaceError, OutputError
 from agelens.faces.alignment import (
-    CHIP_LANDMARKS,
     DEFAULT_GEOMETRY,
+    AlignedFace,
     CropGeometry,
     align_chip,
-    align_face,
+    align_detected,
     estimate_yaw,
 )
-from agelens.faces.detection import DetectedFace, FaceDetector
+from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
@@ -330,19 +330,19 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
         except OSError as error:
             raise ImageError(task.path, error.strerror or str(error)) from error
         image = read_image(content)
-        crop, face, alignment = _aligned(image, task, detector, settings)
+        aligned = _aligned(image, task, detector, settings)
     except (ImageError, NoFaceError) as error:
         return {"key": task.key, "reason": error.reason, "no_face": isinstance(error, NoFaceError)}
     digest = hashlib.sha256(content).hexdigest()
     with write_atomically(crop_path(settings.out, digest)) as temporary:
-        Image.fromarray(crop).save(temporary, compress_level=4)
+        Image.fromarray(aligned.crop).save(temporary, compress_level=4)
     outcome: dict[str, Any] = {
         "key": task.key,
         "stamp": stamp,
         "digest": digest,
-        "alignment": alignment,
+        "alignment": aligned.alignment,
     }
-    if face is not None:
+    if (face := aligned.face) is not None:
         outcome["box"] = _text(face.box)
         if face.landmarks is not None:
             outcome["landmarks"] = _text(face.landmarks.ravel())
@@ -356,11 +356,10 @@ def _text(numbers: Iterable[float]) -> str:
 
 def _aligned(
     image: NDArray[np.uint8], task: _Task, detector: FaceDetector, settings: _Settings
-) -> tuple[NDArray[np.uint8], DetectedFace | None, str]:
-    """The crop of the face that is meant, the face, and what aligned it."""
+) -> AlignedFace:
+    """The face that is meant."""
     if settings.chips:
-        chip = align_chip(image, detector, settings.geometry)
-        return chip.crop, chip.face, chip.alignment
+        return align_chip(image, detector, settings.geometry)
     faces = detector.detect(image)
     if task.box is not None:
         faces = sorted(faces, key=lambda face: _overlap(face.box, task.box), reverse=True)
@@ -368,12 +367,7 @@ def _aligned(
     if not faces:
         where = "" if task.box is None else " at the manifest's box"
         raise NoFaceError(task.path, f"no face found{where}")
-    face = faces[0]
-    if face.points is None:
-        points = np.array(face.box[:2]) + CHIP_LANDMARKS * (face.width, face.height)
-        return align_face(image, points, settings.geometry), face, "fallback"
-    alignment = "landmarks" if face.landmarks is not None else "eyes"
-    return align_face(image, face.points, settings.geometry), face, alignment
+    return align_detected(image, faces[0], settings.geometry)
 
 
 def _overlap(

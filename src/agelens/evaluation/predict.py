@@ -13,6 +13,7 @@ from agelens.errors import InputError
 from agelens.evaluation.predictions import Predictions, check_predictions
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
+from agelens.inference.predictions import COLUMNS, problem
 from agelens.model_file import ModelCard
 
 __all__ = ["Crops", "Estimator", "predict_manifest"]
@@ -80,6 +81,7 @@ def predict_manifest(
             rows.append(
                 {
                     "path": path,
+                    "face": 1,
                     "age": face.age,
                     "low": low,
                     "high": high,
@@ -93,9 +95,8 @@ def predict_manifest(
                 }
             )
         else:
-            rows.append({"path": path, "error": "no face found" if photo.error is None else str(photo.error)})
+            rows.append({"path": path, "error": problem(photo)})
         if progress is not None:
             progress(len(rows))
-    columns = ["path", "age", "low", "high", "p_at_least", "x1", "y1", "x2", "y2", "confidence", "error"]
-    frame = check_predictions(pd.DataFrame(rows, columns=columns), estimator.card.name)
+    frame = check_predictions(pd.DataFrame(rows, columns=list(COLUMNS)), estimator.card.name)
     return Predictions(frame, distribution, bins, estimator.card.name)

@@ -121,7 +121,9 @@ def read_predictions(path: str | Path, distributions: str | Path | None = None) 
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
             frame = pd.read_csv(handle, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+    except OSError as error:
+        raise PredictionsError(path, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # pandas' parser errors are ValueErrors
         raise PredictionsError(path, f"cannot be read as CSV: {error}") from error
     checked = check_predictions(frame, path)
     beside = Path(path).parent / DISTRIBUTIONS_NAME

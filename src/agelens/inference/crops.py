@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.errors import InputError
-from agelens.faces.alignment import CHIP_LANDMARKS, CropGeometry, align_chip, align_face
+from agelens.faces.alignment import AlignedFace, CropGeometry, align_chip, align_detected
 from agelens.faces.detection import DetectedFace, FaceDetector
 
 __all__ = ["Crop", "crop_aligned", "crop_chip", "crop_photo"]
@@ -30,22 +30,13 @@ class Crop(NamedTuple):
 
 
 def crop_photo(image: NDArray[np.uint8], detector: FaceDetector, geometry: CropGeometry) -> list[Crop]:
-    """Detect and align every face; a bare box counts as a face chip of the usual layout."""
-    found = []
-    for face in detector.detect(image):
-        if face.points is not None:
-            points, alignment = face.points, "eyes" if face.landmarks is None else "landmarks"
-        else:
-            points = np.array(face.box[:2]) + CHIP_LANDMARKS * (face.width, face.height)
-            alignment = "fallback"
-        found.append(Crop(align_face(image, points, geometry), face, alignment))
-    return found
+    """Detect and align every face: `agelens.faces.alignment.align_detected`."""
+    return [_crop(align_detected(image, face, geometry)) for face in detector.detect(image)]
 
 
 def crop_chip(image: NDArray[np.uint8], detector: FaceDetector, geometry: CropGeometry) -> list[Crop]:
     """Align the one face of a chip: `agelens.faces.alignment.align_chip`."""
-    chip = align_chip(image, detector, geometry)
-    return [Crop(chip.crop, chip.face, chip.alignment)]
+    return [_crop(align_chip(image, detector, geometry))]
 
 
 def crop_aligned(image: NDArray[np.uint8], geometry: CropGeometry) -> list[Crop]:
@@ -62,3 +53,7 @@ def crop_aligned(image: NDArray[np.uint8], geometry: CropGeometry) -> list[Crop]
         picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
         image = np.asarray(picture)
     return [Crop(image, None, "aligned")]
+
+
+def _crop(aligned: AlignedFace) -> Crop:
+    return Crop(aligned.crop, aligned.face, aligned.alignment)

@@ -1,0 +1,139 @@
+"""Writing whole files: the new one, or the old one and an error; never half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from agelens.errors import OutputError
+from agelens.files import write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "table.csv"
+    with write_atomically(target) as temporary:
+        assert (temporary.parent, temporary.suffix) == (target.parent, ".csv")
+        temporary.write_text("first")
+        assert not target.exists()
+    with write_atomically(str(target)) as temporary:
+        temporary.write_text("second")
+        assert target.read_text() == "first"
+    assert target.read_text() == "second"
+    assert names(target.parent) == ["table.csv"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("wrong")])
+def test_what_stops_the_writer_passes_and_the_old_file_stays(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with write_atomically(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fills_up_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with (
+        pytest.raises(OutputError, match=r"table\.csv: cannot write: No space left on device") as caught,
+        write_atomically(target) as temporary,
+    ):
+        temporary.write_text("new")
+    assert caught.value.path == str(target)
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+_WRITERS = {
+    "text": 'temporary.write_text("x" * 100_000)',
+    "image": "Image.effect_noise((400, 400), 90).save(temporary)",
+    "arrays": "np.savez(temporary, logits=np.zeros(100_000))",
+    "table": 'pd.DataFrame({"age": range(100_000)}).to_csv(temporary, index=False)',
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("writer", _WRITERS)
+def test_a_write_that_the_system_cuts_short(tmp_path: Path, writer: str) -> None:
+    """Under RLIMIT_FSIZE the system takes the first bytes and refuses the rest, as a full disk does."""
+    target = tmp_path / f"old{'.png' if writer == 'image' else '.npz' if writer == 'arrays' else '.csv'}"
+    target.write_text("old")
+    code = f"""
+import resource, sys
+import numpy as np, pandas as pd
+from PIL import Image
+from agelens.errors import OutputError
+from agelens.files import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    with write_atomically(sys.argv[1]) as temporary:
+        {_WRITERS[writer]}
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, target], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{target}: cannot write: File too large\n", "")
+    assert target.read_text() == "old"
+    assert names(tmp_path) == [target.name]
+
+
+def test_a_folder_without_permission(
+    unprivileged: Callable[[], AbstractContextManager[None]], open_folder: Path
+) -> None:
+    (open_folder / "table.csv").write_text("old")
+    open_folder.chmod(0o555)
+    with (
+        unprivileged(),
+        pytest.raises(OutputError, match=r"table\.csv: cannot write: Permission denied"),
+        write_atomically(open_folder / "table.csv") as temporary,
+    ):
+        temporary.write_text("new")
+    assert (open_folder / "table.csv").read_text() == "old"
+
+
+def test_folders_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    for target in (tmp_path, Path(os.devnull)):
+        with pytest.raises(OutputError, match="is no regular file"), write_atomically(target):
+            pytest.fail("begun")
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match=r"file is no folder"),
+        write_atomically(tmp_path / "file" / "a.csv"),
+    ):
+        pytest.fail("begun")
+
+
+def test_a_missing_input_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), write_atomically(tmp_path / "copy.csv") as temporary:
+        temporary.write_bytes((tmp_path / "gone.csv").read_bytes())
+    assert names(tmp_path) == []
