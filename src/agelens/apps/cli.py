@@ -419,7 +419,7 @@ def evaluate(
     rows, part = read_manifest(data), None if split == "all" else split
     count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
     with progress_bar("images") as report, _model_of(system) as model:
-        if system.endswith(".csv"):
+        if system.lower().endswith(".csv"):
             found = compare(
                 read_predictions(system),
                 rows,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -124,6 +125,7 @@ def fit(
         CheckpointError: A checkpoint of another network or a damaged one.
     """
     settings = run.recipe.train
+    AcceleratorState._reset_state()  # one process may train twice, with another precision
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu)
     if len(train) < settings.batch_size:
         raise InputError(f"{len(train)} training images are fewer than one batch ({settings.batch_size})")
