@@ -44,6 +44,11 @@ MODELS = {
         use="small and fast: ResNet-10-Tiny, 1.2 M weights, trained by label refinery (LRN)",
         terms=_UTKFACE_TERMS,
     ),
+    "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(
+        "resnet10-tiny-lrn-utkface-mirrored.onnx",
+        use="the same weights on the face and its mirror image: 3 % fewer years of error, twice the time",
+        terms=_UTKFACE_TERMS,
+    ),
 }
 """The shipped models by name: one entry adds a model."""
 
