@@ -165,6 +165,12 @@ def test_two_processes_train_one_network(manifest: Path, tmp_path: Path) -> None
         assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+def test_curves_go_to_tensorboard_where_it_is_installed(manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    train(_recipe(epochs=1), manifest, tmp_path / "run", cpu=True)
+    assert list((tmp_path / "run" / "generation-1").glob("events.out.tfevents.*"))
+
+
 def test_one_process_trains_with_one_precision_after_another(manifest: Path, tmp_path: Path) -> None:
     for precision in ("bf16", "no"):
         run = train(_recipe(epochs=1, precision=precision), manifest, tmp_path / precision, cpu=True)

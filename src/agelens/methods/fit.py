@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -182,6 +183,9 @@ class _Trainer:
         self.first_epoch = 0
         self.seconds = 0.0
         self._resized: CropSet | None = None
+        self.board = (
+            _tensorboard(self.run.stage(self.stage.name)) if self.accelerator.is_main_process else None
+        )
 
     @property
     def plain(self) -> AgeNetwork:
@@ -199,13 +203,17 @@ class _Trainer:
             figures = self._epoch(epoch)
             self.seconds += time.monotonic() - started
             if self.accelerator.is_main_process:
-                row = {
+                row: dict[str, Any] = {
                     "epoch": epoch + 1,
                     **figures,
                     **self._validate(epoch),
                     "seconds": round(self.seconds, 1),
                 }
                 self.run.log(self.stage.name, row)
+                if self.board is not None:
+                    for name in row.keys() - {"epoch"}:
+                        self.board.add_scalar(name, row[name], epoch + 1)
+                    self.board.flush()
                 self._save(checkpoint, epoch + 1)
                 if self.reporter is not None:
                     self.reporter.epoch(self.stage.name, epoch + 1, self.settings.epochs, row)
@@ -398,6 +406,15 @@ def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSe
         return rate / 25 + (rate - rate / 25) * (1 - cos(pi * step / peak)) / 2
     share = (step - peak) / max(total - 1 - peak, 1)
     return rate / 1e4 + (rate - rate / 1e4) * (1 + cos(pi * share)) / 2
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of the stage's curves, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
 
 
 def _in_float32(outputs: Outputs) -> Outputs:
