@@ -41,7 +41,7 @@ _UTKFACE_TERMS = "non-commercial research only (trained on UTKFace)"
 MODELS = {
     "resnet10-tiny-lrn-utkface": ShippedModel(
         "resnet10-tiny-lrn-utkface.onnx",
-        use="small and fast: ResNet-10-Tiny, 1.2 M weights, trained by label refinery (LRN)",
+        use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
         terms=_UTKFACE_TERMS,
     ),
     "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(

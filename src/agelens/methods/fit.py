@@ -2,9 +2,9 @@
 
 A stage is fully determined by the recipe's seed: its initial weights, and the order and augmentation of
 every epoch, are drawn from generators seeded by (seed, stage, epoch, rank), so a run that was killed at any
-moment and resumed from its last checkpoint ends in the same weights as one that was not. Stages draw apart:
-without a pre-trained start, an offspring that shared its ancestor's initial weights and order would follow it
-into the same solution and learn nothing from it.
+moment and resumed from its last checkpoint ends in the same weights as one that was not. Stages draw apart,
+so that without a pre-trained start an offspring does not repeat its ancestor's path; whether that helps the
+refinery is open (docs/results.md: neither way gained here).
 """
 
 from __future__ import annotations
@@ -218,6 +218,8 @@ class _Trainer:
                 if self.reporter is not None:
                     self.reporter.epoch(self.stage.name, epoch + 1, self.settings.epochs, row)
             self.accelerator.wait_for_everyone()
+        if self.board is not None:
+            self.board.close()
         return self.averaged if self.averaged is not None else self.plain
 
     def _epoch(self, epoch: int) -> dict[str, float]:
