@@ -31,11 +31,14 @@ class CropSet:
         pixels: (M, S, S, 3) uint8, RGB; may be a memory map.
         ages: (N,) float32, years.
         rows: (N,) the row of ``pixels`` of each crop.
+        subjects: (N,) the person on each crop, as the manifest names people; None if it does not. Ages of
+            a manifest that names people only are NaN.
     """
 
     pixels: NDArray[np.uint8]
     ages: NDArray[np.float32]
     rows: NDArray[np.int64]
+    subjects: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != self.pixels.shape[2] or self.pixels.shape[3] != 3:
@@ -57,7 +60,8 @@ class CropSet:
 
     def select(self, mask: NDArray[np.bool_]) -> CropSet:
         """The crops where ``mask`` (N,) is true."""
-        return CropSet(self.pixels, self.ages[mask], self.rows[mask])
+        subjects = None if self.subjects is None else self.subjects[mask]
+        return CropSet(self.pixels, self.ages[mask], self.rows[mask], subjects)
 
 
 def load_crops(
@@ -83,12 +87,16 @@ def load_crops(
     if manifest.empty:
         raise ManifestError(source, "no rows to load")
     paths = image_paths(manifest)
-    ages = manifest["age"].to_numpy(dtype=np.float32)
+    count = len(manifest)
+    ages = np.full(count, np.nan, np.float32)
+    if "age" in manifest:
+        ages = manifest["age"].to_numpy(dtype=np.float32)
+    subjects = manifest["subject"].to_numpy(dtype=np.str_) if "subject" in manifest else None
     stored = Path(manifest.attrs["root"]) / ".crops" / f"{_key(paths)}.npy" if cache else None
     if stored is not None and stored.exists():
         crops: NDArray[Any] = np.load(stored, mmap_mode="r")
         if len(crops) == len(paths):
-            return CropSet(crops, ages, np.arange(len(ages)))
+            return CropSet(crops, ages, np.arange(count), subjects)
     first = read_image(paths[0])
     height, width = first.shape[:2]
     if height != width:
@@ -109,7 +117,7 @@ def load_crops(
     if stored is not None:
         with write_atomically(stored) as temporary:
             np.save(temporary, crops)
-    return CropSet(crops, ages, np.arange(len(ages)))
+    return CropSet(crops, ages, np.arange(count), subjects)
 
 
 def _key(paths: list[Path]) -> str:

@@ -1,6 +1,7 @@
 """The manifest: one table of images and labels, and the one place that checks it.
 
-Columns and their meaning are listed in ``docs/design.md``; only ``path`` and ``age`` are required.
+Columns and their meaning are listed in ``docs/design.md``; only ``path`` and ``age`` are required, and of a
+manifest of identities ``path`` and ``subject``.
 In memory a missing text is ``""`` and a missing number ``NaN``, whatever the file format says.
 """
 
@@ -75,13 +76,14 @@ class Finding:
     detail: str
 
 
-def read_manifest(path: str | Path) -> pd.DataFrame:
+def read_manifest(path: str | Path, *, ages: bool = True) -> pd.DataFrame:
     """Read and check a manifest.
 
     Every column of the file is kept. In a CSV file, columns the contract does not name are text.
 
     Args:
         path: A ``.csv`` (UTF-8, comma separated, with a header) or ``.parquet`` file.
+        ages: Whether the column ``age`` must be there; a manifest of identities has ``subject`` instead.
     Returns:
         The checked table; ``attrs["root"]`` is the folder that relative image paths start from,
         ``attrs["path"]`` the file.
@@ -89,17 +91,18 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
         ManifestError: No such file, not a table, or a row breaks the contract.
         MissingExtraError: A Parquet file without pyarrow.
     """
-    table, problems = inspect_manifest(path)
+    table, problems = inspect_manifest(path, ages=ages)
     if problems:
         raise problems[0]
     return table
 
 
-def inspect_manifest(path: str | Path) -> tuple[pd.DataFrame, list[ManifestError]]:
+def inspect_manifest(path: str | Path, *, ages: bool = True) -> tuple[pd.DataFrame, list[ManifestError]]:
     """Read a manifest and list everything that is wrong in its rows, for an audit.
 
     Args:
         path: As in :func:`read_manifest`.
+        ages: As in :func:`read_manifest`.
     Returns:
         The table in the contract's types, with a wrong number as NaN and a wrong text as it is; and the
         problems, empty for a good manifest.
@@ -113,7 +116,7 @@ def inspect_manifest(path: str | Path) -> tuple[pd.DataFrame, list[ManifestError
         table = _read_csv(path) if suffix == ".csv" else _read_parquet(path)
     except OSError as error:
         raise ManifestError(path, f"cannot read: {error.strerror or error}") from error
-    table, problems = _inspect(table, path)
+    table, problems = _inspect(table, path, ages)
     table.attrs = {"root": path.absolute().parent, "path": path.absolute()}
     return table, problems
 
@@ -177,15 +180,17 @@ def check_manifest(df: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         ManifestError: A required column is missing or twice there, the table has no row, or a value
             breaks the contract (path, row with 1 = the first data row, column, value).
     """
-    table, problems = _inspect(df, path)
+    table, problems = _inspect(df, path, ages=False)
     if problems:
         raise problems[0]
     return table
 
 
-def _inspect(df: pd.DataFrame, path: str | Path) -> tuple[pd.DataFrame, list[ManifestError]]:
+def _inspect(
+    df: pd.DataFrame, path: str | Path, ages: bool
+) -> tuple[pd.DataFrame, list[ManifestError]]:
     names = [str(name) for name in df.columns]
-    for name in ("path", "age"):
+    for name in ("path", "age") if ages or "subject" not in names else ("path",):
         if name not in names:
             raise ManifestError(path, f"the column is missing (found: {', '.join(names)})", column=name)
     for name in names:

@@ -1,18 +1,23 @@
-"""agelens audit, agelens prepare, agelens datasets."""
+"""agelens audit, agelens prepare, agelens datasets, agelens protocols, agelens split."""
 
 from __future__ import annotations
 
+import csv
 import json
-import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agelens.apps.command import command, output, print_table
 from agelens.errors import InputError
 
-__all__ = ["audit", "datasets", "prepare"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["audit", "datasets", "prepare", "protocols", "split"]
 
 
 @command("nothing was written", extra="report")
@@ -35,7 +40,7 @@ def audit(
         if folder is None:
             found = audit_images(source, workers=workers, progress=report)
         else:
-            found = audit_images(folder, dataset=source, workers=workers, progress=report)
+            found = audit_images(folder, dataset=source.replace("-", "_"), workers=workers, progress=report)
     typer.echo(f"{found.source}: {found.images} images, {len(found.findings)} findings")
     print_table(
         ("finding", "number", "meaning"),
@@ -69,24 +74,30 @@ def prepare(
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the data set: label=apparent. May be repeated."),
+    ] = None,
 ) -> None:
     """Detect, align and crop the faces of a manifest, and write a manifest of the crops.
 
     Run again after an interruption, it goes on where it stopped.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.data.datasets import CHIP_DATASETS, DATASETS
+    from agelens.data.datasets import CHIP_DATASETS, read_dataset
     from agelens.data.manifest import read_manifest
     from agelens.data.prepare import prepare as prepare_crops
     from agelens.faces.alignment import DEFAULT_GEOMETRY
 
-    if folder is not None and source not in DATASETS:
-        raise InputError(f"unknown data set {source!r}; known: {', '.join(DATASETS)}")
+    settings = dict(_setting(text) for text in set_ or ())
     if folder is None:
+        if settings:
+            raise InputError("--set is for a data set's adapter; a manifest needs no setting")
         table = read_manifest(source)
     else:
         with progress_bar("labels") as report:
-            table = DATASETS[source](folder, workers=workers, progress=report)
+            table = read_dataset(source, folder, settings, workers=workers, progress=report)
+        _tell_findings(table, out / "findings.csv")
     with progress_bar("crops") as report:
         summary = prepare_crops(
             table,
@@ -94,7 +105,7 @@ def prepare(
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
             geometry=DEFAULT_GEOMETRY.with_size(size),
-            chips=source in CHIP_DATASETS if chips is None else chips,
+            chips=source.replace("-", "_") in CHIP_DATASETS if chips is None else chips,
             workers=workers,
             progress=report,
         )
@@ -106,10 +117,90 @@ def prepare(
     typer.echo(f"wrote {out / 'manifest.csv'} and {out / 'failures.csv'}")
 
 
-@command("", extra="report")
-def datasets() -> None:
-    """List the public data sets that audit and prepare read."""
-    from agelens.data.datasets import DATASETS
+def _setting(text: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``; a value that is no TOML is text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set must read key=value (value: {text!r})")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
 
-    for name, adapter in DATASETS.items():
-        typer.echo(f"{name}: {(sys.modules[adapter.__module__].__doc__ or '').splitlines()[0]}")
+
+def _tell_findings(table: pd.DataFrame, path: Path) -> None:
+    """Say what an adapter could not use, and write all of it to a file."""
+    findings = table.attrs.pop("problems", [])
+    if not findings:
+        return
+    with output(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("kind", "images", "paths", "detail"))
+        writer.writerows((f.kind, len(f.paths), " | ".join(f.paths), f.detail) for f in findings)
+    typer.echo(f"{len(table)} images; {len(findings)} findings, all of them in {path}:")
+    first = {finding.kind: finding for finding in reversed(findings)}
+    counts = Counter(finding.kind for finding in findings)
+    rows = [(kind, str(counts[kind]), f"{f.paths[0]}: {f.detail}") for kind, f in first.items()]
+    print_table(("finding", "number", "the first"), sorted(rows))
+
+
+@command("", extra="report")
+def datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: where to get it, how to lay it out.")
+    ] = None,
+) -> None:
+    """List the data sets that audit and prepare read, or tell how to get and lay out one."""
+    from agelens.data.datasets import DATASETS, dataset_guide, dataset_settings
+
+    if name is None:
+        for each in DATASETS:
+            typer.echo(f"{each}: {dataset_guide(each).splitlines()[0]}")
+        return
+    typer.echo(dataset_guide(name))
+    settings = dataset_settings(name)
+    if settings:
+        typer.echo("\nSettings of agelens prepare, with their defaults:")
+        for key, value in settings.items():
+            typer.echo(f"  --set {key}={'' if value is None else json.dumps(value)}")
+
+
+@command("", extra="report")
+def protocols() -> None:
+    """List the evaluation protocols that split and train know."""
+    from agelens.data.protocols import load_protocol, protocol_names
+
+    rows = [(name, load_protocol(name).dataset, load_protocol(name).title) for name in protocol_names()]
+    rows += [
+        ("subject-K-fold", "any", "K folds by person, for any data with subjects (subject-5-fold)"),
+        ("image-K-fold", "any", "K folds by content (image-10-fold)"),
+    ]
+    print_table(("protocol", "data set", "what it does"), rows)
+
+
+@command("nothing was written", extra="report")
+def split(
+    manifest: Annotated[Path, typer.Argument(help="Manifest that prepare wrote.")],
+    protocol: Annotated[str, typer.Option(help="Name of a protocol (agelens protocols).")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Manifest to write, best beside the crops and their geometry.json; several folds: a folder."
+        ),
+    ],
+    fold: Annotated[int | None, typer.Option(min=1, help="Write this fold only, to the file --out.")] = None,
+) -> None:
+    """Write a protocol's train, val and test into a manifest: one file a fold."""
+    from agelens.data.manifest import read_manifest, write_manifest
+    from agelens.data.protocols import apply_protocol, load_protocol
+
+    found = apply_protocol(read_manifest(manifest), load_protocol(protocol))
+    for line in found.lines():
+        typer.echo(line)
+    if fold is not None and fold > len(found.folds):
+        raise InputError(f"--fold {fold}: {protocol} has {len(found.folds)} folds here")
+    chosen = found.folds if fold is None else found.folds[fold - 1 : fold]
+    for each in chosen:
+        path = out if len(chosen) == 1 else out / f"{each.name}.csv"
+        write_manifest(found.fold_manifest(each), path)
+        typer.echo(f"wrote {path} ({each.held_out} tests)")

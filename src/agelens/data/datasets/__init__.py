@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
+from agelens.data.datasets.afad import afad
+from agelens.data.datasets.appa_real import appa_real
+from agelens.data.datasets.chalearn import chalearn
 from agelens.data.datasets.fgnet import fgnet
+from agelens.data.datasets.folders import folders
+from agelens.data.datasets.guess_the_age import guess_the_age
+from agelens.data.datasets.imdb_wiki import imdb_wiki
+from agelens.data.datasets.lfw import lfw
+from agelens.data.datasets.megaage import megaage
+from agelens.data.datasets.megaage_asian import megaage_asian
+from agelens.data.datasets.morph import morph
+from agelens.data.datasets.table import table
 from agelens.data.datasets.utkface import utkface
 from agelens.data.duplicates import Progress
+from agelens.errors import InputError
 
-__all__ = ["CHIP_DATASETS", "DATASETS", "Adapter"]
+__all__ = ["CHIP_DATASETS", "DATASETS", "Adapter", "dataset_guide", "dataset_settings", "read_dataset"]
 
 
 class Adapter(Protocol):
@@ -19,7 +34,8 @@ class Adapter(Protocol):
 
     It returns manifest rows in a fixed order, with ``attrs["root"]`` the folder and ``attrs["problems"]`` a
     list of findings; ``content=False`` reads names and labels but no image. It raises InputError for a
-    folder that is not its data set.
+    folder that is not its data set. Settings of its own are further keywords with a default. The docstring of
+    its module says what the set is (first line), where its owner offers it, its terms and its layout.
     """
 
     def __call__(
@@ -34,9 +50,80 @@ class Adapter(Protocol):
 
 
 DATASETS: dict[str, Adapter] = {
+    "afad": afad,
+    "appa_real": appa_real,
+    "chalearn": chalearn,
     "fgnet": fgnet,
+    "folders": folders,
+    "guess_the_age": guess_the_age,
+    "imdb_wiki": imdb_wiki,
+    "lfw": lfw,
+    "megaage": megaage,
+    "megaage_asian": megaage_asian,
+    "morph": morph,
+    "table": table,
     "utkface": utkface,
 }
 
 CHIP_DATASETS = {"utkface"}
 """Those whose images are cut to one face already: `prepare` treats them as face chips."""
+
+_COMMON = ("folder", "content", "workers", "progress")
+
+
+def dataset_settings(name: str) -> dict[str, Any]:
+    """The settings of a data set's adapter and their defaults.
+
+    Raises:
+        InputError: An unknown data set.
+    """
+    parameters = inspect.signature(_adapter(name)).parameters
+    return {key: value.default for key, value in parameters.items() if key not in _COMMON}
+
+
+def dataset_guide(name: str) -> str:
+    """What a data set is, where its owner offers it, its terms, and how to lay it out.
+
+    Raises:
+        InputError: An unknown data set.
+    """
+    return (sys.modules[_adapter(name).__module__].__doc__ or "").strip()
+
+
+def read_dataset(
+    name: str,
+    folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Read a data set by its name.
+
+    Args:
+        name: A key of :data:`DATASETS`; a hyphen stands for an underscore.
+        folder: As its owner lays it out.
+        settings: Some of :func:`dataset_settings`.
+        workers: Threads that read.
+        progress: Called as ``progress(done, total)``.
+    Returns:
+        The manifest.
+    Raises:
+        InputError: An unknown data set or setting, a setting of another type, or not its folder.
+    """
+    known = dataset_settings(name)
+    for key, value in (settings or {}).items():
+        if key not in known:
+            raise InputError(f"{name} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+        kind = str if known[key] is None else type(known[key])
+        number = kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and type(value) is not kind:
+            raise InputError(f"the setting {key!r} of {name} is of type {kind.__name__} (value: {value!r})")
+    return _adapter(name)(folder, workers=workers, progress=progress, **(settings or {}))
+
+
+def _adapter(name: str) -> Adapter:
+    key = name.replace("-", "_")
+    if key not in DATASETS:
+        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[key]

@@ -1,7 +1,14 @@
 """FG-NET: 1,002 scanned photographs of 82 people aged 0 to 69, with 68 points each.
 
-``images/<person, 3 digits>A<age, 2 digits><letter>.JPG`` and ``points/<the same, lower case>.pts``. The
-protocol leaves one person out at a time (column ``subject``), so no split is set.
+Owner: the Face and Gesture Recognition Network; its own pages are gone, and copies are passed on by
+https://yanweifu.github.io/FG_NET_data/. Terms: research; the photographs belong to the people in them.
+
+Layout::
+
+    FOLDER/images/001A02.JPG, 001A43a.JPG …   <person, 3 digits>A<age, 2 digits><letter>.JPG
+    FOLDER/points/001a02.pts …                the same, lower case
+
+The protocol leaves one person out at a time (column ``subject``), so no split is set.
 
 The 68 points are not in the iBUG order. Counted from 0: face outline 0-14 (from the image's left), brow at
 image right 15-20, brow at image left 21-26, eye at image left 27-30 and its pupil 31, eye at image right

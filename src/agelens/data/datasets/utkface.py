@@ -1,7 +1,11 @@
 """UTKFace: 200 × 200 face chips, labelled in their file names.
 
-``<age>_<gender>_<race>_<time>.jpg.chip.jpg``: gender 0 male, 1 female; race 0 White, 1 Black, 2 Asian,
-3 Indian, 4 Other; time as ``yyyymmddHHMMSSFFF``. Non-commercial research only.
+Owner: https://susanqq.github.io/UTKFace/ (University of Tennessee), "Aligned & Cropped Faces". Terms:
+non-commercial research only; the photographs belong to their owners.
+
+Layout: all chips in FOLDER, named ``<age>_<gender>_<race>_<time>.jpg.chip.jpg``: gender 0 male, 1 female;
+race 0 White, 1 Black, 2 Asian, 3 Indian, 4 Other; time as ``yyyymmddHHMMSSFFF``. As it comes, a few names are
+malformed and several hundred files are copies, half of those with other ages: see ``agelens audit``.
 
 Zhang, Song, Qi, Age progression/regression by conditional adversarial autoencoder, CVPR 2017.
 """

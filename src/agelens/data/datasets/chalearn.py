@@ -1,0 +1,107 @@
+"""ChaLearn LAP 2015: 4,691 photographs with the age that at least ten people each guessed.
+
+Owner: https://chalearnlap.cvc.uab.cat/dataset/18/description/ (ChaLearn, Computer Vision Center, Barcelona).
+Terms: registration with the challenge; research; the photographs belong to their owners.
+
+Layout::
+
+    FOLDER/Train.csv, Validation.csv, Test.csv   image_1.jpg;32;4.5: name, mean, deviation (no header)
+    FOLDER/Train, Validation, Test               the photographs
+
+2,476 train, 1,136 validation and 1,079 test (whose labels came last: the papers train on the first and test
+on the second). Also read: labels separated by commas, a header (``image,mean,stdv``), labels in a folder
+``gt`` and names such as ``train_gt.csv`` or ``Reference.csv`` (validation), as the later release of the
+same owner has them; images are found by their name anywhere below FOLDER, those in a folder of the part's
+name first.
+
+``age`` is the mean of the guesses, ``age_std`` their deviation. A photograph may show more than one person.
+
+Escalera et al., ChaLearn looking at people 2015: apparent age and cultural event recognition datasets and
+results, ICCV Workshops 2015.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from agelens.data.datasets.rows import Row, images_below, make_manifest, parse_number, read_table
+from agelens.data.duplicates import Progress
+from agelens.data.manifest import Finding
+from agelens.errors import InputError
+
+__all__ = ["chalearn"]
+
+_LABELS = {
+    "train": ("train.csv", "train_gt.csv"),
+    "val": ("validation.csv", "valid.csv", "reference.csv", "valid_gt.csv", "validation_gt.csv"),
+    "test": ("test.csv", "test_gt.csv"),
+}
+
+
+def chalearn(
+    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Make the manifest of ChaLearn LAP 2015, with its owner's split.
+
+    Args:
+        folder: Holds the label tables and the folders of photographs.
+        content: Whether to read the images, for ``digest``. False reads the tables only.
+        workers: Threads that read; by default one a processor.
+        progress: Called as ``progress(done, total)`` while reading.
+    Returns:
+        The manifest: ``split`` and ``official_split`` are the owner's.
+    Raises:
+        InputError: No label table is there, or one is not of three columns.
+    """
+    folder = Path(folder)
+    tables = {path.name.lower(): path for path in sorted(folder.glob("**/*.csv"))}
+    images: defaultdict[str, list[str]] = defaultdict(list)
+    for path in images_below(folder):
+        images[Path(path).name].append(path)
+    rows: list[Row] = []
+    problems: list[Finding] = []
+    for split, names in _LABELS.items():
+        table = next((tables[name] for name in names if name in tables), None)
+        if table is None:
+            continue
+        for name, mean, deviation in _labels(table):
+            found = images.get(name, [])
+            inside = [path for path in found if split in path.rpartition("/")[0].lower()]
+            if len(found) > 1 and len(inside) != 1:
+                problems.append(Finding("bad-value", tuple(found), f"{name} of {table.name}: which one?"))
+                continue
+            chosen = (inside or found or [name])[0]
+            rows.append(
+                {
+                    "path": chosen,
+                    "age": mean,
+                    "age_std": deviation,
+                    "split": split,
+                    "official_split": split,
+                }
+            )
+    if not rows:
+        raise InputError(f"{folder}: no Train.csv, Validation.csv or Test.csv with labels in it or below")
+    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+
+
+def _labels(path: Path) -> list[tuple[str, str, str]]:
+    """Name, mean and deviation of each row; a first row without numbers is the header."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+            delimiter = ";" if ";" in handle.readline() else ","
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    records = read_table(path, ("name", "mean", "deviation"), delimiter=delimiter)
+    rows = [(record["name"], record["mean"], record["deviation"]) for record in records]
+    if rows and parse_number(rows[0][1]) != parse_number(rows[0][1]):
+        rows = rows[1:]
+    for place, (name, mean, deviation) in enumerate(rows, start=1):
+        if not (parse_number(deviation) >= 0):
+            raise InputError(
+                f"{path}, row {place}: not name, mean, deviation: {name!r}, {mean!r}, {deviation!r}"
+            )
+    return rows

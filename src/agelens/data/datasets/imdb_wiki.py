@@ -1,0 +1,189 @@
+"""IMDB-WIKI: 523,051 photographs of film people and of Wikipedia's, aged by their date of birth.
+
+Owner: https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/ (ETH Zürich). Terms: academic research only; the
+photographs belong to their owners.
+
+Layout, as the owner's archives unpack (either half alone will do)::
+
+    FOLDER/imdb_crop/imdb.mat   FOLDER/imdb_crop/00/nm0000100_rm46373120_1955-1-6_2003.jpg …   460,723 crops
+    FOLDER/wiki_crop/wiki.mat   FOLDER/wiki_crop/00/10000800_1954-11-18_2011.jpg …              62,328 crops
+    FOLDER/imdb, FOLDER/wiki   whole photographs
+
+The tables are MATLAB 5 files. The age is the completed years from the date of birth to the middle (1 July) of
+the year in which the photograph was taken. Both are as noisy as the web: dates before the photograph, people
+of 1,000 years, photographs without a face (score -Inf), several faces of which nobody knows which is meant.
+
+Settings (the defaults are the literature's): ``minimum_face_score`` 1.0, ``allow_second_face`` no,
+``minimum_age`` 0, ``maximum_age`` 100. What they leave out is counted as a finding.
+
+Rothe, Timofte, Van Gool, Deep expectation of real and apparent age from a single image without facial
+landmarks, IJCV 2018.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agelens.data.datasets.rows import Row, make_manifest
+from agelens.data.duplicates import Progress
+from agelens.data.manifest import MAXIMUM_AGE, Finding
+from agelens.errors import InputError
+
+__all__ = ["ages_from_dates", "imdb_wiki"]
+
+_FIELDS = ("dob", "photo_taken", "full_path", "gender", "face_location", "face_score", "second_face_score")
+_UNIX_EPOCH = 719529  # 1970-01-01 in MATLAB's days, which begin with the year 0
+_EARLIEST_BIRTH = 1800
+
+
+def imdb_wiki(
+    folder: str | Path,
+    *,
+    content: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    minimum_face_score: float = 1.0,
+    allow_second_face: bool = False,
+    minimum_age: float = 0,
+    maximum_age: float = 100,
+) -> pd.DataFrame:
+    """Make the manifest of IMDB-WIKI, or of one half of it, cleaned.
+
+    Args:
+        folder: Holds ``imdb_crop`` and ``wiki_crop`` (or ``imdb``, ``wiki``), or is one of them.
+        content: Whether to read the images, for ``digest``. False reads the tables only.
+        workers: Threads that read; by default one a processor.
+        progress: Called as ``progress(done, total)`` while reading.
+        minimum_face_score: Of the detector that made the set; lower-scoring images are left out.
+        allow_second_face: Keep images in which that detector found a second face.
+        minimum_age: Years; younger ones are left out.
+        maximum_age: Years; older ones are left out.
+    Returns:
+        The manifest, IMDB first; ``subject`` is ``imdb-<celeb_id>`` or ``wiki-<name>``; whole photographs
+        have the face's ``box``. ``attrs["problems"]`` also counts what the cleaning left out.
+    Raises:
+        InputError: Neither table is there, or one cannot be read (a .mat file of version 7.3, say).
+    """
+    folder = Path(folder)
+    tables = list(_tables(folder))
+    if not tables:
+        raise InputError(f"{folder}: no imdb.mat or wiki.mat in it, in imdb_crop, wiki_crop, imdb or wiki")
+    rows: list[Row] = []
+    problems: list[Finding] = []
+    for half, path in tables:
+        table = _read_mat(path, half)
+        paths = [(path.parent.relative_to(folder) / name).as_posix() for name in _texts(table["full_path"])]
+        ages = ages_from_dates(table["dob"], table["photo_taken"])
+        for place in np.flatnonzero(~((ages >= 0) & (ages <= MAXIMUM_AGE))):
+            detail = (
+                f"born on day {table['dob'][place]:g}, taken in {table['photo_taken'][place]:g}; left out"
+            )
+            problems.append(Finding("impossible-age", (paths[place],), detail))
+        keep = (ages >= 0) & (ages <= MAXIMUM_AGE)
+        rules = {
+            f"face score below {minimum_face_score:g}": ~(table["face_score"] >= minimum_face_score),
+            "a second face": np.isfinite(table["second_face_score"]) & (not allow_second_face),
+            f"age outside {minimum_age:g} … {maximum_age:g}": (ages < minimum_age) | (ages > maximum_age),
+        }
+        for rule, hit in rules.items():
+            gone = np.flatnonzero(keep & hit)
+            keep &= ~hit
+            if gone.size:
+                detail = f"{half}: {gone.size} images left out by the cleaning: {rule}"
+                problems.append(Finding("bad-value", tuple(paths[place] for place in gone), detail))
+        whole = not path.parent.name.endswith("_crop")
+        subjects = _subjects(table, half)
+        for place in np.flatnonzero(keep):
+            row: Row = {
+                "path": paths[place],
+                "age": float(ages[place]),
+                "subject": subjects[place],
+                "gender": {0.0: "female", 1.0: "male"}.get(float(table["gender"][place]), ""),
+            }
+            if whole:
+                row["box"] = " ".join(f"{value:g}" for value in np.ravel(table["face_location"][place]))
+            rows.append(row)
+    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+
+
+def ages_from_dates(birth: NDArray[np.float64], year_taken: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Completed years from a date of birth to 1 July of the year a photograph was taken.
+
+    Args:
+        birth: (N,) MATLAB's serial day numbers (1 = 1 January of the year 0).
+        year_taken: (N,) years.
+    Returns:
+        (N,) years; NaN where the date of birth is no date since 1800 or the year is missing.
+    """
+    earliest = (np.datetime64(f"{_EARLIEST_BIRTH}-01-01") - np.datetime64("1970-01-01")).astype(np.int64)
+    known = np.isfinite(birth) & np.isfinite(year_taken)
+    known &= (birth >= earliest + _UNIX_EPOCH) & (birth < 10_000 * 365.0)
+    days = np.where(known, birth, _UNIX_EPOCH).astype(np.int64) - _UNIX_EPOCH
+    dates = np.datetime64("1970-01-01") + days.astype("timedelta64[D]")
+    years = dates.astype("datetime64[Y]").astype(np.int64) + 1970
+    january = dates.astype("datetime64[Y]")
+    july = (january.astype("datetime64[M]") + np.timedelta64(6, "M")).astype("datetime64[D]")
+    ages = np.asarray(year_taken, dtype=np.float64) - years - (dates > july)
+    return np.where(known, ages, np.nan)
+
+
+def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
+    for half in ("imdb", "wiki"):
+        for place in (f"{half}_crop", half, "."):
+            path = folder / place / f"{half}.mat"
+            if path.is_file():
+                yield half, path
+                break
+
+
+def _read_mat(path: Path, half: str) -> dict[str, NDArray[Any]]:
+    """The fields of the table, each (N,)."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        record = loadmat(path, variable_names=[half])[half][0, 0]
+        table = {name: np.ravel(record[name]) for name in record.dtype.names}
+    except NotImplementedError as error:
+        raise InputError(
+            f"{path}: a .mat file of version 7.3; the owner's are of version 5 (save it with '-v7')"
+        ) from error
+    except (
+        MatReadError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path}: not the owner's MATLAB 5 table {half!r}: {error}") from error
+    for name in _FIELDS:
+        if name not in table:
+            raise InputError(f"{path}: no field {name!r} in it (found: {', '.join(table)})")
+        if len(table[name]) != len(table["full_path"]):
+            count, paths = len(table[name]), len(table["full_path"])
+            raise InputError(f"{path}: {count} values of {name!r} for {paths} of 'full_path'")
+    for name in ("dob", "photo_taken", "gender", "face_score", "second_face_score"):
+        table[name] = table[name].astype(np.float64)
+    return table
+
+
+def _texts(cells: NDArray[Any]) -> list[str]:
+    """The texts of a cell array; an empty cell is an empty text."""
+    return [str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in cells]
+
+
+def _subjects(table: dict[str, NDArray[Any]], half: str) -> list[str]:
+    if "celeb_id" in table:
+        return [f"{half}-{number:g}" for number in table["celeb_id"].astype(np.float64)]
+    names = _texts(table["name"]) if "name" in table else [""] * len(table["full_path"])
+    return [f"{half}-{name}" if name else "" for name in names]

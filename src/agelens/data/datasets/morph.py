@@ -1,0 +1,157 @@
+"""MORPH Album 2: 55,134 police photographs of 13,618 people aged 16 to 77, several of each over the years.
+
+Owner: https://uncw.edu/myuncw/research/innovation-commercialization/technology-portfolio/morph (University
+of North Carolina Wilmington). Terms: a licence from the university (the academic one: non-commercial
+research); no redistribution.
+
+Layout (the 2008 non-commercial release)::
+
+    FOLDER/morph_2008_nonCommercial.csv   id_num,picture_num,dob,doa,race,gender,facial_hair,age,age_diff,
+                                          glasses,photo
+    FOLDER/Album2/009055_1M54.JPG         <person>_<picture number><M or F><age>.JPG
+
+Without the CSV file, names alone give person, gender and age, and no ethnicity. Where both are there and
+their ages differ, the age is not known and the row is not used. The set's records contradict themselves now
+and then (a person with two dates of birth, two genders or two races; dates that are none): such people are
+findings, their labels stay as the record says.
+
+Ricanek, Tesafaye, MORPH: a longitudinal image database of normal adult age-progression, FG 2006; Yip et al.,
+Preliminary studies on a large face database, 2018 (the inconsistencies).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from agelens.data.datasets.rows import Row, images_below, make_manifest, read_table, require_columns
+from agelens.data.duplicates import Progress
+from agelens.data.manifest import Finding
+from agelens.errors import InputError
+
+__all__ = ["ETHNICITIES", "morph"]
+
+ETHNICITIES = {"W": "White", "B": "Black", "A": "Asian", "H": "Hispanic", "O": "Other"}
+_GENDERS = {"M": "male", "F": "female"}
+_NAME = re.compile(
+    r"(?P<subject>\d+)_(?P<picture>\d+)(?P<gender>[MF])(?P<age>\d{1,3})\.(jpe?g|png)", re.IGNORECASE
+)
+_COLUMNS = ("photo", "age", "gender", "race", "dob", "doa")
+_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%m/%d/%Y", "%m/%d/%y")
+
+
+def morph(
+    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Make the manifest of MORPH Album 2: person, age, gender, ethnicity.
+
+    Args:
+        folder: Holds the CSV file and ``Album2``.
+        content: Whether to read the images, for ``digest``. False reads table and names only.
+        workers: Threads that read; by default one a processor.
+        progress: Called as ``progress(done, total)`` while reading.
+    Returns:
+        The manifest, in the order of the table (or of the names without one).
+    Raises:
+        InputError: No such folder, neither table nor photograph, or a table without a column.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    tables = [path for path in sorted(folder.glob("*.csv")) if "morph" in path.name.lower()]
+    problems: list[Finding] = []
+    if tables:
+        records = read_table(tables[0])
+        require_columns(tables[0], records, _COLUMNS)
+        rows = list(_from_table(records, problems))
+    else:
+        rows = list(_from_names(folder, problems))
+    if not rows:
+        raise InputError(f"{folder}: no morph*.csv and no photograph named <person>_<number><M|F><age>.JPG")
+    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+
+
+def _from_names(folder: Path, problems: list[Finding]) -> Iterator[Row]:
+    for path in images_below(folder):
+        name = _NAME.fullmatch(Path(path).name)
+        if not name:
+            problems.append(
+                Finding("malformed-name", (path,), "not <person>_<number><M|F><age>.JPG; left out")
+            )
+            continue
+        yield {
+            "path": path,
+            "age": float(name["age"]),
+            "subject": name["subject"].zfill(6),
+            "gender": _GENDERS[name["gender"].upper()],
+        }
+
+
+def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> Iterator[Row]:
+    people: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    photos: defaultdict[str, list[str]] = defaultdict(list)
+    for place, record in enumerate(records, start=1):
+        path = record["photo"].replace("\\", "/")
+        name = _NAME.fullmatch(Path(path).name)
+        subject = name["subject"] if name else record.get("id_num", "")
+        if not subject:
+            problems.append(Finding("malformed-name", (path,), f"row {place}: no person; left out"))
+            continue
+        row: Row = {
+            "path": path,
+            "age": record["age"],
+            "subject": subject.zfill(6),
+            "gender": _GENDERS.get(record["gender"].upper(), ""),
+            "ethnicity": ETHNICITIES.get(record["race"].upper(), ""),
+        }
+        for column, code in (("gender", record["gender"]), ("ethnicity", record["race"])):
+            if not row[column]:
+                detail = f"row {place}: no {column} for the code {code!r}; left empty"
+                problems.append(Finding("bad-value", (path,), detail))
+        if name and record["age"].isdecimal() and int(name["age"]) != int(record["age"]):
+            ages = f"{record['age']} (table) / {int(name['age'])} (name)"
+            problems.append(Finding("conflicting-ages", (path,), f"row {place}: ages {ages}"))
+            row |= {"split": "", "note": f"conflicting ages {ages}"}
+        if problem := _dates_problem(record):
+            problems.append(Finding("bad-value", (path,), f"row {place}: {problem}; the stated age is used"))
+        photos[row["subject"]].append(path)
+        for fact in ("dob", "gender", "race"):
+            people[row["subject"]][fact].add(record[fact])
+        yield row
+    for subject, facts in people.items():
+        for fact, values in facts.items():
+            if len(values) > 1:
+                detail = f"person {subject} has several values of {fact}: {', '.join(sorted(values))}"
+                problems.append(Finding("bad-value", tuple(photos[subject]), detail))
+
+
+def _dates_problem(record: Mapping[str, str]) -> str:
+    """What is wrong with the dates of birth and of arrest, against each other and the age."""
+    born, taken = _date(record["dob"]), _date(record["doa"])
+    for name, value, found in (("dob", record["dob"], born), ("doa", record["doa"], taken)):
+        if found is None:
+            return f"{name} {value!r} is no date"
+    assert born is not None
+    assert taken is not None
+    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+    if years < 0:
+        return f"taken ({record['doa']}) before the birth ({record['dob']})"
+    if record["age"].isdecimal() and abs(years - int(record["age"])) > 1:
+        return f"the dates make {years} years, the age is {record['age']}"
+    return ""
+
+
+def _date(text: str) -> date | None:
+    for form in _DATES:
+        try:
+            found = datetime.strptime(text, form).date()
+        except ValueError:
+            continue
+        # %y puts 00 … 68 into this century; nobody in the set was born after 1995
+        return found.replace(year=found.year - 100) if found.year > 2030 else found
+    return None
