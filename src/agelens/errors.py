@@ -16,7 +16,9 @@
     ├── ModelFileError           path, reason; not one of our model files, or a damaged one
     │   └── NewerModelError        written by a newer agelens
     ├── PredictionsError         path, row, column, value
+    ├── PublishedResultsError    path, row, column, value
     ├── MissingExtraError        package, extra
+    ├── ServiceError             url, reason, status; a service refused, failed or cannot be reached
     └── OutputError              path, reason; nothing was written, an older file is intact
 
 Programming mistakes (shapes that disagree) stay ``ValueError`` and ``TypeError``.
@@ -39,8 +41,10 @@ __all__ = [
     "NoFaceError",
     "OutputError",
     "PredictionsError",
+    "PublishedResultsError",
     "RecipeError",
     "RunError",
+    "ServiceError",
     "SplitError",
     "UnreadableImageError",
 ]
@@ -120,6 +124,10 @@ class SplitError(AgelensError):
     """A split is missing, leaks, or differs from its frozen digest."""
 
 
+class PublishedResultsError(_TableError):
+    """A table of published results breaks the contract."""
+
+
 class RecipeError(AgelensError):
     """A recipe has an unknown key or a value that cannot be used."""
 
@@ -154,6 +162,19 @@ class MissingExtraError(AgelensError):
         self.package = package
         self.extra = extra
         super().__init__(f"this needs {package}: pip install 'agelens[{extra}]'")
+
+
+class ServiceError(AgelensError):
+    """A service refused a call, failed, or cannot be reached."""
+
+    def __init__(self, url: str, reason: str, status: int | None = None) -> None:
+        self.url = url
+        self.reason = reason
+        self.status = status
+        super().__init__(f"{url}: {reason}" + (f" (HTTP {status})" if status is not None else ""))
+
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[str, str, int | None]]:
+        return type(self), (self.url, self.reason, self.status)
 
 
 class OutputError(_PathError):

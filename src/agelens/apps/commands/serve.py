@@ -1,0 +1,106 @@
+"""agelens serve."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agelens.apps.command import command
+from agelens.errors import InputError
+
+__all__ = ["read_token", "serve"]
+
+_PAGE = Path(__file__).parents[1] / "page"
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@command("the service has stopped", extra="serve")
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine need another.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Shipped model or model file to offer; repeat for several, the default first."),
+    ] = None,
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that compute. [default: the cores]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most crops the age network sees at once.")] = 32,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token to ask for; or AGELENS_TOKEN.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="Origin of another site whose pages may call; repeat, * = all.")
+    ] = None,
+    page: Annotated[bool, typer.Option(help="Show the page at /.")] = True,
+    max_body: Annotated[float, typer.Option(help="Largest body of a call, in MB.")] = 16,
+    max_pixels: Annotated[int, typer.Option(help="Larger images are refused before decoding.")] = 50_000_000,
+    max_images: Annotated[int, typer.Option(help="Most images of a call.")] = 16,
+    max_faces: Annotated[int, typer.Option(help="Most faces of an image, the largest first.")] = 100,
+    max_requests: Annotated[int, typer.Option(help="Most calls at once.")] = 128,
+    queue: Annotated[int, typer.Option(help="Most images that wait; more are answered 503.")] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds from the upload's end to the answer.")] = 30,
+    upload_timeout: Annotated[float, typer.Option(help="Seconds for a whole upload.")] = 60,
+    silence: Annotated[float, typer.Option(help="Longest pause of a sender, in seconds.")] = 10,
+) -> None:
+    """Serve estimates over HTTP, and a page to try them.
+
+    Logs are JSON lines on stderr, without image content. Ctrl-C or SIGTERM finishes what was accepted.
+    """
+    from agelens.serve.settings import Limits, ServeSettings
+
+    limits = Limits(
+        body_bytes=int(max_body * 1e6),
+        pixels=max_pixels,
+        images=max_images,
+        faces=max_faces,
+        seconds=timeout,
+        upload_seconds=upload_timeout,
+        silent_seconds=silence,
+        requests=max_requests,
+        queue=queue,
+    )
+    settings = ServeSettings(
+        models=tuple(model or ()),
+        detector=detector,
+        detector_model=None if detector_model is None else str(detector_model),
+        workers=workers or _cores(),
+        batch_size=batch_size,
+        token=read_token(token_file),
+        origins=tuple(cors or ()),
+        limits=limits,
+    )
+    from agelens.serve.app import create_app
+    from agelens.serve.logs import log_to
+    from agelens.serve.server import listen, run
+
+    app = create_app(settings, _PAGE if page and _PAGE.is_dir() else None)
+    on = listen(host, port)
+    log_to()
+    if settings.token is None and not host.startswith(_LOOPBACK):
+        typer.echo("warning: anyone who reaches this address may call; set a token (--token-file)", err=True)
+    run(app, on, limits, lambda url: typer.echo(f"agelens serves {url}"))
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_token(file: Path | None) -> str | None:
+    """Read the token; never from an option, which every user of the machine can see."""
+    if file is None:
+        return os.environ.get("AGELENS_TOKEN") or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot read the token: {getattr(error, 'strerror', error)}") from error

@@ -1,0 +1,86 @@
+// Taking a photo with the camera: it starts when the user says so, and it ends with the dialog.
+
+const NAMES = {
+  NotAllowedError: "The browser was not allowed to use the camera. Its address bar shows how to allow it.",
+  NotFoundError: "No camera was found.",
+  NotReadableError: "The camera is in use by another program.",
+};
+
+export class Camera {
+  #stream = null;
+
+  /** `onPhoto` gets every photo that is taken, as a File; `announce` says things aloud. */
+  constructor(dialog, onPhoto, announce) {
+    const find = (name) => dialog.querySelector(`[data-part="${name}"]`);
+    this.dialog = dialog;
+    this.video = find("video");
+    this.note = find("note");
+    this.buttons = { start: find("start"), take: find("take"), stop: find("stop") };
+    this.announce = announce;
+    this.buttons.start.addEventListener("click", () => this.#start());
+    this.buttons.stop.addEventListener("click", () => this.#stop("The camera is off."));
+    this.buttons.take.addEventListener("click", async () => onPhoto(await this.#take()));
+    find("close").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => this.#stop(""));
+    window.addEventListener("pagehide", () => this.#stop(""));
+  }
+
+  /** Why there can be no camera here; null if there may be one. */
+  static get missing() {
+    if (!window.isSecureContext) return "the camera needs https, or a page on this computer itself";
+    return navigator.mediaDevices?.getUserMedia ? null : "this browser offers no camera";
+  }
+
+  open() {
+    this.#show(false, "");
+    this.dialog.showModal();
+  }
+
+  async #start() {
+    this.buttons.start.disabled = true;
+    try {
+      const video = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 720 } };
+      const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+      if (!this.dialog.open) return stream.getTracks().forEach((track) => track.stop());
+      this.#stream = stream;
+      stream.getTracks().forEach((track) => track.addEventListener("ended", () => this.#stop("The camera is off.")));
+      this.video.srcObject = this.#stream;
+      await this.video.play();
+      this.#show(true, "The camera is on. Nothing is kept or sent until you take a photo.");
+      this.buttons.take.focus();
+    } catch (error) {
+      this.#stop(NAMES[error.name] ?? `The camera cannot be used: ${error.message}`);
+    } finally {
+      this.buttons.start.disabled = false;
+    }
+  }
+
+  #stop(note) {
+    this.#stream?.getTracks().forEach((track) => track.stop());
+    this.#stream = null;
+    this.video.srcObject = null;
+    this.#show(false, note);
+  }
+
+  #show(on, note) {
+    const hadFocus = [this.buttons.stop, this.buttons.take].includes(document.activeElement);
+    this.video.hidden = !on;
+    this.buttons.start.hidden = on;
+    this.buttons.take.hidden = !on;
+    this.buttons.stop.hidden = !on;
+    this.note.textContent = note;
+    if (note) this.announce(note);
+    if (hadFocus && !on && this.dialog.open) this.buttons.start.focus();
+  }
+
+  async #take() {
+    const { videoWidth: width, videoHeight: height } = this.video;
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width, height });
+    canvas.getContext("2d").drawImage(this.video, 0, 0);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
+    this.dialog.close();
+    const time = new Date().toLocaleTimeString();
+    return new File([blob], `Camera ${time}`, { type: "image/jpeg" });
+  }
+}

@@ -1,0 +1,89 @@
+"""What a service allows, and what it offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from agelens.errors import InputError
+
+__all__ = ["Limits", "ServeSettings"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask, and how much may wait.
+
+    Attributes:
+        body_bytes: Largest body of a request; more is refused before it is read.
+        pixels: Largest width times height of an image; more is refused before it is decoded.
+        images: Most images of one call.
+        faces: Most faces of one image that are estimated, the largest first; the rest are counted.
+        seconds: From the end of the upload to the answer.
+        upload_seconds: For the whole upload of a body.
+        silent_seconds: Longest pause of a sender, in the request's head too.
+        requests: Most calls of ``/v1/estimate`` at once, uploads included.
+        queue: Most images that wait for a worker.
+    Raises:
+        InputError: A limit is not positive, or one call's images would not fit into the queue.
+    """
+
+    body_bytes: int = 16 * 2**20
+    pixels: int = 50_000_000
+    images: int = 16
+    faces: int = 100
+    seconds: float = 30
+    upload_seconds: float = 60
+    silent_seconds: float = 10
+    requests: int = 128
+    queue: int = 256
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not value > 0:
+                raise InputError(f"the limit {limit.name} is above 0, not {value}")
+        if self.queue < self.images:
+            raise InputError(f"a queue of {self.queue} images cannot hold a call of {self.images}")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What a service offers.
+
+    Attributes:
+        models: Names of shipped models or model files, the default first; empty offers all shipped models.
+        detector: Name of the face detector.
+        detector_model: Its network file, for a detector that needs one.
+        workers: Threads that compute.
+        batch_size: Most crops that the age network sees at once.
+        batch_seconds: Longest time a crop waits for others while photos wait too; without them, none.
+        token: Bearer token that calls must show; None asks for none.
+        origins: Origins of other sites whose pages may call; ``*`` = all.
+        limits: See `Limits`.
+    Raises:
+        InputError: A number is out of range, or the token cannot stand in a header.
+    """
+
+    models: tuple[str, ...] = ()
+    detector: str = "mtcnn"
+    detector_model: str | None = None
+    workers: int = 1
+    batch_size: int = 32
+    batch_seconds: float = 0.05
+    token: str | None = field(default=None, repr=False)
+    origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name, value in (("workers", self.workers), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise InputError(f"{name} is at least 1, not {value}")
+        if not self.batch_seconds >= 0:
+            raise InputError(f"batch_seconds is at least 0, not {self.batch_seconds}")
+        if self.token is not None and (
+            len(self.token) < 16
+            or not self.token.isascii()
+            or not self.token.isprintable()
+            or " " in self.token
+        ):
+            raise InputError("a token is at least 16 printable ASCII characters without spaces")
