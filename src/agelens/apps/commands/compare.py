@@ -1,0 +1,158 @@
+"""agelens compare, agelens published."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agelens.apps.command import command, output, print_table
+from agelens.apps.commands.evaluate import Images, model_of
+from agelens.errors import InputError
+
+__all__ = ["compare", "published"]
+
+
+@command("nothing was written", extra="report")
+def compare(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more models, runs or tables of predictions (.csv); NAME=SYSTEM names one."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="age_band, aar_group or a column; may be repeated. [age_band gender ethnicity]"),
+    ] = None,
+    images: Annotated[Images, typer.Option(help="What the manifest's images are.")] = Images.aligned,
+    quote: Annotated[
+        list[str] | None,
+        typer.Option(help="Published results to quote: DATA SET or DATA SET:PROTOCOL; may be repeated."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write page, JSON and tables into this folder.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Count images without a prediction instead of refusing.")
+    ] = False,
+    latency: Annotated[bool, typer.Option(help="Time the models.")] = True,
+    threads: Annotated[int, typer.Option(help="Threads while estimating; latency is always of one.")] = 1,
+) -> None:
+    """Put systems side by side: paired differences with intervals, cost, who is best in each group."""
+    from agelens.apps.progress import progress_bar
+    from agelens.data.manifest import read_manifest
+    from agelens.evaluation.compare import compare as compare_systems
+    from agelens.evaluation.compare import (
+        difference_rows,
+        group_rows,
+        model_system,
+        predictions_system,
+        write_report,
+    )
+    from agelens.evaluation.published import quoted_systems, read_published
+
+    rows, part = read_manifest(data), None if split == "all" else split
+    count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
+    results = read_published() if quote else ()
+    quoted = [
+        row
+        for name, _, protocol in (text.partition(":") for text in quote or ())
+        for row in quoted_systems(results, name, protocol)
+    ]
+    if len(systems) < 2:
+        raise InputError(f"a comparison needs two systems or more, not {len(systems)}")
+    with ExitStack() as exported:
+        found = []
+        for text in systems:
+            name, source = _named(text)
+            if source.lower().endswith(".csv"):
+                found.append(predictions_system(name, source))
+                continue
+            model = exported.enter_context(model_of(source))
+            with progress_bar(name) as bar:
+                found.append(
+                    model_system(
+                        name,
+                        model,
+                        rows,
+                        split=part,
+                        crops=images.value,
+                        kind="model" if model == source else "run",
+                        source=source,
+                        threads=threads,
+                        progress=lambda done, bar=bar: bar(done, count),  # type: ignore[misc]
+                    )
+                )
+        comparison = compare_systems(
+            found,
+            rows,
+            tuple(by) if by else ("age_band", "gender", "ethnicity"),
+            split=part,
+            quoted=quoted,
+            allow_missing=allow_missing,
+            latency=latency,
+        )
+    typer.echo(f"{data}, split {split}: {comparison.images} images that every system answered")
+    if comparison.left_out:
+        typer.echo(f"left out: {comparison.left_out} images that some system did not answer")
+    for table in (
+        comparison.system_rows(("MAE", "CA(5)", "CRPS")),
+        difference_rows(comparison),
+        group_rows(comparison),
+    ):
+        if table:
+            typer.echo("")
+            print_table(tuple(table[0]), [tuple(row.values()) for row in table])
+    if report is not None:
+        write_report(comparison, report)
+        typer.echo(f"\nwrote {report / 'comparison.html'}")
+
+
+@command("", extra="report")
+def published(
+    data_set: Annotated[str | None, typer.Argument(help="Only this data set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of a table.")] = None,
+) -> None:
+    """List the published results that agelens can quote."""
+    import csv
+
+    from agelens.evaluation.published import quoted_systems, read_published
+
+    results = read_published()
+    names = [data_set] if data_set else sorted({row.data_set for row in results if row.data_set})
+    quoted = [row for name in names for row in quoted_systems(results, name)]
+    header = ("data set", "protocol", "source", "system", "figures", "note")
+    lines = [
+        (
+            row.data_set,
+            row.protocol,
+            row.source,
+            row.name,
+            ", ".join(f"{name} {value}" for name, value in row.metrics.items()),
+            row.note,
+        )
+        for row in quoted
+    ]
+    with output(out) as handle:
+        if out is None:
+            print_table(header, lines, handle)
+        else:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(lines)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Split ``NAME=SYSTEM``; a system without a name is called by its file or folder."""
+    name, equals, source = text.partition("=")
+    if equals and not Path(text).exists() and "/" not in name:
+        if not name or not source:
+            raise InputError(f"{text!r}: NAME=SYSTEM needs both")
+        return name, source
+    path = Path(text)
+    if path.suffix.lower() == ".csv" and path.stem == "predictions":
+        return path.absolute().parent.name, text
+    return (path.stem if path.suffix.lower() in (".csv", ".onnx") else path.absolute().name), text

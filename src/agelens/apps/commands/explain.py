@@ -1,0 +1,119 @@
+"""agelens explain."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agelens.apps.command import command, fail
+from agelens.apps.commands.evaluate import model_of
+from agelens.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from agelens.faces.alignment import CropGeometry
+
+__all__ = ["explain"]
+
+
+class Maps(StrEnum):
+    """Ways to say where a network looked."""
+
+    cam = "cam"
+    gradcam = "gradcam"
+    integrated_gradients = "integrated-gradients"
+    occlusion = "occlusion"
+
+
+@command("figures that are written are kept", extra="report")
+def explain(
+    system: Annotated[str, typer.Argument(help="Run (all its generations) or model.")],
+    images: Annotated[list[str], typer.Argument(help="Photos, folders (with all below them) or patterns.")],
+    out: Annotated[Path, typer.Option(help="Folder for page, JSON and pictures.")],
+    maps: Annotated[
+        Maps, typer.Option(help="gradcam and integrated-gradients need a run and the extra explain.")
+    ] = Maps.cam,
+    age: Annotated[
+        float | None, typer.Option(help="cam: explain this age instead of the estimated one.")
+    ] = None,
+    crops: Annotated[bool, typer.Option("--crops", help="The images are face chips.")] = False,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The images are crops in the model's geometry.")
+    ] = False,
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    figures: Annotated[int, typer.Option(min=0, help="Most faces with a figure of their own.")] = 24,
+) -> None:
+    """Show where a system looks and how its distribution evolves over generations (LRN Figs. 3 and 4).
+
+    Several faces also get mean maps by age group.
+    """
+    from agelens.apps.progress import progress_bar
+    from agelens.evaluation.explain import ModelExplainer, face_crops, write_explanation
+    from agelens.evaluation.explain import explain as explain_faces
+    from agelens.faces.detectors import make_detector
+    from agelens.faces.image import find_images
+
+    if crops and aligned:
+        raise InputError("--crops and --aligned exclude each other")
+    is_run = (Path(system) / "run.json").is_file()
+    if not is_run and maps in (Maps.gradcam, Maps.integrated_gradients):
+        raise InputError(f"--maps {maps} needs the run: a model file holds no gradients")
+    if Path(system).is_dir() and not is_run:
+        raise InputError(f"{system}: a folder without run.json is no run")
+    paths = list(find_images(images))
+    if is_run and maps is not Maps.occlusion:
+        geometry, explainer = _run_explainer(system, maps.value, age)
+        name = Path(system).absolute().name
+    else:
+        with model_of(system) as model:
+            of_model = ModelExplainer(model, "cam" if maps is Maps.cam else "occlusion", age)
+        geometry, explainer = of_model.geometry, of_model
+        name = f"{Path(system).absolute().name}, best stage" if is_run else of_model.name
+    failed: list[tuple[str, str]] = []
+    with progress_bar("faces") as report:
+        found = explain_faces(
+            face_crops(
+                paths,
+                geometry,
+                lambda: make_detector(detector),
+                "aligned" if aligned else "chips" if crops else "photos",
+                failed,
+            ),
+            explainer,
+            system=name,
+            kind=maps.value,
+            shown=figures,
+            failed=failed,
+            progress=lambda done: report(done, len(paths)),
+        )
+    pictures = write_explanation(found, out)
+    for face in found.faces:
+        ages = ", ".join(f"{stage} {years:.1f}" for stage, years in zip(found.stages, face.ages, strict=True))
+        typer.echo(f"{face.face.path}, face {face.face.number}: {ages}")
+    for group in found.means:
+        typer.echo(f"{group.group}: {group.count} faces")
+    typer.echo(f"wrote {out / 'explanation.html'} and {len(pictures)} pictures")
+    if failed:
+        for path, reason in failed[:5]:
+            typer.echo(f"{path}: {reason}", err=True)
+        fail(f"{len(failed)} of {len(paths)} images could not be used", 1)
+
+
+def _run_explainer(folder: str, kind: str, age: float | None) -> tuple[CropGeometry, Any]:
+    """Geometry of a run, and what explains crops by each of its stages."""
+    try:
+        from agelens.methods.explain import age_stages, explain_stage
+        from agelens.methods.run import Run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "train") from error
+    from agelens.errors import RunError
+    from agelens.faces.alignment import CropGeometry
+
+    run = Run.open(folder)
+    if not run.facts.get("geometry"):
+        raise RunError(run.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
+    geometry = CropGeometry.from_dict(run.facts["geometry"]).with_size(run.recipe.network.input_size)
+    stages = age_stages(run)
+    return geometry, lambda crops: [explain_stage(run, stage, crops, kind, age) for stage in stages]  # type: ignore[arg-type]
