@@ -46,7 +46,7 @@ MODELS = {
     ),
     "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(
         "resnet10-tiny-lrn-utkface-mirrored.onnx",
-        use="the same weights on the face and its mirror image: 3 % fewer years of error, twice the time",
+        use="the same weights on the face and its mirror image: a little more accurate, about twice the time",
         terms=_UTKFACE_TERMS,
     ),
 }
