@@ -18,6 +18,7 @@ RANKS = (
     {"faces", "losses", "metrics", "calibration", "model_file", "label_distribution"},
     {"data", "networks"},
     {"methods", "evaluation", "inference"},
+    {"client", "serve"},
     {"apps"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
@@ -27,6 +28,13 @@ FORBIDDEN = {
     ("inference", "evaluation"),
     ("data", "networks"),
     ("networks", "data"),
+    *(
+        (room, other)
+        for room in ("client", "serve")
+        for other in ("methods", "networks", "evaluation", "data")
+    ),
+    ("client", "serve"),
+    ("serve", "client"),
 }
 LIGHT = {
     "errors",
@@ -37,10 +45,12 @@ LIGHT = {
     "model_file",
     "faces",
     "inference",
+    "client",
     "apps",
 }
 # What a room may import while it is imported itself, besides the standard library.
 LIGHT_THIRD_PARTIES = {"numpy", "PIL", "onnxruntime", "typer", "click", "rich", "pydantic"}
+SERVE_THIRD_PARTIES = {"fastapi", "python_multipart", "starlette", "uvicorn"}  # of the extra serve
 TORCH_ROOMS = {"losses", "networks", "methods"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[:2] != "__")
 
@@ -112,6 +122,8 @@ def test_third_parties_stay_in_their_rooms(path: Path) -> None:
     third -= sys.stdlib_module_names | {"agelens"}
     if room in LIGHT:
         assert third <= LIGHT_THIRD_PARTIES
+    if room == "serve":
+        assert third <= LIGHT_THIRD_PARTIES | SERVE_THIRD_PARTIES
     if room not in TORCH_ROOMS:
         assert not third & {"torch", "torchvision", "timm", "accelerate", "safetensors"}
 
@@ -135,6 +147,14 @@ def test_light_half_imports_without_the_extras() -> None:
     names = [module_name(path) for path in MODULES if room_of(path) in LIGHT]
     assert "agelens.inference.estimator" in names
     assert "agelens.apps.cli" in names
+    done = run_blocked("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *names)
+    assert done.returncode == 0, done.stderr
+
+
+def test_serve_imports_without_torch_and_pandas() -> None:
+    pytest.importorskip("fastapi", reason="the service needs the extra serve")
+    names = [module_name(path) for path in MODULES if room_of(path) == "serve"]
+    assert "agelens.serve.app" in names
     done = run_blocked("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *names)
     assert done.returncode == 0, done.stderr
 
@@ -202,7 +222,7 @@ def test_every_recipe_builds(name: str) -> None:
     assert recipe.source
     stages = make_method(recipe, AgeBins(0, 100)).stages()
     assert len({stage.name for stage in stages}) == len(stages) > 0
-    network = stages[0].network()
+    network = stages[-1].network()  # the last one predicts
     assert network.head.heads == recipe.network.heads
 
 

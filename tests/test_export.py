@@ -203,7 +203,7 @@ def test_half_keeps_what_float16_cannot_hold() -> None:
     graph = onnx.GraphProto(
         initializer=[numpy_helper.from_array(large, "large"), numpy_helper.from_array(huge, "huge")]
     )
-    exporting._store_as_half(graph)
+    exporting.store_as_half(graph)
     assert {t.name: t.data_type for t in graph.initializer} == {
         "large.float16": onnx.TensorProto.FLOAT16,
         "huge": onnx.TensorProto.FLOAT,

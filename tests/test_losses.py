@@ -144,3 +144,97 @@ def test_shapes_and_settings_that_disagree_are_told() -> None:
         losses.soft_cross_entropy(logits, ancestor[:3])
     with pytest.raises(ValueError, match=r"\(4,\)"):
         losses.slack_regression(regressed, ages, ages[:4])
+
+
+# --- LAE and AM-softmax ---
+
+BIN_AGES = torch.arange(0, 101, dtype=torch.float64)
+
+
+def test_gaussian_labels_are_the_normalised_density() -> None:
+    ages = [0.0, 33.0, 100.0, 20.5]
+    found = losses.gaussian_labels(torch.tensor(ages, dtype=torch.float64), BIN_AGES, 1.0)
+    for row, age in zip(found.tolist(), ages, strict=True):
+        density = [math.exp(-((k - age) ** 2) / 2) / math.sqrt(2 * math.pi) for k in range(101)]
+        assert row == pytest.approx([value / sum(density) for value in density], abs=1e-12)
+
+
+def test_label_divergence_by_hand_loop_and_degenerate() -> None:
+    # target (1/2, 1/2), softmax (1/4, 3/4): 1/2 ln 2 + 1/2 ln(2/3)
+    by_hand = losses.label_divergence(torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.5, 0.5]]))
+    assert by_hand.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-6)
+    logits, ancestor, _, _, _ = _batch()
+    target = torch.softmax(ancestor, 1)
+    expected = 0.0
+    for z, t in zip(logits.tolist(), target.tolist(), strict=True):
+        p = _loop_softmax(z, 2.0)
+        expected += sum(a * math.log(a / b) for a, b in zip(t, p, strict=True)) / len(logits)
+    assert losses.label_divergence(logits, target, 2.0).item() == pytest.approx(expected, rel=1e-9)
+    assert losses.label_divergence(logits, torch.softmax(logits / 2.0, 1), 2.0).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+def test_expectation_error_and_its_squared_excess_per_sample() -> None:
+    logits, _, _, _, _ = _batch()
+    bins = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0], dtype=torch.float64)
+    ages = torch.tensor([11.0, 25.0, 33.0, 47.0, 50.0, 10.0], dtype=torch.float64)
+    errors = losses.expectation_error(logits, ages, bins, 2.0)
+    expected = []
+    for z, age in zip(logits.tolist(), ages.tolist(), strict=True):
+        p = _loop_softmax(z, 2.0)
+        expected.append(abs(sum(a * b for a, b in zip(p, bins.tolist(), strict=True)) - age))
+    assert errors.tolist() == pytest.approx(expected, rel=1e-9)
+    square = losses.squared_excess(errors, 3.0)
+    assert square.item() == pytest.approx(sum((e - 3.0) ** 2 for e in expected) / 6, rel=1e-9)
+    assert losses.squared_excess(torch.full((4,), 3.0), 3.0).item() == 0.0
+
+
+def test_additive_margin_softmax_by_loop_and_without_margin() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cosines = torch.rand(5, 4, generator=generator, dtype=torch.float64) * 2 - 1
+    classes = torch.tensor([0, 3, 1, 1, 2])
+    expected = 0.0
+    for row, own in zip(cosines.tolist(), classes.tolist(), strict=True):
+        top = math.exp(8.0 * (row[own] - 0.35))
+        rest = sum(math.exp(8.0 * c) for k, c in enumerate(row) if k != own)
+        expected -= math.log(top / (top + rest)) / 5
+    found = losses.additive_margin_softmax(cosines, classes, 8.0, 0.35)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    plain = torch.nn.functional.cross_entropy(8.0 * cosines, classes)
+    assert losses.additive_margin_softmax(cosines, classes, 8.0, 0.0).item() == pytest.approx(plain.item())
+    assert found > plain
+
+
+def test_laes_losses_do_not_depend_on_the_batchs_order_and_have_gradients() -> None:
+    logits, ancestor, index, _, ages = _batch()
+    target, bins = torch.softmax(ancestor, 1), torch.arange(5, dtype=torch.float64)
+    functions = (
+        lambda z, t, a, k: losses.label_divergence(z, t, 2.0),
+        lambda z, t, a, k: losses.expectation_error(z, a, bins).mean(),
+        lambda z, t, a, k: losses.squared_excess(losses.expectation_error(z, a, bins), 0.7),
+        lambda z, t, a, k: losses.additive_margin_softmax(torch.tanh(z), k, 4.0, 0.2),
+    )
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    for function in functions:
+        whole = function(logits, target, ages, index)
+        mixed = function(logits[order], target[order], ages[order], index[order])
+        assert whole.item() == pytest.approx(mixed.item(), rel=1e-12)
+        z = logits.clone().requires_grad_(True)
+        assert torch.autograd.gradcheck(lambda z, f=function: f(z, target, ages, index), (z,))
+
+
+def test_laes_losses_refuse_what_does_not_fit() -> None:
+    logits = torch.zeros(2, 5)
+    with pytest.raises(ValueError, match="target"):
+        losses.label_divergence(logits, torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="ages"):
+        losses.expectation_error(logits, torch.zeros(3), torch.arange(5.0))
+    with pytest.raises(ValueError, match="sigma"):
+        losses.gaussian_labels(torch.zeros(2), torch.arange(5.0), 0.0)
+    with pytest.raises(ValueError, match="mae"):
+        losses.squared_excess(torch.zeros(2), -1.0)
+    with pytest.raises(ValueError, match="margin"):
+        losses.additive_margin_softmax(logits, torch.zeros(2, dtype=torch.long), 64.0, 1.0)
+    with pytest.raises(ValueError, match="classes"):
+        losses.additive_margin_softmax(logits, torch.zeros(3, dtype=torch.long), 64.0, 0.35)

@@ -11,8 +11,7 @@ from torch import Tensor
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.methods.lrn import Generation, LabelRefinery
-from agelens.methods.recipe import Recipe, recipe_names
-from agelens.methods.train import make_method
+from agelens.methods.recipe import Recipe
 from agelens.networks.age_network import AgeNetwork, Outputs
 
 BINS = AgeBins(0, 10)
@@ -154,16 +153,6 @@ def test_the_ancestor_is_frozen_and_in_evaluation_mode() -> None:
 def test_settings_out_of_range_are_told_with_their_key(settings: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=f"method.settings.{next(iter(settings))}"):
         LabelRefinery(_recipe(**settings), BINS)
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_builds(name: str) -> None:
-    recipe = Recipe.load(name)
-    stages = make_method(recipe, AgeBins(0, 70)).stages()
-    assert stages
-    network = stages[0].network()
-    outputs = network(torch.zeros(2, 3, 64, 64))
-    assert network.head.decode(outputs).age.shape == (2,)
 
 
 def test_cen_and_lrn_are_presets_of_one_method() -> None:

@@ -14,11 +14,11 @@ import typer
 
 from agelens import __version__
 from agelens.apps.command import app
-from agelens.apps.commands import data, evaluate, predict, train
+from agelens.apps.commands import compare, compress, data, evaluate, explain, predict, serve, sweep, train
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = (data, evaluate, predict, train)
+COMMANDS = (compare, compress, data, evaluate, explain, predict, serve, sweep, train)
 """The modules of the commands: importing one registers what it holds."""
 
 

@@ -29,7 +29,7 @@ from agelens.files import write_atomically
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 
-__all__ = ["OPSET", "CardFields", "export", "weights_digest"]
+__all__ = ["OPSET", "CardFields", "export", "store_as_half", "weights_digest"]
 
 OPSET = 21
 """ONNX operator set of the files: the newest one of the oldest onnxruntime that agelens allows (1.19)."""
@@ -119,7 +119,7 @@ def export(
     model = _to_onnx(graph, size, path)
     _fold_scale_into_convolution(model.graph)
     if half:
-        _store_as_half(model.graph)
+        store_as_half(model.graph)
     head = network.head
     card = ModelCard(
         **card_fields,
@@ -230,8 +230,12 @@ def _fold_scale_into_convolution(graph: onnx.GraphProto) -> None:
     graph.node.remove(multiply)
 
 
-def _store_as_half(graph: onnx.GraphProto) -> None:
-    """Store the large float32 initialisers as float16, each behind a cast the runtime evaluates once."""
+def store_as_half(graph: onnx.GraphProto) -> None:
+    """Store the large float32 initialisers as float16, each behind a cast the runtime evaluates once.
+
+    Args:
+        graph: Changed in place.
+    """
     casts = []
     for tensor in graph.initializer:
         values: NDArray[Any] = numpy_helper.to_array(tensor)

@@ -9,10 +9,11 @@ refinery is open (docs/results.md: neither way gained here).
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import cos, pi
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,76 +28,40 @@ from agelens.data.crops import CropSet
 from agelens.errors import CheckpointError, InputError
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run, read_tensors, write_tensors
-from agelens.methods.transforms import augment, normalise, resize_crops
-from agelens.metrics import cumulative_accuracy, mae
-from agelens.networks.age_network import AgeNetwork, AnyNetwork, MirroredNetwork, Outputs
+from agelens.methods.stage import CropOutputs, Method, Order, Stage, Validation, run_on_crops
+from agelens.methods.transforms import resize_crops
+from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 
-__all__ = ["CropOutputs", "Method", "Reporter", "Stage", "fit", "learning_rate", "run_on_crops"]
+__all__ = [
+    "CropOutputs",
+    "Method",
+    "Reporter",
+    "SaveNetwork",
+    "Stage",
+    "fit",
+    "learning_rate",
+    "run_on_crops",
+]
 
 _CHECKPOINT = "checkpoint.safetensors"
 _STAGE_SEEDS = 1_000_003  # stages draw apart: recipes' seeds are small numbers
 
 
-class Stage(Protocol):
-    """One network to train."""
-
-    @property
-    def name(self) -> str:
-        """Folder name in the run, e.g. ``generation-2``."""
-
-    def network(self) -> AgeNetwork:
-        """A new network at its start; the generator of torch is seeded before the call."""
-
-    def ready(self, finished: Callable[[str], AgeNetwork]) -> None:
-        """Fetch what earlier stages left, by their names (the frozen ancestor)."""
-
-    def to(self, device: torch.device) -> None:
-        """Move what :meth:`ready` fetched."""
-
-    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
-        """``loss`` and its parts, of one batch: images (B, 3, S, S), ages (B,) in years."""
-
-
-class Method(Protocol):
-    """A sequence of stages; the last one predicts."""
-
-    def stages(self) -> Sequence[Stage]:
-        """The stages in training order."""
-
-
 class Reporter(Protocol):
     """Who is told how it goes."""
 
+    def note(self, message: str) -> None:
+        """Once, before a stage: something about its data that its owner should know."""
+
     def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
-        """After a step: share of the epoch done, running figures (``loss``, ``MAE``, ``eta`` in seconds)."""
+        """After a step: share of the epoch done; running figures (``loss``, …) and ``eta`` in seconds."""
 
     def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
         """After an epoch: the row of the log."""
 
 
-@dataclass
-class CropOutputs:
-    """What a network says of a set of crops.
-
-    Attributes:
-        ldl, reg: (N,) years, or None without that head.
-        age: (N,) years, the estimate.
-        logits: (N, K) or None.
-    """
-
-    ldl: NDArray[np.float64] | None
-    reg: NDArray[np.float64] | None
-    age: NDArray[np.float64]
-    logits: NDArray[np.float64] | None
-
-    def estimates(self) -> dict[str, NDArray[np.float64]]:
-        """Every estimate there is, by name: ``ldl``, ``reg`` and ``age`` (what the network answers)."""
-        named = {"ldl": self.ldl, "reg": self.reg, "age": self.age}
-        return {name: values for name, values in named.items() if values is not None}
-
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """The estimates, and ``logits`` where there are any."""
-        return self.estimates() | ({} if self.logits is None else {"logits": self.logits})
+SaveNetwork = Callable[[str, nn.Module, Mapping[str, Any]], None]
+"""Keeps a finished stage's network: its name, the network, what builds it again."""
 
 
 def fit(
@@ -105,8 +70,8 @@ def fit(
     train: CropSet,
     val: CropSet,
     *,
-    load_network: Callable[[str], AgeNetwork],
-    save_network: Callable[[str, AgeNetwork], None],
+    load_network: Callable[[str], nn.Module],
+    save_network: SaveNetwork,
     reporter: Reporter | None = None,
     cpu: bool = False,
 ) -> None:
@@ -125,38 +90,48 @@ def fit(
         InputError: Fewer training images than a batch.
         CheckpointError: A checkpoint of another network or a damaged one.
     """
-    settings = run.recipe.train
-    AcceleratorState._reset_state()  # one process may train twice, with another precision
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu)
-    if len(train) < settings.batch_size:
-        raise InputError(f"{len(train)} training images are fewer than one batch ({settings.batch_size})")
-    if settings.batch_size % accelerator.num_processes:
-        raise InputError(
-            f"batch_size {settings.batch_size} is not a multiple of {accelerator.num_processes} processes"
-        )
+    finished = _Finished(run, load_network)
     for index, stage in enumerate(method.stages()):
         if run.finished(stage.name):
             continue
-        stage.ready(load_network)
+        AcceleratorState._reset_state()  # one process may train twice, with another precision
+        accelerator = Accelerator(mixed_precision=stage.training.precision, cpu=cpu)
+        stage.ready(finished)
+        notes = stage.look(train, val)
+        if reporter is not None and accelerator.is_main_process:
+            for note in notes:
+                reporter.note(f"{stage.name}: {note}")
         stage.to(accelerator.device)
-        trainer = _Trainer(
-            run, stage, accelerator, train, val, reporter, run.recipe.seed + _STAGE_SEEDS * index
-        )
-        network = trainer.train()
+        seed = run.recipe.seed + _STAGE_SEEDS * index
+        trainer = _Trainer(run, stage, accelerator, train, val, reporter, seed)
+        network = stage.finish(trainer.train())
         if accelerator.is_main_process:
-            judged = MirroredNetwork(network) if run.recipe.network.mirror else network
-            outputs = run_on_crops(judged, val, run.recipe.network.input_size)
-            figures = {
-                name: {
-                    "MAE": float(mae(values, val.ages)),
-                    "CA(5)": float(cumulative_accuracy(values, val.ages, 5)),
-                }
-                for name, values in outputs.estimates().items()
-            }
-            run.write_json(stage.name, "validation.json", {"images": len(val), "estimates": figures})
-            run.write_arrays(stage.name, "validation.npz", {"ages": val.ages, **outputs.arrays()})
-            save_network(stage.name, network)  # last: its presence says that the stage is finished
+            mirrored = run.recipe.network.mirror and isinstance(network, AgeNetwork)
+            judged = MirroredNetwork(network) if mirrored else network  # type: ignore[arg-type]
+            validation = stage.validate(judged, val, run.recipe.network.input_size)
+            table = {"images": len(val), **validation.table, **({"notes": list(notes)} if notes else {})}
+            run.write_json(stage.name, "validation.json", table)
+            run.write_arrays(stage.name, "validation.npz", validation.arrays)
+            # Last: its presence says that the stage is finished.
+            save_network(stage.name, network, stage.describe(network))
         accelerator.wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """See :class:`agelens.methods.stage.Finished`."""
+
+    run: Run
+    load: Callable[[str], nn.Module]
+
+    def __call__(self, name: str) -> nn.Module:
+        return self.load(name)
+
+    def validation(self, name: str) -> dict[str, Any]:
+        return self.run.read_json(name, "validation.json")
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        return self.run.read_arrays(name, "validation.npz")
 
 
 @dataclass
@@ -173,42 +148,63 @@ class _Trainer:
 
     def __post_init__(self) -> None:
         self.recipe = self.run.recipe
-        self.settings = self.recipe.train
-        self.steps = len(self.train_set) // self.settings.batch_size
+        settings = self.settings = self.stage.training
+        images = len(self._order(0).rows)
+        if images < settings.batch_size:
+            raise InputError(f"{images} training images are fewer than one batch ({settings.batch_size})")
+        if settings.batch_size % self.accelerator.num_processes:
+            raise InputError(
+                f"batch_size {settings.batch_size} is not a multiple of "
+                f"{self.accelerator.num_processes} processes"
+            )
+        self.steps = images // settings.batch_size
         torch.manual_seed(self.seed)
         network = self.stage.network().to(memory_format=torch.channels_last)
-        self.averaged = self._copy(network) if self.settings.average else None
-        self.optimizer = _optimizer(network, self.settings)
+        for part in self.stage.frozen(network):
+            part.requires_grad_(False)
+        self.averaged = self._copy(network) if settings.average else None
+        self.optimizer = _optimizer(network, settings)
         self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
         self.first_epoch = 0
         self.seconds = 0.0
+        self.best: dict[str, Tensor] = {}
+        self.best_merit = -inf
         self._resized: CropSet | None = None
         self.board = (
             _tensorboard(self.run.stage(self.stage.name)) if self.accelerator.is_main_process else None
         )
 
     @property
-    def plain(self) -> AgeNetwork:
+    def plain(self) -> nn.Module:
         """The network in training, without accelerate's wrapping."""
-        network: AgeNetwork = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         return network
 
-    def train(self) -> AgeNetwork:
-        """Run the epochs that are left; returns the averaged network (or the network itself)."""
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one, or the one in training."""
+        return self.averaged if self.averaged is not None else self.plain
+
+    def train(self) -> nn.Module:
+        """Run the epochs that are left; returns the network of the last or the best epoch."""
         checkpoint = self.run.stage(self.stage.name) / _CHECKPOINT
-        if checkpoint.exists():
+        if checkpoint.exists() and not self._passed_over(checkpoint):
             self._restore(checkpoint)
         for epoch in range(self.first_epoch, self.settings.epochs):
             started = time.monotonic()
             figures = self._epoch(epoch)
             self.seconds += time.monotonic() - started
             if self.accelerator.is_main_process:
+                validated = self._validate(epoch).figures
                 row: dict[str, Any] = {
                     "epoch": epoch + 1,
                     **figures,
-                    **self._validate(epoch),
+                    **{f"val {name}": value for name, value in validated.items()},
                     "seconds": round(self.seconds, 1),
                 }
+                if self.settings.keep == "best" and self.stage.merit(validated) > self.best_merit:
+                    self.best_merit = self.stage.merit(validated)
+                    self.best = {name: t.clone() for name, t in self.judged.state_dict().items()}
                 self.run.log(self.stage.name, row)
                 if self.board is not None:
                     for name in row.keys() - {"epoch"}:
@@ -220,7 +216,13 @@ class _Trainer:
             self.accelerator.wait_for_everyone()
         if self.board is not None:
             self.board.close()
-        return self.averaged if self.averaged is not None else self.plain
+        if self.best:
+            self.judged.load_state_dict(self.best)
+        return self.judged
+
+    def _order(self, epoch: int) -> Order:
+        self.stage.begin(epoch)
+        return self.stage.order(self.train_set, epoch, _generator(self.seed, epoch))
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         settings = self.settings
@@ -228,26 +230,28 @@ class _Trainer:
         crops = self._crops_for(size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = settings.batch_size // world
-        order = torch.randperm(len(crops), generator=_generator(self.seed, epoch)).numpy()
+        order = self._order(epoch)
         views = _generator(self.seed, epoch, 1 + rank)
         torch.manual_seed(int(torch.randint(2**62, (), generator=views)))  # dropout, if a backbone has it
-        augmentation = self.recipe.augment.augmentation()
+        device = self.accelerator.device
         self.network.train()
+        for part in self.stage.frozen(self.plain):
+            part.eval()
         sums: dict[str, float] = {}
         started = time.monotonic()
         for step in range(self.steps):
-            chosen = order[step * settings.batch_size :][rank * share : (rank + 1) * share]
-            batch = torch.from_numpy(crops.crops(chosen)).to(self.accelerator.device)
-            ages = torch.from_numpy(crops.ages[chosen]).to(self.accelerator.device)
-            images = augment(batch, augmentation, size, views)
+            first = step * settings.batch_size + rank * share
+            mine = slice(first, first + share)
+            targets = torch.from_numpy(order.targets[mine]).to(device)
+            images = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
             rate = learning_rate(
                 epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings
             )
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             with self.accelerator.autocast():
                 outputs = _in_float32(self.network(images))
-                parts = self.stage.loss(outputs, images, ages)
+                parts = self.stage.loss(outputs, images, targets)
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(parts["loss"])
             if settings.clip_gradient:
@@ -255,8 +259,8 @@ class _Trainer:
             self.optimizer.step()
             self._average(epoch * self.steps + step)
             with torch.no_grad():
-                error = (self.plain.head.decode(outputs).age - ages).abs().mean()
-            for name, value in (*parts.items(), ("train MAE", error)):
+                scored = self.stage.score(self.plain, outputs, targets)
+            for name, value in (*parts.items(), *scored.items()):
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if self.reporter is not None and self.accelerator.is_main_process:
                 done = epoch * self.steps + step + 1
@@ -267,14 +271,14 @@ class _Trainer:
                     settings.epochs,
                     (step + 1) / self.steps,
                     {
-                        "loss": sums["loss"] / (step + 1),
-                        "MAE": sums["train MAE"] / (step + 1),
+                        **{name: sums[name] / (step + 1) for name in ("loss", *scored)},
                         "eta": per_step * (settings.epochs * self.steps - done),
                     },
                 )
         figures: dict[str, float] = {"size": size, "rate": rate}
         figures.update({name: round(total / self.steps, 5) for name, total in sums.items()})
-        figures["images/s"] = round(self.steps * settings.batch_size / (time.monotonic() - started), 1)
+        images_seen = order.rows[: self.steps * settings.batch_size].size
+        figures["images/s"] = round(images_seen / (time.monotonic() - started), 1)
         return figures
 
     def _crops_for(self, size: int) -> CropSet:
@@ -287,7 +291,7 @@ class _Trainer:
             for start in range(0, len(pixels), 512):
                 block = torch.from_numpy(self.train_set.crops(slice(start, start + 512)))
                 pixels[start : start + 512] = resize_crops(block, side).numpy()
-            self._resized = CropSet(pixels, self.train_set.ages, np.arange(len(pixels)))
+            self._resized = replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)))
         return self._resized
 
     def _average(self, step: int) -> None:
@@ -299,27 +303,19 @@ class _Trainer:
         with torch.no_grad():
             torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
 
-    def _validate(self, epoch: int) -> dict[str, float]:
+    def _validate(self, epoch: int) -> Validation:
         size = _size_at(epoch / self.settings.epochs, self.settings, self.recipe.network.input_size)
-        network = self.averaged if self.averaged is not None else self.plain
         with self.accelerator.autocast():
-            outputs = run_on_crops(network, self.val_set, size)
-        return {
-            f"val MAE {name}": round(float(mae(values, self.val_set.ages)), 4)
-            for name, values in outputs.estimates().items()
-        }
+            return self.stage.validate(self.judged, self.val_set, size)
 
-    def _copy(self, network: AgeNetwork) -> AgeNetwork:
-        copy = self.stage.network().to(memory_format=torch.channels_last)
-        copy.load_state_dict(network.state_dict())
-        copy.requires_grad_(False).to(self.accelerator.device)
-        copied: AgeNetwork = copy.eval()
-        return copied
+    def _copy(self, network: nn.Module) -> nn.Module:
+        return copy.deepcopy(network).requires_grad_(False).to(self.accelerator.device).eval()
 
     def _save(self, path: Any, epochs_done: int) -> None:
         tensors = {f"network.{name}": tensor for name, tensor in self.plain.state_dict().items()}
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
@@ -328,10 +324,24 @@ class _Trainer:
             "epochs_done": epochs_done,
             "seconds": self.seconds,
         }
+        if self.best:
+            facts["best_merit"] = self.best_merit
         scaler = self.accelerator.scaler
         if scaler is not None:
             facts["scaler"] = scaler.state_dict()
         write_tensors(path, tensors, facts)
+
+    def _passed_over(self, path: Path) -> bool:
+        """Whether the checkpoint is damaged and the stage begins again, which is told."""
+        if not self.stage.restarts:
+            return False
+        try:
+            read_tensors(path)
+        except CheckpointError as error:
+            if self.reporter is not None and self.accelerator.is_main_process:
+                self.reporter.note(f"{error}; {self.stage.name} begins again from the stage before it")
+            return True
+        return False
 
     def _restore(self, path: Any) -> None:
         tensors, facts = read_tensors(path)
@@ -339,6 +349,8 @@ class _Trainer:
             self.plain.load_state_dict(_under("network.", tensors))
             if self.averaged is not None:
                 self.averaged.load_state_dict(_under("averaged.", tensors))
+            self.best = _under("best.", tensors)
+            self.best_merit = float(facts.get("best_merit", -inf))
             state = self.optimizer.state_dict()
             state["state"] = {}
             for name, tensor in _under("optimizer.", tensors).items():
@@ -352,42 +364,6 @@ class _Trainer:
             raise CheckpointError(path, f"does not fit this recipe's network: {error}") from error
 
 
-def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 256) -> CropOutputs:
-    """Estimate the ages of crops.
-
-    Args:
-        network: In any mode; evaluated in evaluation mode and put back.
-        crops: N crops.
-        size: Side the crops are resized to, pixels.
-        batch: Crops at a time.
-    Returns:
-        The ages of each head, the estimate, the logits.
-    """
-    training = network.training
-    network.eval()
-    device = next(network.parameters()).device
-    parts: dict[str, list[Tensor]] = {"ldl": [], "reg": [], "age": [], "logits": []}
-    with torch.inference_mode():
-        for start in range(0, len(crops), batch):
-            block = torch.from_numpy(crops.crops(slice(start, start + batch))).to(device)
-            outputs = network(normalise(resize_crops(block, size)))
-            decoded = network.head.decode(outputs)
-            for name, value in (
-                ("ldl", decoded.ldl),
-                ("reg", decoded.reg),
-                ("age", decoded.age),
-                ("logits", outputs.logits),
-            ):
-                if value is not None:
-                    parts[name].append(value.float().cpu())
-    network.train(training)
-    joined = {n: torch.cat(v).numpy().astype(np.float64) if v else None for n, v in parts.items()}
-    age = joined["age"]
-    if age is None:
-        raise ValueError("no crops")
-    return CropOutputs(joined["ldl"], joined["reg"], age, joined["logits"])
-
-
 def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSettings) -> float:
     """The rate of one step.
 
@@ -397,12 +373,19 @@ def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSe
         steps_per_epoch: Steps of one epoch.
         settings: Schedule and its numbers.
     Returns:
-        ``step``: rate × γ^(epoch // step_epochs). ``onecycle``: cosine from rate/25 up to the rate
+        ``step``: rate × γ^(epoch // step_epochs). ``milestones``: rate × γ^(milestones passed). ``rates``:
+        the last of ``rates`` whose epoch is reached. ``onecycle``: cosine from rate/25 up to the rate
         over the warm-up, then cosine down to rate/10⁴ (Smith & Topin's policy without its third phase).
     """
-    rate = settings.learning_rate
+    rate = settings.scaled_rate
     if settings.schedule == "step":
         return rate * settings.gamma ** (step // steps_per_epoch // settings.step_epochs)
+    if settings.schedule == "milestones":
+        epoch = step // steps_per_epoch
+        return rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    if settings.schedule == "rates":
+        epoch = step // steps_per_epoch
+        return [value for first, value in settings.rates if epoch >= first][-1] * settings.rate_factor
     peak = settings.warmup * (total - 1)
     if step < peak:
         return rate / 25 + (rate - rate / 25) * (1 - cos(pi * step / peak)) / 2
@@ -419,27 +402,36 @@ def _tensorboard(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def _in_float32(outputs: Outputs) -> Outputs:
-    features, logits, regressed = outputs
-    return Outputs(
-        features.float(),
-        None if logits is None else logits.float(),
-        None if regressed is None else regressed.float(),
-    )
+def _in_float32(outputs: Any) -> Any:
+    """Every tensor of outputs (a tensor, or a possibly named tuple of them) in float32."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    if isinstance(outputs, tuple):
+        parts = [_in_float32(part) for part in outputs]
+        return outputs._make(parts) if hasattr(outputs, "_make") else tuple(parts)
+    return outputs
 
 
 def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    """The optimiser of what is not frozen; each group's ``share`` of the rate is 1 or the backbone's."""
+    groups: list[dict[str, Any]] = []
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    decoupled = settings.optimizer == "adamw"
+    shares = {name: settings.backbone_rate if name.startswith("backbone.") else 1.0 for name, _ in named}
+    for share in dict.fromkeys(shares.values()):
+        of_share = [p for name, p in named if shares[name] == share]
+        if decoupled:
+            groups.append({"params": [p for p in of_share if p.ndim > 1], "share": share})
+            vectors = [p for p in of_share if p.ndim <= 1]
+            groups.append({"params": vectors, "share": share, "weight_decay": 0.0})
+        else:
+            groups.append({"params": of_share, "share": share})
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if decoupled:
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
 
 
 def _size_at(share: float, settings: TrainSettings, input_size: int) -> int:

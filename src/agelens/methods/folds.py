@@ -18,6 +18,7 @@ test images decide nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -149,6 +150,7 @@ def train_folds(
         "format": FOLDS_FORMAT,
         "protocol": named.model_dump(mode="json"),
         "digest": split.digest,
+        "labels": _labels_digest(rows),
         "folds": len(split.folds),
         "recipe": recipe.to_toml(),
         "start": None if start is None else str(Path(start).absolute()),
@@ -162,6 +164,9 @@ def train_folds(
     for fold in split.folds:
         if not (folder / fold.name / _TEST).exists():
             _train_fold(recipe, split, fold, folder, start, reporter, state, cpu)
+        if state.is_main_process:
+            _tidy(folder, fold)  # of finished folds, too: one may have been killed in between
+        state.wait_for_everyone()
         done = _figures(folder, fold, rows)
         say(f"{done.fold} ({done.held_out}): MAE {done.mae:.3f} on {done.images} images")
         figures.append(done)
@@ -180,8 +185,12 @@ def _open(folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
             known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(path, f"cannot be read: {error}") from error
+        if not isinstance(known, dict):
+            raise RunError(path, "cannot be read: it holds no record of a run")
         for key, value in facts.items():
-            if not isinstance(known, dict) or known.get(key) != value:
+            if key == "labels" and key not in known:
+                continue  # begun before labels were recorded
+            if known.get(key) != value:
                 raise RunError(folder, f"was started with another {key}; choose another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -215,10 +224,21 @@ def _train_fold(
     run = train(recipe, data / "manifest.csv", place, resume=True, start=start, reporter=named, cpu=cpu)
     if state.is_main_process:
         _test(run, split, fold)
-        for checkpoint in place.glob("*/checkpoint.safetensors"):
-            checkpoint.unlink()  # of finished stages: nothing goes on from them, and folds are many
-        shutil.rmtree(data)  # with the fold's decoded crops
     state.wait_for_everyone()
+
+
+def _tidy(folder: Path, fold: Fold) -> None:
+    """Remove what a finished fold no longer needs: checkpoints, its manifest and decoded crops."""
+    for checkpoint in (folder / fold.name).glob("*/checkpoint.safetensors"):
+        checkpoint.unlink()  # nothing goes on from them, and folds are many
+    shutil.rmtree(folder / f".{fold.name}", ignore_errors=True)
+
+
+def _labels_digest(rows: pd.DataFrame) -> str:
+    """Over images and ages, in order: a finished fold's estimates belong to these rows and are judged by them."""
+    labels = rows[["digest" if "digest" in rows else "path", "age"]]
+    text = labels.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _test(run: Run, split: ProtocolSplit, fold: Fold) -> None:

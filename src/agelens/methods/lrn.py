@@ -29,6 +29,7 @@ from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import age_cross_entropy, l1_regression, refined_label_distribution, slack_regression
 from agelens.methods.recipe import Recipe
+from agelens.methods.stage import Stage
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 
@@ -58,7 +59,7 @@ class RefinerySettings(BaseModel):
 
 
 @dataclass
-class Generation:
+class Generation(Stage):
     """One generation t; ``t = 1`` is the ancestor, trained on labels alone.
 
     Attributes:

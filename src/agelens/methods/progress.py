@@ -13,7 +13,7 @@ __all__ = ["RichReporter"]
 
 
 class RichReporter:
-    """Implements ``fit.Reporter`` with the running loss and MAE and the time left, per generation or stage.
+    """Implements ``fit.Reporter`` with the running figures and the time left, per generation or stage.
 
     Use it as a context manager. Each finished epoch is a line; the bar is only drawn on a terminal.
     """
@@ -23,11 +23,11 @@ class RichReporter:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  MAE {task.fields[mae]:.2f}  {task.fields[left]} left"),
+            TextColumn("{task.fields[figures]}  {task.fields[left]} left"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=1.0, loss=0.0, mae=0.0, left="?")
+        self._task = self._bar.add_task("", total=1.0, figures="", left="?")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -38,6 +38,10 @@ class RichReporter:
     ) -> None:
         self._bar.stop()
 
+    def note(self, message: str) -> None:
+        """Print it."""
+        self.console.print(message, highlight=False, soft_wrap=True)
+
     def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
         """Move the bar."""
         minutes, seconds = divmod(int(figures["eta"]), 60)
@@ -45,18 +49,23 @@ class RichReporter:
             self._task,
             description=f"{stage} epoch {epoch}/{epochs}",
             completed=(epoch - 1 + share) / epochs,
-            loss=figures["loss"],
-            mae=figures["MAE"],
+            figures=_line({name: value for name, value in figures.items() if name != "eta"}),
             left=f"{minutes}:{seconds:02d}",
         )
 
     def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
         """Print the epoch's figures."""
-        validation = "  ".join(
-            f"{key} {value:.3f}" for key, value in row.items() if key.startswith("val MAE")
-        )
+        shown = {
+            name: value
+            for name, value in row.items()
+            if name == "loss" or (name.startswith(("train ", "val ")) and "(" not in name)
+        }  # the groups' figures are in log.csv
         self.console.print(
-            f"{stage} epoch {epoch}/{epochs}  loss {row['loss']:.4f}  train MAE {row['train MAE']:.3f}"
-            f"  {validation}  {row['images/s']:.0f} images/s",
+            f"{stage} epoch {epoch}/{epochs}  {_line(shown)}  {row['images/s']:.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
+
+
+def _line(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -35,7 +35,7 @@ from agelens.errors import CheckpointError, RunError
 from agelens.files import write_atomically
 from agelens.methods.recipe import Recipe
 
-__all__ = ["RUN_FORMAT", "Run", "read_tensors", "write_tensors"]
+__all__ = ["RUN_FORMAT", "Run", "described_by_us", "read_tensors", "write_tensors"]
 
 RUN_FORMAT = 1
 
@@ -65,6 +65,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(path, "is missing") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(path, f"is damaged or not ours: {error}") from error
+
+
+def described_by_us(path: Path) -> bool:
+    """Whether a safetensors file has the JSON of :func:`write_tensors`; others hold bare weights.
+
+    Raises:
+        CheckpointError: Missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return "json" in (handle.metadata() or {})
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"is damaged or no safetensors file: {error}") from error
 
 
 class Run:
@@ -127,9 +142,18 @@ class Run:
         return (self.stage(stage) / "network.safetensors").exists()
 
     def finished_stages(self) -> list[str]:
-        """Names of the finished stages, in natural order."""
+        """Names of the finished stages, in the order of training."""
         found = (folder.parent.name for folder in self.path.glob("*/network.safetensors"))
-        return sorted(found, key=lambda name: (len(name), name))
+        order = self.facts.get("stages", [])  # older runs have generations only
+        place = {name: number for number, name in enumerate(order)}
+        return sorted(found, key=lambda name: (place.get(name, len(order)), len(name), name))
+
+    def change(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """Replace the recipe and some facts of a run that another stage is added to."""
+        self.recipe, self.facts = recipe, {**self.facts, **facts}
+        with write_atomically(self.path / "recipe.toml") as temporary:
+            temporary.write_text(recipe.to_toml(), encoding="utf-8")
+        self._write_json(self.path / "run.json", self.facts)
 
     def write_json(self, stage: str, name: str, table: Mapping[str, Any]) -> None:
         """Write ``name`` into the stage's folder."""

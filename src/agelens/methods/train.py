@@ -7,34 +7,45 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
 from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_digest
-from agelens.errors import CheckpointError, InputError, RunError, SplitError
+from agelens.errors import CheckpointError, InputError, ManifestError, RunError, SplitError
 from agelens.faces.alignment import CropGeometry
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
+from agelens.methods.balanced import FINISHERS, finish
 from agelens.methods.export import CardFields, export
-from agelens.methods.fit import Method, Reporter, fit
+from agelens.methods.fit import Reporter, fit
+from agelens.methods.identity import IdentityPretraining, identity_network
+from agelens.methods.lae import LongTailed
 from agelens.methods.lrn import LabelRefinery
-from agelens.methods.recipe import Recipe
-from agelens.methods.run import Run, read_tensors, write_tensors
+from agelens.methods.ordinal_dark import OrdinalDark
+from agelens.methods.recipe import Recipe, Selection
+from agelens.methods.run import Run, described_by_us, read_tensors, write_tensors
+from agelens.methods.stage import Method, describe_age_network
+from agelens.methods.teachers import named_without_folders, teacher_facts
 from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
+from agelens.metrics import aar
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, MirroredNetwork, PairedNetwork
-from agelens.networks.backbones import make_backbone
+from agelens.networks.backbones import load_backbone, make_backbone
+from agelens.networks.guided import GuidedStudent
+from agelens.networks.pvp import PermutationNetwork
 
 __all__ = [
     "METHODS",
     "best_stage",
+    "crop_geometry",
     "export_run",
     "load_network",
     "load_stage",
@@ -44,7 +55,10 @@ __all__ = [
 ]
 
 METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
+    "identity": IdentityPretraining,
+    "lae": LongTailed,
     "lrn": LabelRefinery,
+    "ordinal-dark": OrdinalDark,
 }
 """Method names of recipes: a method is one file and one line here."""
 
@@ -67,8 +81,10 @@ def train(
         manifest: CSV or Parquet of aligned crops of one size, with a ``split`` column.
         out: The run folder.
         resume: Go on with the run in ``out`` (start it if there is none).
-        start: A run folder or ``network.safetensors`` of a pre-training: every stage starts from it (LRN
-            pre-trains on IMDB-WIKI). Heads for other age bins start anew.
+        start: Weights of a pre-training that every stage starts from, in place of the recipe's
+            ``network.start``: a run folder or its ``network.safetensors`` (of ages: LRN pre-trains on
+            IMDB-WIKI; or of identities: LAE), or a safetensors file of a bare backbone. Heads for other age
+            bins start anew.
         reporter: Told of steps and epochs.
         loading: Called with (done, total) while crops are decoded.
         cpu: Keep to the CPU.
@@ -78,19 +94,33 @@ def train(
         RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe.
         SplitError: The manifest has no train or no val rows.
     """
-    rows = read_manifest(manifest)
+    rows = read_manifest(manifest, ages=recipe.method.name != "identity")
     if "split" not in rows or not {"train", "val"} <= set(rows["split"].dropna()):
         raise SplitError(f"{manifest}: needs rows with split 'train' and rows with split 'val'")
     training, validation = _rows(rows, "train"), _rows(rows, "val")
+    if recipe.method.name == "identity":
+        _check_subjects(rows, manifest)
+    start = start or recipe.network.start or None
     bins = _age_bins(recipe, training)
+    clamped = 0
+    if "age" in rows:
+        completed = np.floor(training["age"])
+        clamped = int(((completed < bins.minimum) | (completed > bins.maximum)).sum())
+    if clamped and reporter is not None and PartialState(cpu=cpu).is_main_process:
+        reporter.note(
+            f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
+        )
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
         "split_digest": split_digest(rows) if "digest" in rows else None,
-        "geometry": _geometry(Path(rows.attrs["root"])),
+        "geometry": crop_geometry(Path(rows.attrs["root"])),
         "images": {"train": len(training), "val": len(validation)},
+        "clamped": clamped,
         "start": None if start is None else _start_digest(start),
+        "stages": [stage.name for stage in make_method(recipe, bins).stages()],
     }
+    facts["teachers"] = teacher_facts(recipe, facts["geometry"]) or None
     state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
         run = _open_run(Path(out), recipe, facts, rows, resume or not state.is_main_process)
@@ -104,8 +134,8 @@ def train(
         crops.select(is_train),
         crops.select(~is_train),
         load_network=lambda stage: load_network(run.stage(stage) / "network.safetensors"),
-        save_network=lambda stage, network: save_network(
-            network, run.recipe.network.backbone, run.stage(stage) / "network.safetensors"
+        save_network=lambda stage, network, described: write_tensors(
+            run.stage(stage) / "network.safetensors", network.state_dict(), described
         ),
         reporter=reporter,
         cpu=cpu,
@@ -113,15 +143,27 @@ def train(
     return run
 
 
-def best_stage(run: Run) -> str:
-    """The finished stage with the lowest validation MAE: how the refinery's T is chosen.
+def best_stage(run: Run, select: str | None = None) -> str:
+    """The finished stage that is best on the validation split: how the refinery's T is chosen.
 
+    Args:
+        run: With at least one finished age network.
+        select: Smallest ``mae`` or largest ``aar`` of the estimate; None: as the run's recipe says.
     Raises:
-        RunError: No stage is finished.
+        RunError: No stage with an age network is finished, or no validation image is in a group of AAR.
+        InputError: ``select`` is neither.
     """
-    stages = run.finished_stages()
+    if select not in (None, *get_args(Selection)):
+        raise InputError(f"what is best is chosen by {' or '.join(get_args(Selection))}, not {select!r}")
+    stages = [
+        name
+        for name in run.finished_stages()
+        if "age" in run.read_json(name, "validation.json").get("estimates", {})
+    ]
     if not stages:
-        raise RunError(run.path, "has no finished stage; go on with --resume")
+        raise RunError(run.path, "has no finished stage with an age network; go on with --resume")
+    if (select or run.recipe.select) == "aar":
+        return max(stages, key=lambda stage: _validation_aar(run, stage))
     return min(stages, key=lambda stage: _validation_mae(run, stage))
 
 
@@ -130,6 +172,7 @@ def export_run(
     out: str | Path,
     *,
     stage: str | None = None,
+    select: str | None = None,
     regression: str | Path | Run | None = None,
     half: bool = False,
 ) -> ModelCard:
@@ -139,6 +182,7 @@ def export_run(
         run: The run or its folder.
         out: The file to write (.onnx).
         stage: Which; None: :func:`best_stage`.
+        select: What is best: ``mae`` or ``aar``; None: as the run's recipe says.
         regression: Another run whose best stage regresses: Eq. 20 over two separately trained networks
             (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
         half: Store the weights in 16 bits.
@@ -149,7 +193,7 @@ def export_run(
         InputError: The network has no distribution to export.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
-    chosen = stage or best_stage(opened)
+    chosen = stage or best_stage(opened, select)
     if not opened.finished(chosen):
         raise RunError(opened.path, f"has no finished stage {chosen!r}; there are {opened.finished_stages()}")
     network: AnyNetwork = load_stage(opened, chosen)
@@ -175,9 +219,10 @@ def export_run(
             "images": opened.facts["images"],
             "stage": chosen,
             "validation_mae": _validation_mae(opened, chosen),
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": named_without_folders(recipe.model_dump(mode="json")),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
+            "teachers": opened.facts.get("teachers"),
         },
     }
     return export(
@@ -200,32 +245,53 @@ def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | Non
     """
     if recipe.method.name not in METHODS:
         raise InputError(f"no method {recipe.method.name!r}; there are {', '.join(METHODS)}")
-    return METHODS[recipe.method.name](recipe, bins, start)
+    return finish(METHODS[recipe.method.name](recipe, bins, start), recipe, bins)
 
 
 def save_network(network: AgeNetwork, backbone: str, path: str | Path) -> None:
     """Write weights, and what is needed to build the network again, into one safetensors file."""
-    head = network.head
-    described = {"backbone": backbone, "age_bins": str(head.age_bins), "heads": head.heads, "tau": head.tau}
-    write_tensors(Path(path), network.state_dict(), described)
+    write_tensors(Path(path), network.state_dict(), describe_age_network(network, backbone))
 
 
-def load_network(path: str | Path) -> AgeNetwork:
-    """Build a network from what :func:`save_network` wrote.
+def load_network(path: str | Path) -> Any:
+    """Build a network from the file that a finished stage left.
 
+    Returns:
+        The network in evaluation mode; an ``AgeNetwork`` unless the file describes another kind.
     Raises:
         CheckpointError: Missing, damaged, or not ours.
     """
     tensors, described = read_tensors(Path(path))
     try:
-        backbone = make_backbone(described["backbone"])
-        bins = AgeBins.parse(described["age_bins"])
-        head = AgeHead(backbone.num_features, bins, described["heads"], described["tau"])
-        network = AgeNetwork(backbone, head)
+        network = NETWORKS[described.get("kind", "age")](described)
         network.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(path, f"does not describe a network of ours: {error}") from error
     return network.eval()
+
+
+def _age_network(described: Mapping[str, Any]) -> AgeNetwork:
+    backbone = make_backbone(described["backbone"])
+    bins = AgeBins.parse(described["age_bins"])
+    return AgeNetwork(backbone, AgeHead(backbone.num_features, bins, described["heads"], described["tau"]))
+
+
+def _permutation_network(described: Mapping[str, Any]) -> PermutationNetwork:
+    names = ("length", "permutations", "input_size", "trunk", "joint", "width", "zca")
+    return PermutationNetwork(**{name: described[name] for name in names})
+
+
+def _guided_student(described: Mapping[str, Any]) -> GuidedStudent:
+    return GuidedStudent(_age_network(described), described["guided"], described["hint_channels"])
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "age": _age_network,
+    "identity": identity_network,
+    "permutation": _permutation_network,
+    "guided": _guided_student,
+}
+"""What builds a stored network, before its weights are loaded, by the ``kind`` that its stage described."""
 
 
 def load_stage(run: Run, stage: str) -> AnyNetwork:
@@ -267,8 +333,25 @@ def _validation_mae(run: Run, stage: str) -> float:
     return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
 
 
+def _validation_aar(run: Run, stage: str) -> float:
+    arrays = run.read_arrays(stage, "validation.npz")  # older runs have no AAR in validation.json
+    try:
+        return aar(arrays["age"], arrays["ages"]).aar
+    except ValueError as error:
+        raise RunError(run.path, f"cannot be judged by AAR: {error}") from error
+
+
 def _rows(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     return rows[rows["split"] == split]
+
+
+def _check_subjects(rows: pd.DataFrame, manifest: str | Path) -> None:
+    if "subject" not in rows:
+        raise ManifestError(manifest, "an identity manifest needs the column", column="subject")
+    nameless = rows["split"].isin(["train", "val"]) & (rows["subject"] == "")
+    if nameless.any():
+        first = int(nameless.to_numpy().argmax()) + 1
+        raise ManifestError(manifest, "the image belongs to nobody", row=first, column="subject", value="")
 
 
 def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
@@ -277,7 +360,7 @@ def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
     return AgeBins(int(training["age"].min()), int(training["age"].max()))
 
 
-def _geometry(root: Path) -> dict[str, Any] | None:
+def crop_geometry(root: Path) -> dict[str, Any] | None:
     """What ``prepare`` left beside the crops; None where the crops come from elsewhere."""
     path = root / "geometry.json"
     if not path.exists():
@@ -293,9 +376,10 @@ def _start_path(start: str | Path) -> Path:
     if path.is_dir():
         run = Run.open(path)
         stages = run.finished_stages()
-        if not stages:
+        own = [stage for stage in stages if stage not in FINISHERS]
+        if not own:
             raise RunError(path, "has no finished stage to start from")
-        path = run.stage(stages[-1]) / "network.safetensors"
+        path = run.stage(own[-1]) / "network.safetensors"
     return path
 
 
@@ -304,28 +388,42 @@ def _start_digest(start: str | Path) -> str:
 
 
 def _start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str, Tensor]:
-    """Pre-trained weights for this recipe's network; a head of another shape keeps its own start."""
-    tensors, described = read_tensors(_start_path(start))
+    """Pre-trained weights for this recipe's age network; a head of another shape keeps its own start."""
+    path = _start_path(start)
+    torch.manual_seed(recipe.seed)
+    backbone = make_backbone(recipe.network.backbone)
+    fresh = AgeNetwork(backbone, AgeHead(backbone.num_features, bins, recipe.network.heads))
+    if not described_by_us(path):
+        load_backbone(backbone, path)
+        return fresh.state_dict()
+    tensors, described = read_tensors(path)
     if described.get("backbone") != recipe.network.backbone:
         raise RunError(
             Path(start),
             f"holds a {described.get('backbone')!r}, the recipe wants {recipe.network.backbone!r}",
         )
-    torch.manual_seed(recipe.seed)
-    backbone = make_backbone(recipe.network.backbone)
-    fresh = AgeNetwork(backbone, AgeHead(backbone.num_features, bins, recipe.network.heads)).state_dict()
-    same_bins = described.get("age_bins") == str(bins)
+    same_head = described.get("kind", "age") == "age" and described.get("age_bins") == str(bins)
     return {
-        name: tensors[name] if name in tensors and (same_bins or not name.startswith("head.")) else value
-        for name, value in fresh.items()
+        name: tensors[name] if name in tensors and (same_head or not name.startswith("head.")) else value
+        for name, value in fresh.state_dict().items()
     }
 
 
 def _check_same(run: Run, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-    if run.recipe != recipe:
+    """Refuse to resume with other settings; a finisher may be added, or changed before it began."""
+    mine, theirs = recipe, run.recipe
+    begun = [name for name in FINISHERS if run.stage(name).exists()]
+    if not begun:
+        mine = mine.model_copy(update={"finish": theirs.finish, "select": theirs.select})
+    if mine != theirs:
         raise RunError(run.path, "was started with another recipe; resume with its recipe.toml")
-    for key in ("age_bins", "split_digest", "images", "start"):
+    done = not set(facts["stages"]) - set(FINISHERS) - set(run.finished_stages())
+    for key in ("age_bins", "split_digest", "images", "start", "teachers"):
+        if key == "start" and done and facts[key] is None:
+            continue  # nothing starts any more
         if run.facts.get(key) != facts[key]:
             raise RunError(
                 run.path, f"was started with another {key}: {run.facts.get(key)!r}, now {facts[key]!r}"
             )
+    if recipe != theirs:
+        run.change(recipe, {"stages": facts["stages"]})

@@ -1,21 +1,32 @@
 """Augmentation of a whole batch at once, on the device the network runs on.
 
 One affine sampling does crop, aspect, rotation, translation and flip; one 3×3 colour matrix does
-brightness, contrast, saturation and the normalisation. Parameters are drawn on the CPU from a seeded
-generator, so a resumed run draws what an uninterrupted one would have drawn.
+brightness, contrast, saturation, hue and the normalisation. RandAugment, whose operations are not linear,
+comes before the normalisation, each operation on all images that drew it. Parameters are drawn on the CPU
+from a seeded generator, so a resumed run draws what an uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "augment", "normalise", "resize_crops"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Augmentation",
+    "augment",
+    "normalise",
+    "rand_augment",
+    "resize_crops",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,8 +46,11 @@ class Augmentation:
         flip: Probability of mirroring.
         rotation: Largest rotation, degrees.
         brightness: Largest relative change; likewise contrast and saturation.
+        hue: Largest turn of the hue, as a share of the colour circle.
         grey: Probability of dropping the colour altogether (scans, old photographs).
         erase: Probability of erasing one rectangle of 2 to 20 % of the view (to the mean colour).
+        randaugment: N, how many operations of RandAugment follow one another; 0 = none.
+        magnitude: M, their strength, 0 to 30.
     """
 
     scale: tuple[float, float] = (0.8, 1.0)
@@ -46,8 +60,11 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
     grey: float = 0.0
     erase: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
 
 
 def resize_crops(crops: Tensor, size: int) -> Tensor:
@@ -115,12 +132,88 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     offset = offset.to(device) * mean_grey[:, None]
     scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], device=device)
     shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device)
+    if settings.randaugment:  # its operations are defined on pixels: normalise afterwards
+        flat = torch.baddbmm(offset[:, :, None].expand(-1, 3, -1), matrix.to(device), views.flatten(2))
+        pixels = flat.round().clamp(0, 255).to(torch.uint8).view(batch, 3, size, size)
+        pixels = rand_augment(pixels, settings.randaugment, settings.magnitude, generator)
+        views = torch.addcmul(shift[:, None, None], pixels.float(), scale[:, None, None])
+        return _erased(views, settings, uniform, generator)
     weights = matrix.to(device) * scale[:, None]  # (B, 3, 3): rows are output channels
     bias = offset * scale + shift  # (B, 3)
     flat = torch.baddbmm(bias[:, :, None], weights, views.flatten(2))
-    views = flat.view(batch, 3, size, size)
+    return _erased(flat.view(batch, 3, size, size), settings, uniform, generator)
+
+
+def rand_augment(images: Tensor, count: int, magnitude: int, generator: torch.Generator) -> Tensor:
+    """RandAugment: ``count`` operations an image, drawn uniformly, each at one strength.
+
+    The fourteen operations and their ranges are those of [1] as torchvision scales them (31 steps); the sign
+    of a signed one is drawn. What a geometric operation uncovers is black.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        count: N.
+        magnitude: M, 0 to 30.
+        generator: CPU generator; the only source of chance.
+    Returns:
+        (B, 3, H, W) uint8.
+    Raises:
+        ValueError: M is out of range.
+
+    [1] Cubuk et al., RandAugment: practical automated data augmentation with a reduced search space, 2020.
+    """
+    if not 0 <= magnitude <= _STEPS:
+        raise ValueError(f"magnitude must be 0 to {_STEPS}, not {magnitude}")
+    operations = list(_OPERATIONS.values())
+    for _ in range(count):
+        drawn = torch.randint(len(operations), (len(images),), generator=generator)
+        sign = torch.randint(2, (len(images),), generator=generator) * 2 - 1
+        result = images.clone()
+        for index, operation in enumerate(operations):
+            for direction in (-1, 1):
+                chosen = ((drawn == index) & (sign == direction)).nonzero().squeeze(1).to(images.device)
+                if len(chosen):
+                    result[chosen] = operation(images[chosen], direction * magnitude / _STEPS)
+        images = result
+    return images
+
+
+_STEPS = 30
+_NEAREST = InterpolationMode.NEAREST
+
+
+def _affine(
+    images: Tensor, angle: float = 0.0, x: int = 0, y: int = 0, shear: Sequence[float] = (0, 0)
+) -> Tensor:
+    middle = None if shear == (0, 0) else [0.0, 0.0]
+    moved: Tensor = tv.affine(images, angle, [x, y], 1.0, list(shear), _NEAREST, center=middle)
+    return moved
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    # strength s in [-1, 1]; the unsigned operations take |s|
+    "identity": lambda images, s: images,
+    "shear x": lambda images, s: _affine(images, shear=(math.degrees(math.atan(0.3 * s)), 0.0)),
+    "shear y": lambda images, s: _affine(images, shear=(0.0, math.degrees(math.atan(0.3 * s)))),
+    "translate x": lambda images, s: _affine(images, x=int(150 / 331 * images.shape[3] * s)),
+    "translate y": lambda images, s: _affine(images, y=int(150 / 331 * images.shape[2] * s)),
+    "rotate": lambda images, s: _affine(images, angle=30.0 * s),
+    "brightness": lambda images, s: tv.adjust_brightness(images, 1 + 0.9 * s),
+    "colour": lambda images, s: tv.adjust_saturation(images, 1 + 0.9 * s),
+    "contrast": lambda images, s: tv.adjust_contrast(images, 1 + 0.9 * s),
+    "sharpness": lambda images, s: tv.adjust_sharpness(images, 1 + 0.9 * s),
+    "posterise": lambda images, s: tv.posterize(images, 8 - round(4 * abs(s))),
+    "solarise": lambda images, s: tv.solarize(images, 255.0 * (1 - abs(s))),
+    "autocontrast": lambda images, s: tv.autocontrast(images),
+    "equalise": lambda images, s: tv.equalize(images),
+}
+"""The operations of RandAugment."""
+
+
+def _erased(views: Tensor, settings: Augmentation, uniform: _Uniform, generator: torch.Generator) -> Tensor:
     if settings.erase > 0:
-        views = views * _erasing(batch, size, settings.erase, uniform, generator).to(device)
+        mask = _erasing(views.shape[0], views.shape[2], settings.erase, uniform, generator)
+        views = views * mask.to(views.device)
     return views.contiguous(memory_format=torch.channels_last)
 
 
@@ -135,8 +228,17 @@ def _colour(
     saturation = torch.where(grey, torch.zeros(()), saturation)
     luma = torch.tensor(_LUMA).expand(3, 3)
     mix = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * luma
+    if settings.hue > 0:
+        mix = _hue(uniform(-settings.hue, settings.hue)) @ mix
     gain = (brightness * contrast)[:, None, None]
     return gain * mix, (brightness * (1 - contrast))[:, None]
+
+
+def _hue(turns: Tensor) -> Tensor:
+    """(B, 3, 3) rotations of the colours about the grey axis: hue without a detour over HSV."""
+    angle = 2 * math.pi * turns[:, None, None]
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    return torch.cos(angle) * torch.eye(3) + torch.sin(angle) * cross + (1 - torch.cos(angle)) / 3
 
 
 def _erasing(

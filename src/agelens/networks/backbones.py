@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,11 @@ from torch import Tensor, nn
 from agelens.errors import CheckpointError, InputError
 from agelens.networks.backbone import Backbone
 from agelens.networks.mobilefacenet import MobileFaceNet
+from agelens.networks.pvp import pvp_backbone
 from agelens.networks.resnet import ResNet
+from agelens.networks.students import StridedStudent, normal_student, small_student
+from agelens.networks.vgg import vgg16_backbone, vgg_keys
+from agelens.networks.zca import Whitened
 
 __all__ = ["BACKBONES", "LayeredBackbone", "TimmBackbone", "load_backbone", "make_backbone", "resnet_keys"]
 
@@ -218,6 +223,22 @@ def _children(network: nn.Module, without: Container[str]) -> OrderedDict[str, n
     return OrderedDict((name, child) for name, child in network.named_children() if name not in without)
 
 
+def _vgg16(input_size: int, pretrained: bool = False, width: float = 1.0) -> Backbone:
+    network = vgg16_backbone(input_size, width)
+    if pretrained:
+        if width != 1.0:
+            raise InputError(f"nobody publishes pretrained weights for a vgg16 of width {width:g}")
+        state = _published_weights("vgg16", torchvision.models.VGG16_BN_Weights.DEFAULT)
+        network.chain.load_state_dict(vgg_keys(state))
+    return network
+
+
+def _untrained(make: Callable[..., Backbone], pretrained: bool = False, **settings: float) -> Backbone:
+    if pretrained:
+        raise InputError("nobody publishes pretrained weights for the networks of two-teacher distillation")
+    return make(**settings)
+
+
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet10": functools.partial(_resnet, "resnet10", (1, 1, 1, 1), _WIDTHS),
     "resnet18": _resnet18,
@@ -227,16 +248,27 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilenet-v2": _mobilenet_v2,
     "shufflenet-v2": _shufflenet_v2,
     "mobilefacenet": _mobilefacenet,
+    "vgg16": functools.partial(_vgg16, 112),
+    "vgg16-64": functools.partial(_vgg16, 64),
+    "pvp": functools.partial(_untrained, functools.partial(pvp_backbone, 112)),
+    "pvp-64": functools.partial(_untrained, functools.partial(pvp_backbone, 64)),
+    "student-normal": functools.partial(_untrained, normal_student),
+    "student-small": functools.partial(_untrained, small_student),
+    "student-small-1x1": functools.partial(_untrained, functools.partial(small_student, 1)),
+    "student-small-3x3": functools.partial(_untrained, functools.partial(small_student, 3)),
+    "student-strided": functools.partial(_untrained, StridedStudent),
 }
 """Name to ``factory(pretrained=False)``: Tables 1 and 2 of [1], and a network for a start from identity.
-All pretrained weights are ImageNet's."""
+All pretrained weights are ImageNet's. Below, those of two-teacher distillation (112 px, or the size in the
+name); ``@0.25`` behind a vgg16, pvp or paper's student scales its width."""
 
 
 def make_backbone(name: str, pretrained: bool = False) -> Backbone:
     """Make a backbone.
 
     Args:
-        name: A key of ``BACKBONES``, or a timm name, bare or as ``timm:<name>``.
+        name: A key of ``BACKBONES``, or a timm name, bare or as ``timm:<name>``. ``zca5:`` before it whitens
+            patches of 5 x 5 in front of it; ``@0.25`` behind a chain scales its width.
         pretrained: Load its published weights; they are fetched from the network if they are not cached.
     Returns:
         The backbone, in training mode.
@@ -244,6 +276,14 @@ def make_backbone(name: str, pretrained: bool = False) -> Backbone:
         InputError: There is no such backbone (close names are listed) or its weights cannot be loaded; it
             never falls back to random weights.
     """
+    whitening = re.fullmatch(r"zca([1-9][0-9]?):(.+)", name)
+    if whitening is not None:
+        if int(whitening[1]) % 2 == 0:
+            raise InputError(f"backbone {name!r}: a patch to whiten has an odd side, not {whitening[1]}")
+        return Whitened(make_backbone(whitening[2], pretrained), int(whitening[1]))
+    scaled = re.fullmatch(r"((?:vgg16|pvp|student-small|student-normal)[a-z0-9-]*)@([0-9]*\.?[0-9]+)", name)
+    if scaled is not None and scaled[1] in BACKBONES and float(scaled[2]) > 0:
+        return BACKBONES[scaled[1]](pretrained=pretrained, width=float(scaled[2]))
     if name in BACKBONES:
         return BACKBONES[name](pretrained=pretrained)
     return TimmBackbone(name.removeprefix("timm:"), pretrained=pretrained)

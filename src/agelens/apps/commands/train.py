@@ -1,4 +1,4 @@
-"""agelens train, agelens export, agelens generations."""
+"""agelens train, export, generations, ladder, tradeoff, verify."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, print_table
+from agelens.errors import InputError
 
-__all__ = ["export", "generations", "train"]
+__all__ = ["export", "generations", "ladder", "tradeoff", "train", "verify"]
 
 
 @command("run the command again with --resume to go on", extra="train")
@@ -18,18 +19,66 @@ def train(
     data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
-    start: Annotated[Path | None, typer.Option(help="Finished run to start from (pre-training).")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Pre-trained weights: a finished run, or a safetensors file of a backbone."),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="What the best epoch and stage are on the validation split: mae or aar."),
+    ] = None,
+    finish: Annotated[
+        str | None,
+        typer.Option(help="Stage after the method's own: balanced; with --resume also on a finished run."),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: train.epochs=3. May be repeated.")
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Finished run that teaches its softened answers. May be repeated."),
+    ] = None,
+    teacher_weight: Annotated[
+        list[float] | None, typer.Option(help="Weight of each teacher, in their order; default: equal.")
+    ] = None,
+    ranker: Annotated[Path | None, typer.Option(help="Finished run whose ranker gives the hints.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Backbone of the student, e.g. student-strided.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Train and test all folds of a protocol (agelens protocols) and pool them."),
+    ] = None,
 ) -> None:
     """Train by a recipe. Over several devices: accelerate launch -m agelens train ..."""
     from agelens.methods.progress import RichReporter
     from agelens.methods.recipe import Recipe
+    from agelens.methods.teachers import distillation_settings
     from agelens.methods.train import train as train_recipe
 
-    settings = Recipe.load(recipe, set_ or ())
+    options = {"select": select, "finish.name": finish}
+    chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
+    named = distillation_settings(teacher or (), teacher_weight or (), ranker, student)
+    settings = Recipe.load(recipe, [*(set_ or ()), *chosen, *named])
+    if protocol is not None:
+        from agelens.methods.folds import train_folds
+
+        with RichReporter() as reporter:
+            result = train_folds(
+                settings,
+                data,
+                out,
+                protocol,
+                resume=resume,
+                start=start,
+                reporter=reporter,
+                told=typer.echo,
+                cpu=cpu,
+            )
+        typer.echo(result.line())
+        typer.echo(f"wrote {out / 'predictions.csv'}, {out / 'folds.csv'} and {out / 'pooled.json'}")
+        return
     with RichReporter() as reporter:
         run = train_recipe(settings, data, out, resume=resume, start=start, reporter=reporter, cpu=cpu)
     typer.echo(f"finished {', '.join(run.finished_stages())} in {run.path}")
@@ -42,6 +91,9 @@ def export(
     stage: Annotated[
         str | None, typer.Option(help="Stage to export; default: the best on the validation split.")
     ] = None,
+    select: Annotated[
+        str | None, typer.Option(help="What is best: mae or aar; default: as the run was trained.")
+    ] = None,
     regression: Annotated[
         Path | None, typer.Option(help="Run whose regressed age is averaged with this run's distribution.")
     ] = None,
@@ -50,7 +102,7 @@ def export(
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
     from agelens.methods.train import export_run
 
-    card = export_run(run, out, stage=stage, regression=regression, half=half)
+    card = export_run(run, out, stage=stage, select=select, regression=regression, half=half)
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -71,3 +123,88 @@ def generations(
         difference = "" if row.difference is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.difference)
         lines.append((row.run, row.stage, row.estimate, *figures, difference))
     print_table(header, lines)
+
+
+@command("run the command again to go on", extra="train")
+def ladder(
+    recipe: Annotated[str, typer.Argument(help="Recipe that offers tricks, such as lae-baseline-s.")],
+    data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")],
+    start: Annotated[
+        list[str] | None,
+        typer.Option(help="Pre-trained weights for a backbone, BACKBONE=PATH. May be repeated."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a value in every run: train.epochs=3.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Rows to judge on.")] = "val",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
+) -> None:
+    """Train a baseline, each trick alone on it, all of them, and the balanced stage (LAE Table 2)."""
+    from agelens.methods.ladder import climb, judge_rungs
+    from agelens.methods.progress import RichReporter
+
+    starts: dict[str, str | Path] = {}
+    for text in start or ():
+        backbone, equals, path = text.partition("=")
+        if not equals or not path:
+            raise InputError(f"--start must read BACKBONE=PATH, not {text!r}")
+        starts[backbone] = path
+    with RichReporter() as reporter:
+        runs = climb(
+            recipe,
+            data,
+            out,
+            overrides=set_ or (),
+            starts=starts,
+            reporter=reporter,
+            told=typer.echo,
+            cpu=cpu,
+        )
+    rows = [row.cells() for row in judge_rungs(runs, data, split)]
+    print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+@command("nothing was written", extra="train")
+def tradeoff(
+    run: Annotated[Path, typer.Argument(help="Run with a balanced stage.")],
+    out: Annotated[Path | None, typer.Option(help="Draw it to this file (.svg, .png, .pdf).")] = None,
+) -> None:
+    """Show what the balanced stage trades, epoch by epoch: MAE against the deviation of the groups' MAE."""
+    from agelens.methods.run import Run
+    from agelens.methods.tradeoff import plot_tradeoff
+    from agelens.methods.tradeoff import tradeoff as points_of
+
+    opened = Run.open(run)
+    points = points_of(opened)
+    print_table(
+        ("epoch", "val MAE", "val σ", "val AAR"),
+        [
+            ("before" if p.epoch == 0 else str(p.epoch), f"{p.mae:.3f}", f"{p.sigma:.3f}", f"{p.aar:.3f}")
+            for p in points
+        ],
+    )
+    if out is not None:
+        plot_tradeoff(opened, out)
+        typer.echo(f"wrote {out}")
+
+
+@command("", extra="train")
+def verify(
+    weights: Annotated[
+        Path, typer.Argument(help="Run of identity pre-training, or a safetensors file of a backbone.")
+    ],
+    data: Annotated[Path, typer.Option(help="Manifest of aligned crops with the column subject.")],
+    backbone: Annotated[str, typer.Option(help="Name of the backbone in a bare file.")] = "mobilefacenet",
+    split: Annotated[str, typer.Option(help="Rows to judge on; all for every row.")] = "val",
+    size: Annotated[int, typer.Option(min=32, help="Side of the network's input, pixels.")] = 112,
+    folds: Annotated[int, typer.Option(min=2, help="Parts the people are divided into.")] = 10,
+) -> None:
+    """Tell pairs of one person from pairs of two, with thresholds fitted on other people."""
+    from agelens.methods.verification import verify_weights
+
+    found = verify_weights(weights, data, backbone=backbone, split=split, size=size, folds=folds)
+    typer.echo(
+        f"accuracy {100 * found.accuracy:.2f} % (deviation over folds {100 * found.deviation:.2f}), "
+        f"AUC {found.auc:.4f}, {found.pairs} pairs"
+    )

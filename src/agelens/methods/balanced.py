@@ -1,0 +1,296 @@
+"""LAE's classification stage: the classifier alone, trained again on a balanced view of the ages.
+
+Everything but the FC layer of the label distribution is frozen, batch-norm statistics included; ages are
+drawn uniformly; the loss pulls every sample's error towards the error the network already has, so that the
+groups' errors draw together ([1], Eq. 4). It finishes any method whose network has an ``ldl`` head: that head
+alone answers afterwards, at the temperature it was trained with.
+
+Since the trunk is frozen, its features of the training crops are computed once and kept, unless views are
+drawn anew (``augment``, the paper's way): then the trunk runs in every step.
+
+[1] Bao et al., LAE: long-tailed age estimation, CAIP 2021.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from agelens.data.crops import CropSet
+from agelens.errors import InputError, RecipeError
+from agelens.label_distribution import AgeBins
+from agelens.losses import expectation_error, gaussian_labels, label_divergence, squared_excess
+from agelens.methods.recipe import Recipe, TrainSettings
+from agelens.methods.samplers import class_balanced
+from agelens.methods.stage import (
+    CropOutputs,
+    Finished,
+    Method,
+    Order,
+    Stage,
+    Validation,
+    judge_ages,
+    run_on_crops,
+)
+from agelens.methods.transforms import augment, normalise, resize_crops
+from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+
+__all__ = ["FINISHERS", "BalancedSettings", "BalancedStage", "FinishedMethod", "finish"]
+
+_BATCH = 256
+
+
+class BalancedSettings(BaseModel):
+    """Settings of the classification stage; the defaults are the paper's (Sec. 3.3) but for ``augment``.
+
+    Attributes:
+        epochs: 8, OneCycle.
+        batch_size: Images a step.
+        learning_rate: The largest rate at a batch of 256, scaled with the batch.
+        weight_decay: Of the FC layer.
+        keep: The ``best`` epoch on the validation split by what the recipe selects, or the ``last``.
+        precision: Of the trunk and the head, as ``train.precision``.
+        sigma: Deviation of the label distributions, years.
+        square: Weight of (L_er - mae)²; 1 in Eq. 4.
+        mae: The constant; None: the representation's MAE on the validation split (Eq. 5).
+        augment: Draw the recipe's training views in every epoch; off: the crops as they are.
+        cache: Without views: compute the features once. Off only to compare.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=0.001, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    keep: str = Field(default="best", pattern="^(best|last)$")
+    precision: str = Field(default="no", pattern="^(no|bf16|fp16)$")
+    sigma: float = Field(default=1.0, gt=0)
+    square: float = Field(default=1.0, ge=0)
+    mae: float | None = Field(default=None, ge=0)
+    augment: bool = False
+    cache: bool = True
+
+
+@dataclass
+class BalancedStage(Stage):
+    """The FC layer again, on balanced ages.
+
+    Attributes:
+        recipe: Of the run.
+        settings: Of this stage.
+        age_bins: The K ages; each is a class.
+        earlier: Names of the stages whose best (MAE of its ``ldl`` estimate on the validation split) is
+            finished.
+    """
+
+    recipe: Recipe
+    settings: BalancedSettings
+    age_bins: AgeBins
+    earlier: tuple[str, ...]
+    trunk: AgeNetwork = field(init=False, repr=False)
+    source: str = field(init=False, default="")
+    mae: float = field(init=False, default=0.0)
+    before: dict[str, Any] = field(init=False, default_factory=dict)
+    sets: dict[str, CropSet] = field(init=False, default_factory=dict, repr=False)
+    features: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """``balanced``."""
+        return "balanced"
+
+    @property
+    def training(self) -> TrainSettings:
+        """SGD on OneCycle, the rate scaled with the batch (Sec. 3.3 of [1])."""
+        return TrainSettings.model_validate(
+            {
+                "optimizer": "sgd",
+                "schedule": "onecycle",
+                "warmup": 0.3,
+                "rate_batch": 256,
+                **self.settings.model_dump(
+                    include={"epochs", "batch_size", "learning_rate", "weight_decay", "keep", "precision"}
+                ),
+            }
+        )
+
+    def ready(self, finished: Finished) -> None:
+        """Fetch the network to finish, and the constant of Eq. 4.
+
+        Raises:
+            InputError: No earlier stage has an age network with the head ``ldl``.
+        """
+        maes = {}
+        for name in self.earlier:
+            estimates = finished.validation(name).get("estimates", {})
+            if "ldl" in estimates:
+                maes[name] = float(estimates["ldl"]["MAE"])
+        if not maes:
+            raise InputError("the balanced stage finishes a network with the head 'ldl', and there is none")
+        self.source = min(maes, key=lambda name: maes[name])
+        self.mae = maes[self.source] if self.settings.mae is None else self.settings.mae
+        self.trunk = finished(self.source).eval().requires_grad_(False)
+        said = finished.arrays(self.source)
+        judged = judge_ages(CropOutputs(None, None, said["age"], None), said["ages"])
+        self.before = judged.table["estimates"]["age"]
+
+    def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
+        """Count the ages without an image.
+
+        Raises:
+            InputError: All training images have one age.
+        """
+        self.sets = {"train": train, "val": val}
+        counts = np.bincount(self._classes(train), minlength=len(self.age_bins))
+        if (counts > 0).sum() < 2:
+            only = self.age_bins.ages[counts.argmax()]
+            raise InputError(f"all training images are of one age ({only:g}): there is nothing to balance")
+        told = [f"finishes {self.source}, whose MAE is {self.mae:.3f} on the validation split"]
+        empty = [f"{age:g}" for age, count in zip(self.age_bins.ages, counts, strict=True) if count == 0]
+        if empty:
+            told.append(f"{len(empty)} ages have no training image and are never drawn: {', '.join(empty)}")
+        return told
+
+    def to(self, device: torch.device) -> None:
+        """Move the trunk, and run it over the crops if its features are kept."""
+        self.trunk.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self._cached:
+            return
+        size = self.recipe.network.input_size
+        for name, crops in self.sets.items():
+            parts = []
+            with torch.inference_mode():
+                for start in range(0, len(crops), _BATCH):
+                    images = _as_they_are(crops, slice(start, start + _BATCH), size, device)
+                    parts.append(self.trunk.backbone(images).float())
+            self.features[name] = torch.cat(parts).clone()
+
+    def network(self) -> nn.Module:
+        """The FC layer alone where the features are kept, else the network with it."""
+        head = AgeHead(self.trunk.head.num_features, self.age_bins, ("ldl",), self.trunk.head.tau)
+        assert head.ldl is not None
+        assert self.trunk.head.ldl is not None
+        head.ldl.load_state_dict(self.trunk.head.ldl.state_dict())
+        return head if self._cached else AgeNetwork(copy.deepcopy(self.trunk.backbone), head)
+
+    def frozen(self, network: Any) -> Sequence[nn.Module]:
+        """The backbone."""
+        return () if self._cached else (network.backbone,)
+
+    def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
+        """As many draws as there are images: an age uniformly, then an image of it (Sec. 2.4 of [1])."""
+        rows = class_balanced(self._classes(crops), len(crops), generator)
+        return Order(rows, crops.ages[rows])
+
+    def inputs(
+        self,
+        crops: CropSet,
+        rows: NDArray[np.int64],
+        size: int,
+        views: torch.Generator,
+        device: torch.device,
+    ) -> Tensor:
+        """Kept features (B, C), training views or the crops as they are (B, 3, S, S)."""
+        if self._cached:
+            return self.features["train"][torch.from_numpy(rows).to(device)]
+        if self.settings.augment:
+            return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views)
+        return _as_they_are(self.sets["train"], rows, size, device)
+
+    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+        """L_cl = L_ld + (L_er - mae)² (Eq. 4 of [1]).
+
+        Args:
+            outputs: Of the network or its FC layer.
+            images: What it was given; not needed.
+            ages: (B,) years; beyond the bins they are clamped.
+        Returns:
+            ``loss`` and its parts ``ld`` (nats), ``square`` (years²).
+        """
+        assert outputs.logits is not None
+        tau, bin_ages = self.trunk.head.tau, self.trunk.head.ages
+        ages = ages.clamp(self.age_bins.minimum, self.age_bins.maximum)
+        target = gaussian_labels(ages, bin_ages, self.settings.sigma)
+        divergence = label_divergence(outputs.logits, target, tau)
+        square = squared_excess(expectation_error(outputs.logits, ages, bin_ages, tau), self.mae)
+        return {"loss": divergence + self.settings.square * square, "ld": divergence, "square": square}
+
+    def score(self, network: Any, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
+        """The MAE of a training batch, which is balanced, in years."""
+        return {"train MAE": (self.trunk.head.decode(outputs).age - targets).abs().mean()}
+
+    def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
+        """As an age network; the FC layer alone on the kept features of the validation crops."""
+        if isinstance(network, AgeHead):
+            with torch.inference_mode():
+                outputs = network(self.features["val"])
+                decoded = network.decode(outputs)
+            years = decoded.age.double().cpu().numpy()
+            judged = CropOutputs(years, None, years, outputs.logits.double().cpu().numpy())
+            return judge_ages(judged, crops.ages)
+        validation = judge_ages(run_on_crops(network, crops, size), crops.ages)
+        validation.table.update({"finishes": self.source, "mae": self.mae, "before": self.before})
+        return validation
+
+    def finish(self, network: Any) -> nn.Module:
+        """The trunk with the FC layer."""
+        if not self._cached:
+            return super().finish(network)
+        return AgeNetwork(self.trunk.backbone, network).eval()
+
+    @property
+    def _cached(self) -> bool:
+        return self.settings.cache and not self.settings.augment
+
+    def _classes(self, crops: CropSet) -> NDArray[np.int64]:
+        return self.age_bins.index(crops.ages)
+
+
+class FinishedMethod:
+    """A method and one more stage after its own."""
+
+    def __init__(self, method: Method, last: Stage) -> None:
+        self._stages = (*method.stages(), last)
+
+    def stages(self) -> Sequence[Stage]:
+        """The method's stages, then the finisher."""
+        return self._stages
+
+
+def finish(method: Method, recipe: Recipe, age_bins: AgeBins) -> Method:
+    """Add the stage that the recipe's ``finish`` names, if it names one.
+
+    Raises:
+        RecipeError: An unknown setting of the stage, or a value out of range.
+    """
+    if recipe.finish.name == "none":
+        return method
+    return FinishedMethod(method, FINISHERS[recipe.finish.name](method, recipe, age_bins))
+
+
+def _balanced(method: Method, recipe: Recipe, age_bins: AgeBins) -> BalancedStage:
+    try:
+        settings = BalancedSettings.model_validate(recipe.finish.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["finish", "settings", *(str(part) for part in first["loc"])])
+        raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
+    return BalancedStage(recipe, settings, age_bins, tuple(stage.name for stage in method.stages()))
+
+
+FINISHERS: dict[str, Callable[[Method, Recipe, AgeBins], Stage]] = {"balanced": _balanced}
+"""Stages that follow any method's own, by the name of ``finish`` in a recipe."""
+
+
+def _as_they_are(crops: CropSet, rows: slice | NDArray[np.int64], size: int, device: torch.device) -> Tensor:
+    """(B, 3, size, size) what the network sees of crops in use."""
+    return normalise(resize_crops(torch.from_numpy(crops.crops(rows)).to(device), size))

@@ -1,0 +1,241 @@
+"""Identity pre-training: a backbone learns whose face it is, before it learns how old the face is.
+
+AM-softmax over the people of an identity-labelled manifest ([1], Sec. 2.3). Progress is measured by
+verification: are two faces of people never trained on the same person? The threshold of the similarity is
+fitted on other people's pairs. The trained backbone is what an age method starts from (``--start``).
+
+[1] Bao et al., LAE: long-tailed age estimation, CAIP 2021.
+[2] Wang et al., CosFace: large margin cosine loss for deep face recognition, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agelens.data.crops import CropSet
+from agelens.errors import InputError, RecipeError, SplitError
+from agelens.label_distribution import AgeBins
+from agelens.losses import additive_margin_softmax
+from agelens.methods.recipe import Recipe
+from agelens.methods.stage import Order, Stage, Validation
+from agelens.methods.verification import Pairs, embed, verification_pairs, verify
+from agelens.networks.backbone import Backbone
+from agelens.networks.backbones import make_backbone
+
+__all__ = [
+    "IdentityNetwork",
+    "IdentityOutputs",
+    "IdentityPretraining",
+    "IdentitySettings",
+    "IdentityStage",
+    "identity_network",
+]
+
+
+class IdentitySettings(BaseModel):
+    """Settings of the pre-training.
+
+    Attributes:
+        scale: s of AM-softmax; CosFace's 64.
+        margin: m of AM-softmax; CosFace's 0.35 (Sec. 4.1 of [2]).
+        embedding: Length of the embedding that a linear layer with batch norm makes of the backbone's
+            features; 0: the features are the embedding.
+        folds: Parts the held-out people are divided into.
+        pairs: Largest number of pairs of the same person a fold, and as many of different people.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    scale: float = Field(default=64.0, gt=0)
+    margin: float = Field(default=0.35, ge=0, lt=1)
+    embedding: int = Field(default=128, ge=0)
+    folds: int = Field(default=10, ge=2)
+    pairs: int = Field(default=300, ge=1)
+
+
+class IdentityOutputs(NamedTuple):
+    """What the network says of a batch."""
+
+    embeddings: Tensor
+    """(B, E) unit vectors."""
+    cosines: Tensor
+    """(B, P) cosines between embeddings and the people's vectors."""
+
+
+class IdentityNetwork(nn.Module):
+    """A backbone, an embedding and a vector for each person.
+
+    Args:
+        backbone: Images to features.
+        people: P.
+        embedding: Length E of the embedding; 0: the backbone's features.
+    """
+
+    def __init__(self, backbone: Backbone, people: int, embedding: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedding = nn.Sequential()
+        if embedding:
+            self.embedding = nn.Sequential(
+                nn.Linear(backbone.num_features, embedding, bias=False), nn.BatchNorm1d(embedding)
+            )
+        self.people = nn.Parameter(torch.randn(people, embedding or backbone.num_features))
+
+    def forward(self, images: Tensor) -> IdentityOutputs:
+        """Map (B, 3, H, W) normalised images to embeddings and cosines."""
+        embeddings = F.normalize(self.embedding(self.backbone(images)).float())
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return IdentityOutputs(embeddings, embeddings @ F.normalize(self.people.float()).T)
+
+
+def identity_network(described: Mapping[str, Any]) -> IdentityNetwork:
+    """Build the network that a stage described."""
+    backbone = make_backbone(described["backbone"])
+    return IdentityNetwork(backbone, int(described["people"]), int(described["embedding"]))
+
+
+@dataclass
+class IdentityStage(Stage):
+    """The one stage.
+
+    Attributes:
+        recipe: Backbone, schedule, augmentation.
+        settings: Of the method.
+        start: Weights of the backbone to start from (keys ``backbone.…``), or None.
+    """
+
+    recipe: Recipe
+    settings: IdentitySettings
+    start: Mapping[str, Tensor] | None = None
+    people: NDArray[Any] = field(init=False, default_factory=lambda: np.empty(0, str), repr=False)
+    pairs: Pairs | None = field(init=False, default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """``identity``."""
+        return "identity"
+
+    def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
+        """List the people, and draw the pairs to verify.
+
+        Raises:
+            InputError: No subjects, fewer than two people, one image of each, or too few people to verify.
+            SplitError: A person is on both sides.
+        """
+        if train.subjects is None or val.subjects is None:
+            raise InputError("identity pre-training needs a manifest with the column 'subject'")
+        self.people, counts = np.unique(train.subjects, return_counts=True)
+        both = np.intersect1d(self.people, val.subjects)
+        if len(both):
+            raise SplitError(
+                f"{len(both)} people are in train and in val, among them {both[0]!r}: verification needs "
+                "people never trained on"
+            )
+        if len(self.people) < 2 or counts.max() < 2:
+            raise InputError(
+                f"{len(train)} training images of {len(self.people)} people, at most {counts.max()} of one: "
+                "identity needs two people or more, and people with several images"
+            )
+        self.pairs = verification_pairs(val.subjects, self.settings.folds, self.settings.pairs)
+        single = int((counts == 1).sum())
+        told = [f"{len(self.people)} people to learn, {len(self.pairs.same)} pairs of others to verify"]
+        return told + ([f"{single} people have one image only"] if single else [])
+
+    def network(self) -> IdentityNetwork:
+        """Backbone, embedding, a vector a person."""
+        backbone = make_backbone(self.recipe.network.backbone, pretrained=self.recipe.network.pretrained)
+        if self.start is not None:
+            prefix = "backbone."
+            backbone.load_state_dict(
+                {key.removeprefix(prefix): t for key, t in self.start.items() if key.startswith(prefix)}
+            )
+        return IdentityNetwork(backbone, len(self.people), self.settings.embedding)
+
+    def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
+        """A permutation, and who it is."""
+        assert crops.subjects is not None
+        rows = torch.randperm(len(crops), generator=generator).numpy()
+        return Order(rows, np.searchsorted(self.people, crops.subjects)[rows])
+
+    def loss(self, outputs: IdentityOutputs, images: Tensor, people: Tensor) -> dict[str, Tensor]:
+        """AM-softmax; images (B, 3, S, S) are not needed, people (B,) are their numbers."""
+        settings = self.settings
+        return {"loss": additive_margin_softmax(outputs.cosines, people, settings.scale, settings.margin)}
+
+    def score(self, network: Any, outputs: IdentityOutputs, targets: Tensor) -> dict[str, Tensor]:
+        """Share of the batch whose nearest person is the right one (without the margin)."""
+        return {"train accuracy": (outputs.cosines.argmax(1) == targets).float().mean()}
+
+    def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
+        """Verify the pairs of held-out people."""
+        assert self.pairs is not None
+        assert crops.subjects is not None
+        embeddings = embed(network, crops, size)
+        similarity = (embeddings[self.pairs.first] * embeddings[self.pairs.second]).sum(1)
+        found = verify(similarity, self.pairs)
+        return Validation(
+            {"accuracy": round(found.accuracy, 4), "AUC": round(found.auc, 4)},
+            {
+                "verification": {
+                    "accuracy": found.accuracy,
+                    "deviation": found.deviation,
+                    "AUC": found.auc,
+                    "pairs": found.pairs,
+                    "people": len(np.unique(crops.subjects)),
+                }
+            },
+            {
+                "similarity": similarity,
+                "same": self.pairs.same,
+                "fold": self.pairs.fold,
+                "first": self.pairs.first,
+                "second": self.pairs.second,
+            },
+        )
+
+    def merit(self, figures: Mapping[str, float]) -> float:
+        """Verification accuracy."""
+        return figures["accuracy"]
+
+    def describe(self, network: IdentityNetwork) -> dict[str, Any]:
+        """Kind, backbone, embedding, number of people."""
+        return {
+            "kind": "identity",
+            "backbone": self.recipe.network.backbone,
+            "embedding": self.settings.embedding,
+            "people": len(self.people),
+        }
+
+
+class IdentityPretraining:
+    """The method: one stage.
+
+    Args:
+        recipe: Its ``method.settings`` are :class:`IdentitySettings`.
+        age_bins: Not used; every method is made alike.
+        start: Weights whose backbone it starts from, or None.
+    Raises:
+        RecipeError: An unknown setting or a value out of range.
+    """
+
+    def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
+        try:
+            settings: Any = IdentitySettings.model_validate(recipe.method.settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
+            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
+        self._stages = [IdentityStage(recipe, settings, start)]
+
+    def stages(self) -> Sequence[IdentityStage]:
+        """The one stage."""
+        return self._stages

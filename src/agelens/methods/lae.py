@@ -1,0 +1,132 @@
+"""Long-tailed age estimation (LAE): the representation stage, which is both of the paper's baselines.
+
+A softmax over the ages learns Gaussian label distributions and their expectation. *Baseline-S* and the
+*strong baseline* differ in what a recipe says: backbone, start, schedule, augmentation. The recipe
+``lae-baseline-s`` offers the paper's tricks one by one (``tricks``), so Table 2's ladder is one sweep
+(:mod:`agelens.methods.ladder`). The classification stage is a finisher (:mod:`agelens.methods.balanced`): it
+follows this stage or any other method's.
+
+[1] Bao et al., LAE: long-tailed age estimation, CAIP 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from agelens.errors import RecipeError
+from agelens.label_distribution import AgeBins
+from agelens.losses import expectation_error, gaussian_labels, label_divergence
+from agelens.methods.recipe import Recipe
+from agelens.methods.stage import Stage
+from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+from agelens.networks.backbones import make_backbone
+
+__all__ = ["LongTailed", "LongTailedSettings", "Representation"]
+
+
+class LongTailedSettings(BaseModel):
+    """Settings of the representation stage; the defaults are the paper's.
+
+    Attributes:
+        sigma: Deviation of the label distributions, years (Sec. 2.1).
+        lambda_er: Weight λ of the expectation's ℓ1 error (Eq. 3, Sec. 3.3).
+        tau: Temperature of the softmax; the paper has none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    sigma: float = Field(default=1.0, gt=0)
+    lambda_er: float = Field(default=1.0, ge=0)
+    tau: float = Field(default=1.0, gt=0)
+
+
+@dataclass
+class Representation(Stage):
+    """The stage that learns the features.
+
+    Attributes:
+        recipe: Backbone, schedule, augmentation.
+        settings: Of the method.
+        age_bins: The K ages; labels beyond them are clamped.
+        start: Weights to start from, or None.
+    """
+
+    recipe: Recipe
+    settings: LongTailedSettings
+    age_bins: AgeBins
+    start: Mapping[str, Tensor] | None = None
+    bin_ages: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.bin_ages = torch.as_tensor(self.age_bins.ages, dtype=torch.float32)
+
+    @property
+    def name(self) -> str:
+        """``representation``."""
+        return "representation"
+
+    def to(self, device: torch.device) -> None:
+        """Move the ages of the bins."""
+        self.bin_ages = self.bin_ages.to(device)
+
+    def network(self) -> AgeNetwork:
+        """Backbone and FC layer."""
+        backbone = make_backbone(self.recipe.network.backbone, pretrained=self.recipe.network.pretrained)
+        network = AgeNetwork(
+            backbone, AgeHead(backbone.num_features, self.age_bins, ("ldl",), self.settings.tau)
+        )
+        if self.start is not None:
+            network.load_state_dict(dict(self.start))
+        return network
+
+    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+        """L_fe = L_ld + λ·L_er (Eq. 3).
+
+        Args:
+            outputs: Of the network.
+            images: (B, 3, S, S), not needed.
+            ages: (B,) years.
+        Returns:
+            ``loss`` and its parts ``ld`` (nats) and ``er`` (years).
+        """
+        assert outputs.logits is not None
+        ages = ages.clamp(self.age_bins.minimum, self.age_bins.maximum)
+        target = gaussian_labels(ages, self.bin_ages, self.settings.sigma)
+        divergence = label_divergence(outputs.logits, target, self.settings.tau)
+        error = expectation_error(outputs.logits, ages, self.bin_ages, self.settings.tau).mean()
+        return {"loss": divergence + self.settings.lambda_er * error, "ld": divergence, "er": error}
+
+
+class LongTailed:
+    """The method: the representation stage; the recipe's ``finish`` adds the classification stage.
+
+    Args:
+        recipe: Its ``method.settings`` are :class:`LongTailedSettings`; its network has the one head ``ldl``.
+        age_bins: The K ages, 0-100 in the paper.
+        start: Weights to start from (identity pre-training), or None.
+    Raises:
+        RecipeError: An unknown setting, a value out of range, or other heads.
+    """
+
+    def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
+        if recipe.network.heads != ("ldl",):
+            raise RecipeError(
+                recipe.name, "network.heads", "LAE has the head 'ldl' only", list(recipe.network.heads)
+            )
+        try:
+            settings: Any = LongTailedSettings.model_validate(recipe.method.settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
+            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
+        self._stages = [Representation(recipe, settings, age_bins, start)]
+
+    def stages(self) -> Sequence[Representation]:
+        """The one stage."""
+        return self._stages

@@ -1,0 +1,228 @@
+"""The permutations a ranker must tell apart, chosen to lie far from each other, and sequences to shuffle.
+
+A permutation lists places: face i of a sequence in age order goes to place ``P[i]``. An age order read from
+young to old or from old to young is the same order, so the unit of the choice is the pair of P and P
+reversed, and there are n!/2 units ([1], Appendix A, calls the partner an "inverse"; only the reversed order
+gives its largest K = n!/2 and makes the units disjoint).
+
+[1] Zhao et al., Distilling ordinal relation and dark knowledge for facial age estimation, 2020.
+[2] Noroozi and Favaro, Unsupervised learning of visual representations by solving jigsaw puzzles, ECCV 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import factorial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agelens.errors import InputError
+
+__all__ = ["AGE_GROUPS", "SequenceSampler", "permutation_set", "shuffle_sequences", "unit_distance"]
+
+AGE_GROUPS: tuple[tuple[int, int], ...] = (
+    (0, 10),
+    (6, 16),
+    (13, 23),
+    (20, 32),
+    (32, 43),
+    (43, 53),
+    (53, 63),
+    (63, 77),
+)
+"""The overlapping age groups of [1], Appendix A, both ends inside. Older faces belong to the last one."""
+
+_LONGEST = 10
+_TRIES = 100
+
+
+def permutation_set(length: int, count: int, seed: int = 0) -> NDArray[np.int64]:
+    """Choose permutations greedily, each as far as possible from those chosen before.
+
+    [1], Appendix A, after [2]: begin with the empty set; add the unit {P, P reversed} with the largest *sum*
+    of distances to the set, :func:`unit_distance`; ties, and which of the two stands for the unit, by seed.
+    All units are compared at once, so the search takes O(count * n! * n) byte operations.
+
+    Args:
+        length: n, the length of a sequence, 2 to 10.
+        count: K, at most n!/2.
+        seed: Of the ties; the first permutations of a larger set are those of a smaller one.
+    Returns:
+        (K, n) places; no two rows are equal or each other's reverse.
+    Raises:
+        InputError: ``length`` or ``count`` is out of range.
+    """
+    if not 2 <= length <= _LONGEST:
+        raise InputError(f"sequences must have 2 to {_LONGEST} faces, not {length}")
+    if not 1 <= count <= factorial(length) // 2:
+        raise InputError(f"there are 1 to {factorial(length) // 2} orders of {length} faces, not {count}")
+    random = np.random.default_rng(seed)
+    units = np.ascontiguousarray(
+        _all_units(length).T
+    )  # (n, n!/2): one place of all units is one run of bytes
+    never = -(2**30)
+    total = np.zeros(units.shape[1], np.int32)
+    chosen = np.empty((count, length), np.int64)
+    for index in range(count):
+        ties = np.flatnonzero(total == total.max())
+        best = ties[random.integers(len(ties))]
+        unit = units[:, best]
+        chosen[index] = unit[::-1] if random.random() < 0.5 else unit
+        total += _distances(units, unit)
+        total[best] = never
+    return chosen
+
+
+def unit_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """Distance of two units: the smallest Hamming distance over their members ([1], Appendix A).
+
+    Args:
+        first: (n,) a member of the one.
+        second: (n,) a member of the other.
+    Returns:
+        0 (the same unit) … n.
+    """
+    return int(min(np.sum(first != second), np.sum(first != second[::-1])))
+
+
+def shuffle_sequences(
+    sequences: NDArray[np.int64], permutations: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Put the faces of each sequence where its permutation says.
+
+    Args:
+        sequences: (B, n) images, each row in age order.
+        permutations: (K, n) places.
+        labels: (B,) the permutation of each row.
+    Returns:
+        (B, n): face ``sequences[b, i]`` stands at place ``permutations[labels[b], i]``.
+    """
+    shuffled = np.empty_like(sequences)
+    np.put_along_axis(shuffled, permutations[labels], sequences, axis=1)
+    return shuffled
+
+
+@dataclass
+class SequenceSampler:
+    """Sequences of faces in age order, no two of one age ([1], Sec. III-A and Appendix A).
+
+    An *inter-group* sequence takes each face from another group (with more faces than groups, groups drawn at
+    random give one more); an *inner-group* one takes all from one group. Sequences are ordered by age, never
+    by group, for the groups overlap. The paper does not say how a face is drawn within a group: uniformly
+    among the images whose age is still free.
+
+    Attributes:
+        ages: (N,) years; faces of the same whole year have one age.
+        length: n.
+        groups: Age groups, both ends inside; ages above the last belong to the last.
+        inter: Share of inter-group sequences; 1 : 8 in the paper.
+    Raises:
+        InputError: A group has no images, or fewer ages than an inner sequence needs; or all groups together
+            have fewer than n.
+    """
+
+    ages: NDArray[np.float32]
+    length: int = 8
+    groups: Sequence[tuple[int, int]] = AGE_GROUPS
+    inter: float = 1 / 9
+    _years: NDArray[np.int64] = field(init=False, repr=False)
+    _members: list[NDArray[np.int64]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.inter <= 1:
+            raise InputError(f"the share of inter-group sequences must be in [0, 1], not {self.inter}")
+        for low, high in self.groups:
+            if not 0 <= low <= high:
+                raise InputError(f"[{low}, {high}] is not an age group")
+        self._years = np.floor(self.ages).astype(np.int64)
+        oldest = max((high for _, high in self.groups), default=-1)
+        clipped = np.minimum(self._years, oldest)
+        self._members = [np.flatnonzero((clipped >= low) & (clipped <= high)) for low, high in self.groups]
+        distinct = [len(np.unique(self._years[member])) for member in self._members]
+        named = [f"[{low}, {high}]" for low, high in self.groups]
+        empty = [name for name, count in zip(named, distinct, strict=True) if count == 0]
+        if empty:
+            raise InputError(f"age groups without images: {', '.join(empty)}; set groups that the data fills")
+        short = [
+            f"{name} ({count})" for name, count in zip(named, distinct, strict=True) if count < self.length
+        ]
+        if self.inter < 1 and short:
+            raise InputError(
+                f"an inner-group sequence needs {self.length} different ages; too few in {', '.join(short)}"
+            )
+        if len(np.unique(self._years)) < self.length:
+            raise InputError(f"a sequence needs {self.length} different ages; there are too few")
+
+    def epoch(self, count: int, random: np.random.Generator, *, curriculum: bool = True) -> NDArray[np.int64]:
+        """Draw the sequences of one epoch.
+
+        Args:
+            count: How many.
+            random: The only source of chance.
+            curriculum: Inter-group sequences first, then inner-group ones (the paper's order, repeated every
+                epoch). Without, faces are drawn from the whole set, as the red line of [1], Fig. 3.
+        Returns:
+            (count, n) images; each row in age order.
+        """
+        if not curriculum:
+            return np.stack([self._distinct([None] * self.length, random) for _ in range(count)])
+        inter = round(count * self.inter)
+        first = [self.inter_group(random) for _ in range(inter)]
+        return np.stack(first + [self.inner_group(random) for _ in range(count - inter)])
+
+    def inter_group(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw one sequence across the groups, (n,) images in age order.
+
+        Raises:
+            InputError: No n different ages could be drawn from n groups.
+        """
+        rounds, rest = divmod(self.length, len(self.groups))
+        extra = random.choice(len(self.groups), rest, replace=False)
+        return self._distinct([*np.tile(np.arange(len(self.groups)), rounds), *extra], random)
+
+    def inner_group(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw one sequence within a group drawn uniformly, (n,) images in age order."""
+        return self._distinct([int(random.integers(len(self.groups)))] * self.length, random)
+
+    def _distinct(self, groups: Sequence[int | None], random: np.random.Generator) -> NDArray[np.int64]:
+        """One image of each of these groups (None: of the whole set), all of different ages."""
+        for _ in range(_TRIES):
+            images: list[int] = []
+            for group in groups:
+                free = np.arange(len(self._years)) if group is None else self._members[group]
+                taken = self._years[images]
+                image = free[random.integers(len(free))]
+                if self._years[image] in taken:
+                    free = free[~np.isin(self._years[free], taken)]
+                    if not len(free):
+                        break
+                    image = free[random.integers(len(free))]
+                images.append(int(image))
+            else:
+                row = np.array(images)
+                return row[np.argsort(self._years[row])]
+        raise InputError(f"no {self.length} different ages can be drawn from the groups {self.groups}")
+
+
+def _all_units(length: int) -> NDArray[np.uint8]:
+    """(n!/2, n) the member of each unit whose first place is below its last, in lexicographic order."""
+    rows = np.zeros((1, 1), np.uint8)
+    for size in range(2, length + 1):
+        blocks = [
+            np.hstack([np.full((len(rows), 1), first, np.uint8), rows + (rows >= first)])
+            for first in range(size)
+        ]
+        rows = np.concatenate(blocks).astype(np.uint8, copy=False)
+    return rows[rows[:, 0] < rows[:, -1]]
+
+
+def _distances(units: NDArray[np.uint8], unit: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Distance of every unit, (n, U), to one, (n,): the smaller of two Hamming distances; (U,)."""
+    same, reversed_same = (np.zeros(units.shape[1], np.uint8) for _ in range(2))
+    for row, forward, backward in zip(units, unit, unit[::-1], strict=True):
+        np.add(same, row == forward, out=same)
+        np.add(reversed_same, row == backward, out=reversed_same)
+    closest: NDArray[np.uint8] = np.uint8(len(unit)) - np.maximum(same, reversed_same)
+    return closest

@@ -1,0 +1,249 @@
+"""Finished runs as teachers: their networks, their ages mapped to the student's bins, their answers.
+
+[1] Zhao et al., Distilling ordinal relation and dark knowledge for facial age estimation, 2020.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from agelens.errors import InputError, RunError
+from agelens.label_distribution import AgeBins
+from agelens.methods.recipe import Recipe
+from agelens.methods.run import Run
+from agelens.networks.age_network import AgeNetwork
+
+__all__ = [
+    "Answers",
+    "Teacher",
+    "answer",
+    "bins_matrix",
+    "distillation_settings",
+    "load_teacher",
+    "named_without_folders",
+    "resize_views",
+    "stage_file",
+    "teacher_facts",
+]
+
+
+@dataclass
+class Teacher:
+    """A frozen age network that teaches.
+
+    Attributes:
+        network: It has an ``ldl`` head.
+        size: Side of its input, pixels.
+        weight: > 0; the teachers' weights are divided by their sum.
+        to_bins: (K', K) moves its K' probabilities to the student's K bins.
+    """
+
+    network: AgeNetwork
+    size: int
+    weight: float
+    to_bins: Tensor
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and its matrix."""
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to_bins = self.to_bins.to(device)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teachers say of B faces, weighted.
+
+    Attributes:
+        distribution: (B, K) over the student's bins, softened.
+        age: (B,) their estimates, years.
+    """
+
+    distribution: Tensor
+    age: Tensor
+
+
+def answer(teachers: Sequence[Teacher], views: Tensor, tau: float) -> Answers:
+    """Ask teachers about a view, each at its own input size.
+
+    A teacher's logits are counted in units of the temperature it was trained with, so that τ softens what it
+    *means*: softmax(a_d / (τ_d τ)). For a classifier trained at τ_d = 1 that is Eq. 2 of [1].
+
+    Args:
+        teachers: At least one.
+        views: (B, 3, S, S) normalised; resized (anti-aliased) where a teacher takes another size.
+        tau: Softening τ > 0.
+    Returns:
+        The weighted means of distributions and ages, no gradient.
+    """
+    total = sum(teacher.weight for teacher in teachers)
+    with torch.no_grad():
+        distribution: Tensor | None = None
+        age: Tensor | None = None
+        for teacher in teachers:
+            outputs = teacher.network(resize_views(views, teacher.size))
+            share = teacher.weight / total
+            logits = outputs.logits.float() / (teacher.network.head.tau * tau)
+            soft = share * (torch.softmax(logits, dim=1) @ teacher.to_bins)
+            years = share * teacher.network.head.decode(outputs).age
+            distribution = soft if distribution is None else distribution + soft
+            age = years if age is None else age + years
+    if distribution is None or age is None:
+        raise ValueError("no teachers")
+    return Answers(distribution, age)
+
+
+def resize_views(views: Tensor, size: int) -> Tensor:
+    """Views (B, 3, S, S) at another size, anti-aliased; themselves where it is theirs."""
+    if views.shape[-1] == size:
+        return views
+    resized = F.interpolate(views, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.contiguous(memory_format=torch.channels_last)
+
+
+def bins_matrix(teacher: AgeBins, student: AgeBins) -> Tensor:
+    """What moves a teacher's probabilities to the student's bins, one of which contains the other.
+
+    Ages the student has no bin for go to its nearest one, as training targets do; ages the teacher has no bin
+    for get probability 0.
+
+    Returns:
+        (K', K) of zeros and ones, one 1 a row.
+    Raises:
+        InputError: Neither contains the other.
+    """
+    inside = student.minimum <= teacher.minimum and teacher.maximum <= student.maximum
+    outside = teacher.minimum <= student.minimum and student.maximum <= teacher.maximum
+    if not inside and not outside:
+        raise InputError(f"a teacher of the ages {teacher} cannot teach a student of {student}")
+    columns = [
+        min(max(age, student.minimum), student.maximum) - student.minimum
+        for age in range(teacher.minimum, teacher.maximum + 1)
+    ]
+    return F.one_hot(torch.tensor(columns), len(student)).float()
+
+
+def stage_file(path: str | Path, preferred: str) -> tuple[Run, Path]:
+    """Find the run and the network that a path means.
+
+    Args:
+        path: A run folder, or a ``network.safetensors`` of one of its stages.
+        preferred: The stage of a run folder, if it is finished; else the best one on its validation split.
+    Raises:
+        RunError: Not a run, or without a finished stage.
+    """
+    from agelens.methods.train import best_stage
+
+    given = Path(path)
+    if given.name == "network.safetensors":
+        return Run.open(given.parent.parent), given
+    run = Run.open(given)
+    stage = preferred if run.finished(preferred) else best_stage(run)
+    return run, run.stage(stage) / "network.safetensors"
+
+
+def load_teacher(path: str | Path, weight: float, bins: AgeBins) -> Teacher:
+    """Load a finished run as a teacher of ages.
+
+    Args:
+        path: See :func:`stage_file`; of a two-teacher run the classifier.
+        weight: Its weight.
+        bins: The student's.
+    Raises:
+        RunError: Not a run, or its network has no distribution of ages.
+        InputError: Its bins and the student's differ and neither contains the other.
+    """
+    from agelens.methods.train import load_network
+
+    run, file = stage_file(path, "classifier")
+    network = load_network(file)
+    if not isinstance(network, AgeNetwork) or "ldl" not in network.head.heads:
+        raise RunError(file, "holds no age network with a distribution: it cannot teach dark knowledge")
+    matrix = bins_matrix(network.head.age_bins, bins)
+    network.eval().requires_grad_(False)
+    return Teacher(network, run.recipe.network.input_size, weight, matrix)
+
+
+def distillation_settings(
+    teachers: Sequence[str | Path],
+    weights: Sequence[float] = (),
+    ranker: str | Path | None = None,
+    student: str | None = None,
+) -> list[str]:
+    """Name teachers and student as replacements of a recipe's values (``Recipe.load``).
+
+    Args:
+        teachers: Finished runs that teach dark knowledge.
+        weights: Of each of them; empty: equal.
+        ranker: A finished run whose ranker gives hints.
+        student: Backbone of the student.
+    Returns:
+        ``key=value`` of what was given.
+    Raises:
+        InputError: Other numbers of weights and teachers.
+    """
+    if weights and len(weights) != len(teachers):
+        raise InputError(f"{len(weights)} weights for {len(teachers)} teachers")
+    named: dict[str, Any] = {}
+    if teachers:
+        named["method.settings.teachers"] = [str(path) for path in teachers]
+        named["method.settings.weights"] = list(weights)
+    if ranker is not None:
+        named["method.settings.ranker_run"] = str(ranker)
+    if student is not None:
+        named["network.backbone"] = student
+    return [f"{key}={json.dumps(value)}" for key, value in named.items()]
+
+
+def named_without_folders(table: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's table for a model's card: runs and files by their names, not by where they lie here.
+
+    Args:
+        table: ``Recipe.model_dump()``; left as it is.
+    """
+    settings = dict(table["method"]["settings"])
+    if settings.get("teachers"):
+        settings["teachers"] = [Path(path).name for path in settings["teachers"]]
+    if settings.get("ranker_run"):
+        settings["ranker_run"] = Path(settings["ranker_run"]).name
+    network = {**table["network"], "start": Path(table["network"].get("start") or "").name}
+    return {**table, "method": {**table["method"], "settings": settings}, "network": network}
+
+
+def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[str, str]:
+    """Digests of the networks a recipe names as teachers, after a look at the crops they know.
+
+    Args:
+        recipe: Of any method; teachers are named in ``method.settings.teachers`` and ``.ranker_run``.
+        geometry: Of the student's crops, as in ``run.json``.
+    Returns:
+        SHA-256 of each network, by run and stage.
+    Raises:
+        RunError: Not a run, or one trained on crops of another geometry.
+    """
+    settings = recipe.method.settings
+    named = [(str(path), "classifier") for path in settings.get("teachers", ())]
+    named += [(str(path), "ranker") for path in [settings.get("ranker_run", "")] if path]
+    facts: dict[str, str] = {}
+    for path, preferred in named:
+        run, file = stage_file(path, preferred)
+        theirs = run.facts.get("geometry")
+        if theirs is None or geometry is None or theirs["template"] != geometry["template"]:
+            names = [None if known is None else known["name"] for known in (theirs, geometry)]
+            raise RunError(
+                run.path, f"teaches crops of the geometry {names[0]!r}, the student sees {names[1]!r}"
+            )
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise RunError(file, f"cannot be read: {error.strerror or error}") from error
+        facts[f"{run.path.name}/{file.parent.name}"] = hashlib.sha256(content).hexdigest()
+    return facts
