@@ -194,6 +194,10 @@ class Scripted(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -241,3 +245,17 @@ def test_another_server_is_told_apart(scripted: Any, status: int, body: bytes) -
     scripted.answers = [(status, {}, body)]
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1"):
         _ = AgeClient(url_of(scripted)).model
+
+
+@pytest.mark.parametrize("image", [{}, {"error": None}, {"error": None, "faces": [{}]}, {"error": 1}, None])
+def test_unknown_forms_of_answers_are_errors_of_the_service(scripted: Any, image: Any) -> None:
+    limits = {"images": 1, "body_bytes": 10_000}
+    offer = {
+        "default": "m",
+        "models": [{"name": "m", "calibration": None, "age_bins": "0-1"}],
+        "limits": limits,
+    }
+    answer = json.dumps({"images": [image]}).encode()
+    scripted.answers = [(200, {}, json.dumps(offer).encode()), (200, {}, answer)]
+    with pytest.raises(ServiceError, match="a form that this client does not know"):
+        AgeClient(url_of(scripted)).estimate(b"x")

@@ -182,16 +182,20 @@ class AgeClient:
     def _photos(self, uploads: list[_Upload], options: Mapping[str, Any]) -> Iterator[Photo]:
         """Make one call of those that can be sent, and answer for all."""
         sent = [upload for upload in uploads if upload.error is None]
-        entries = iter(self._entries(sent, options) if sent else [])
-        for source, _, error in uploads:
-            if error is not None:
-                yield Photo(source, (), error)
-                continue
-            entry = next(entries)
-            if entry["error"] is not None:
-                yield Photo(source, (), _image_error(entry["error"], _name(source)))
-            else:
-                yield Photo(source, tuple(self._face(face) for face in entry["faces"]), None)
+        entries = self._entries(sent, options) if sent else []
+        try:
+            answers = [self._photo(upload.source, entry) for upload, entry in zip(sent, entries, strict=True)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"answers in a form that this client does not know ({type(error).__name__}: {error})"
+            raise ServiceError(self.url, reason) from error
+        estimated = iter(answers)
+        for source, _, unsent in uploads:
+            yield next(estimated) if unsent is None else Photo(source, (), unsent)
+
+    def _photo(self, source: Source, entry: Mapping[str, Any]) -> Photo:
+        if entry["error"] is not None:
+            return Photo(source, (), _image_error(entry["error"], _name(source)))
+        return Photo(source, tuple(self._face(face) for face in entry["faces"]), None)
 
     def _entries(self, uploads: list[_Upload], options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The service's entry for each of the images."""
@@ -214,7 +218,7 @@ class AgeClient:
             if answer.kind in _IMAGE_KINDS and len(uploads) == 1:
                 return [{"error": {"type": answer.kind, "detail": answer.detail}}]
             if answer.kind == "unusable-images":
-                return [{"error": entry} for entry in answer.members["images"]]
+                return [{"error": entry} for entry in answer.members.get("images", [])]
             raise self._refused(answer)
         entries: list[dict[str, Any]] = answer.get("images", [])
         if len(entries) != len(uploads):

@@ -75,7 +75,7 @@ def create_app(settings: ServeSettings | None = None, page: Path | None = None) 
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.batching = service.batching
+    app.state.batching, app.state.service = service.batching, service
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -218,6 +218,9 @@ def _add_api(app: FastAPI, service: _Service) -> None:
         openapi_extra={"requestBody": request_body(limits.images)},
     )
     async def estimate(request: Request, options: Annotated[Options, Query()]) -> Response:
+        for name in request.query_params:
+            if len(request.query_params.getlist(name)) > 1:
+                raise Problem("invalid-option", f"{name} is given more than once: give it once")
         if options.crops and options.aligned:
             raise Problem("invalid-option", "crops and aligned exclude each other: set one of them")
         model = service.model(options.model)
@@ -263,10 +266,12 @@ def _add_api(app: FastAPI, service: _Service) -> None:
         }
         return JSONResponse(answer)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the process lives.", response_model=Status)
     async def healthz() -> Response:
         return JSONResponse({"status": "alive"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get(
         "/readyz",
         summary="Whether calls are taken.",

@@ -31,6 +31,8 @@ RAW_TYPES = (
 )
 """Types of a body that is one image. Other ``image/`` types are tried as well."""
 
+_JSON_FORM = 'send {"images": ["<base64>", …]} and no more'
+_FURTHER_VALUES = 64  # beyond the images, before a body is refused unparsed
 _FORMS = "send multipart/form-data, application/json, or one image as image/jpeg, image/png, image/webp, …"
 
 
@@ -114,7 +116,7 @@ class _Form:
         if not boundary:
             raise Problem("malformed-body", "multipart/form-data needs its boundary in Content-Type")
         self._limits = limits
-        self._files: list[list[bytes]] = []
+        self._files: list[bytearray] = []
         self._header, self._value = b"", b""
         self._disposition = b""
         self._ended = False
@@ -143,7 +145,7 @@ class _Form:
     def finish(self) -> list[bytes]:
         if not self._ended:
             raise Problem("malformed-body", "the multipart body ends before its closing boundary")
-        return [b"".join(pieces) for pieces in self._files]
+        return [bytes(file) for file in self._files]
 
     def _begin(self) -> None:
         if len(self._files) == self._limits.images:
@@ -167,30 +169,46 @@ class _Form:
             name = parameters.get(b"name", b"").decode("utf-8", "replace")[:100]
             detail = f"the part {name!r} is no file: images need a filename, options belong into the query"
             raise Problem("invalid-option", detail)
-        self._files.append([])
+        self._files.append(bytearray())
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._files[-1].append(data[start:end])
+        self._files[-1] += data[start:end]  # a list of pieces could take many times the body's memory
 
     def _end(self) -> None:
         self._ended = True
 
 
 def _from_json(body: bytes, limits: Limits) -> list[bytes]:
+    # Millions of small values would take twenty times the body's memory, and Python's lock for seconds.
+    if body.count(b",") > limits.images + _FURTHER_VALUES:
+        raise _too_many(limits)
+    if body.count(b"[") + body.count(b"{") > _FURTHER_VALUES:
+        raise Problem("malformed-body", f"the body is nested: {_JSON_FORM}")
     try:
-        document: Any = json.loads(body)
+        document: Any = json.loads(body, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-body", f"the body is not JSON: {error}") from error
     entries = document.get("images") if isinstance(document, dict) else None
     if not isinstance(entries, list) or len(document) > 1:
-        raise Problem("malformed-body", 'the body is a JSON object {"images": ["<base64>", …]} and no more')
+        raise Problem("malformed-body", f"the body is no such object: {_JSON_FORM}")
     if len(entries) > limits.images:
         raise _too_many(limits)
     return [_from_base64(entry, number) for number, entry in enumerate(entries)]
 
 
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless it has a member twice: one of them would be dropped in silence."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise Problem("malformed-body", f"the body has a member twice: {_JSON_FORM}")
+    return members
+
+
 def _from_base64(entry: Any, number: int) -> bytes:
     if isinstance(entry, str):
+        if entry.startswith("data:"):
+            detail = f"images[{number}] is a data URL: send what follows its comma, the base64 alone"
+            raise Problem("malformed-body", detail)
         try:
             return base64.b64decode(entry, validate=True)
         except ValueError as error:

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agelens.serve.problems import Problem, problem_response
 
-__all__ = ["Gate"]
+__all__ = ["HEADERS", "Gate"]
 
 _LOG = logging.getLogger("agelens.serve")
 _REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 _LINGER = 2.0  # seconds for a sender to notice that it need not go on
 
-_HEADERS = {
+HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
@@ -30,6 +30,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+"""The headers that an answer gets unless it sets them itself."""
 
 
 class Gate:
@@ -95,7 +96,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers["x-request-id"] = self.request_id
             if self._to_come:

@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to(stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
-    """Send the service's and the server's logs to a stream."""
+    """Send the service's and the server's logs to a stream, and all other warnings of the process."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     for name in ("agelens.serve", "uvicorn.error"):
@@ -36,3 +36,6 @@ def log_to(stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
         logger.handlers = [handler]
         logger.setLevel(level if name.startswith("agelens") else max(level, logging.WARNING))
         logger.propagate = False
+    logging.captureWarnings(True)
+    logging.getLogger().handlers = [handler]
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would quote bytes of bodies

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import secrets
 import socket
 from collections.abc import Callable
 
@@ -13,11 +15,13 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agelens.errors import InputError
+from agelens.serve.gate import HEADERS
 from agelens.serve.problems import MEDIA_TYPE, Problem
 from agelens.serve.settings import Limits
 
 __all__ = ["listen", "run"]
 
+_LOG = logging.getLogger("agelens.serve")
 _BACKLOG = 2048
 _KEEP_ALIVE = 15  # seconds an idle connection stays open
 
@@ -52,7 +56,11 @@ def run(app: FastAPI, on: socket.socket, limits: Limits, started: Callable[[str]
         limits: Of time; the application keeps the others.
         started: Called with the URL once requests are taken.
     """
-    protocol = type("_Protocol", (_PatientProtocol,), {"head_seconds": limits.silent_seconds})
+    protocol = type(
+        "_Protocol",
+        (_PatientProtocol,),
+        {"head_seconds": limits.silent_seconds, "taking_seconds": limits.upload_seconds},
+    )
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -83,10 +91,17 @@ class _Server(uvicorn.Server):
 
 
 class _PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1; waits for a request's head only so long, and refuses with problem documents."""
+    """uvicorn's HTTP/1.1; refuses with problem documents, and does not wait for ever.
+
+    Attributes:
+        head_seconds: For the whole head of a request.
+        taking_seconds: Without a byte of an answer being taken; a slow network takes megabytes by fits.
+    """
 
     head_seconds = 10.0
+    taking_seconds = 60.0
     _late: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -99,6 +114,32 @@ class _PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watching()
+        self._stop_waiting()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_taker()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_waiting()
+
+    def _wait_for_taker(self) -> None:
+        """Abort the connection unless some of the answer is taken in time; look again while it is."""
+        left = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() < left:
+                self._wait_for_taker()
+            else:
+                self.transport.abort()
+
+        self._untaken = self.loop.call_later(self.taking_seconds, look)
+
+    def _stop_waiting(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _watch_head(self) -> None:
         """Keep a timer running while part of a request's head is awaited."""
@@ -129,10 +170,19 @@ class _PatientProtocol(H11Protocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer where no application can, and close."""
-        content = json.dumps(problem.document()).encode()
-        head = (
-            f"HTTP/1.1 {problem.status} {problem.title}\r\ncontent-type: {MEDIA_TYPE}\r\n"
-            f"content-length: {len(content)}\r\nconnection: close\r\ncache-control: no-store\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + content)
+        request_id = secrets.token_hex(8)
+        fields = {"request_id": request_id, "status": problem.status, "problem": problem.kind}
+        _LOG.info("refused", extra={"fields": fields})
+        content = json.dumps(problem.document(request_id)).encode()
+        headers = HEADERS | {
+            "content-type": MEDIA_TYPE,
+            "content-length": str(len(content)),
+            "connection": "close",
+            "x-request-id": request_id,
+        }
+        head = [
+            f"HTTP/1.1 {problem.status} {problem.title}",
+            *(f"{name}: {headers[name]}" for name in headers),
+        ]
+        self.transport.write("\r\n".join([*head, "", ""]).encode("ascii") + content)
         self.transport.close()

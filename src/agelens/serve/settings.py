@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field, fields
 
 from agelens.errors import InputError
 
 __all__ = ["Limits", "ServeSettings"]
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,12 @@ class Limits:
         images: Most images of one call.
         faces: Most faces of one image that are estimated, the largest first; the rest are counted.
         seconds: From the end of the upload to the answer.
-        upload_seconds: For the whole upload of a body.
+        upload_seconds: For the whole upload of a body; also the longest pause of one who takes an answer.
         silent_seconds: Longest pause of a sender, in the request's head too.
         requests: Most calls of ``/v1/estimate`` at once, uploads included.
         queue: Most images that wait for a worker.
     Raises:
-        InputError: A limit is not positive, or one call's images would not fit into the queue.
+        InputError: A limit is not positive or not finite, or one call's images would not fit into the queue.
     """
 
     body_bytes: int = 16 * 2**20
@@ -40,8 +44,8 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if not value > 0:
-                raise InputError(f"the limit {limit.name} is above 0, not {value}")
+            if not 0 < value < math.inf:
+                raise InputError(f"the limit {limit.name} is above 0 and finite, not {value}")
         if self.queue < self.images:
             raise InputError(f"a queue of {self.queue} images cannot hold a call of {self.images}")
 
@@ -61,7 +65,7 @@ class ServeSettings:
         origins: Origins of other sites whose pages may call; ``*`` = all.
         limits: See `Limits`.
     Raises:
-        InputError: A number is out of range, or the token cannot stand in a header.
+        InputError: A number is out of range, the token cannot stand in a header, or an origin is none.
     """
 
     models: tuple[str, ...] = ()
@@ -80,6 +84,11 @@ class ServeSettings:
                 raise InputError(f"{name} is at least 1, not {value}")
         if not self.batch_seconds >= 0:
             raise InputError(f"batch_seconds is at least 0, not {self.batch_seconds}")
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):  # a browser's would never equal it
+                raise InputError(
+                    f"an origin is like https://example.org, in lower case, or *, not {origin!r}"
+                )
         if self.token is not None and (
             len(self.token) < 16
             or not self.token.isascii()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,8 @@ def serve(
     """
     from agelens.serve.settings import Limits, ServeSettings
 
+    if not math.isfinite(max_body):
+        raise InputError(f"--max-body is a number of MB, not {max_body}")
     limits = Limits(
         body_bytes=int(max_body * 1e6),
         pixels=max_pixels,
