@@ -24,6 +24,7 @@ from agelens.evaluation.compare import (
     Comparison,
     System,
     compare,
+    difference_rows,
     group_rows,
     measure_latency,
     model_system,
@@ -331,6 +332,16 @@ class TestCompare:
         for row in comparison.differences:
             assert row.shown == (row.found.low > 0 or row.found.high < 0)
 
+    @pytest.mark.parametrize(("count", "verdict"), [(1, "too few"), (29, "too few"), (30, "good is better")])
+    def test_few_images_show_no_difference(self, manifest: pd.DataFrame, count: int, verdict: str) -> None:
+        rows = manifest.iloc[:count]
+        systems = [says("good", rows, 1.0), says("bad", rows, 30.0, 2)]
+        found = compare(systems, rows, (), replicates=200)
+        (told,) = [row for row in difference_rows(found) if row["metric"] == "MAE"]
+        assert found.differences[0].found.high < 0
+        assert told["verdict"] == verdict
+        assert found.differences[0].shown == (count >= 30)
+
     def test_the_same_system_twice_shows_no_difference(self, manifest: pd.DataFrame) -> None:
         found = compare([says("a", manifest, 3.0), says("b", manifest, 3.0)], manifest)
         assert not any(row.shown for row in found.differences)
@@ -549,6 +560,19 @@ class TestCommand:
         assert {row.metric for row in found.differences} >= {"MAE", "CRPS"}
         assert max(abs(row.found.difference) for row in found.differences) < 1e-4
 
+    def test_a_run_over_folds_is_compared_by_its_pooled_predictions(
+        self, bright: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "ours").mkdir()
+        record = {"protocol": {"name": "image-5-fold"}, "digest": "0"}
+        (tmp_path / "ours" / "folds.json").write_text(json.dumps(record))
+        table = pd.read_csv(bright / "manifest.csv")[["path", "age"]]
+        table.to_csv(tmp_path / "ours" / "predictions.csv", index=False)
+        arguments = ("compare", tmp_path / "ours", bright / "rival.csv", "--data", bright / "manifest.csv")
+        code, text = self.run(*arguments)
+        assert code == 0, text
+        assert "ours is better" in text
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -561,6 +585,8 @@ class TestCommand:
             (["rival.csv", "b=rival.csv", "--by", "height"], "no such grouping: 'height'"),
             (["rival.csv", "b=rival.csv", "--split", "val"], "no rows with split 'val'"),
             (["rival.csv", "b=rival.csv", "--quote", "IMDB"], "no published result on 'IMDB'"),
+            (["rival.csv", "b=rival.csv", "--quote", ":21-60"], "--quote ':21-60' must name a data set"),
+            (["rival.csv", "unpooled"], "unpooled: its folds are not pooled yet"),
             (["rival.csv", "few.csv"], "39 of 40 images of the manifest have no prediction"),
             (["rival.csv", "unknown.csv"], "1 predicted paths are not in the manifest: 99.png"),
         ],
@@ -570,6 +596,8 @@ class TestCommand:
     ) -> None:
         monkeypatch.chdir(bright)
         Path("text.csv").write_text("path,age\n0.png,1\n1.png,old\n")
+        Path("unpooled").mkdir(exist_ok=True)
+        Path("unpooled/folds.json").write_text('{"protocol": {"name": "image-5-fold"}, "digest": "0"}')
         Path("few.csv").write_text("path,age\n0.png,1\n")
         Path("unknown.csv").write_text(Path("rival.csv").read_text() + "99.png,1\n")
         code, text = self.run("compare", *arguments, "--data", "manifest.csv")

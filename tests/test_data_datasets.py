@@ -384,6 +384,8 @@ def test_imdb_wiki_settings_and_whole_photographs(tmp_path: Path) -> None:
         ({"minimum_face": 1}, "no setting 'minimum_face'; it has minimum_face_score"),
         ({"minimum_age": "old"}, "'minimum_age' of imdb_wiki is of type int"),
         ({"allow_second_face": 1}, "type bool"),
+        ({"minimum_face_score": float("nan")}, "type float"),
+        ({"maximum_age": float("nan")}, "type int"),
     ],
 )
 def test_settings_are_checked(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
@@ -425,6 +427,29 @@ def test_mat_files_that_are_not_the_owners(tmp_path: Path) -> None:
     write_imdb(tmp_path, gender=np.array([[1.0, 0.0]]))
     with pytest.raises(InputError, match="2 values of 'gender' for 10"):
         imdb_wiki(tmp_path)
+    for field, value in (
+        ("dob", cells(["1950"] * 10)),
+        ("gender", "m" * 10),
+        ("photo_taken", np.full((1, 10), 1990 + 1j)),
+        ("celeb_id", cells(["q"] * 10)),
+    ):
+        write_imdb(tmp_path, **{field: value, "name": None})
+        with pytest.raises(InputError, match=rf"imdb\.mat: (the field|\d+ values of) '{field}'"):
+            imdb_wiki(tmp_path)
+    write_imdb(tmp_path, celeb_id=np.array([[1.0, 2.0]]))
+    with pytest.raises(InputError, match="2 values of 'celeb_id' for 10"):
+        imdb_wiki(tmp_path)
+
+
+def test_imdb_wiki_faces_without_a_box_or_a_person(tmp_path: Path) -> None:
+    boxes = [np.array([[1.0, 2.0, 13.5, 20.0]])] * 10
+    boxes[1] = np.array([[5.0, 5.0, 5.0, 5.0]])
+    write_imdb(tmp_path, face_location=cells(boxes), celeb_id=np.array([[6488.0, *[np.nan] * 9]]))
+    table = imdb_wiki(tmp_path)
+    assert table["subject"].tolist() == ["imdb-6488", *[""] * (len(table) - 1)]
+    assert table["box"].tolist() == ["1 2 13.5 20", "", *["1 2 13.5 20"] * (len(table) - 2)]
+    (told,) = [finding for finding in table.attrs["problems"] if "face_location" in finding.detail]
+    assert (told.kind, told.paths) == ("bad-value", (IMDB_ROWS[1][0],))
 
 
 MORPH_HEADER = "id_num,picture_num,dob,doa,race,gender,facial_hair,age,age_diff,glasses,photo"
@@ -485,6 +510,20 @@ def test_morph_miniature(tmp_path: Path) -> None:
     read_manifest_back(table, tmp_path / "m.csv")
 
 
+def test_morph_photographs_elsewhere_are_found_by_their_names(tmp_path: Path) -> None:
+    save_face(tmp_path / "Album2" / "009055_1M54.JPG")
+    row = "009055,1,1951-08-09,2006-01-02,W,M,,54,3,,{}"
+    for photo in ("009055_1M54.JPG", "MORPH/009055_1M54.jpg"):
+        (tmp_path / "morph_2008_nonCommercial.csv").write_text(f"{MORPH_HEADER}\n{row.format(photo)}\n")
+        table = morph(tmp_path)
+        assert table[["path", "age", "ethnicity"]].values.tolist() == [
+            ["Album2/009055_1M54.JPG", 54, "White"]
+        ]
+    (tmp_path / "morph_2008_nonCommercial.csv").write_text(f"{MORPH_HEADER}\n")
+    with pytest.raises(InputError, match="the table has no rows"):
+        morph(tmp_path)
+
+
 def test_morph_by_its_names_alone_and_without_a_column(tmp_path: Path) -> None:
     write_morph(tmp_path)
     (tmp_path / "morph_2008_nonCommercial.csv").write_text("id_num,photo,age,gender\n1,a,3,M\n")
@@ -533,6 +572,12 @@ def test_appa_real_miniature(tmp_path: Path) -> None:
     assert apparent[["age", "age_std"]].values.tolist() == [[5.14, 4.1], [43, 0], [33.5, 6.2], [71.2, 5.5]]
     with pytest.raises(InputError, match="'real' or 'apparent'"):
         appa_real(tmp_path, label="both")
+    text = "file_name,num_ratings,apparent_age_avg,apparent_age_std,real_age\n{},36,5.0,{},4\n"
+    name = apparent["path"][0].rpartition("/")[2].removesuffix("_face.jpg")
+    (tmp_path / "appa-real-release" / "gt_avg_train.csv").write_text(text.format(name, "wide"))
+    broken = appa_real(tmp_path, label="apparent")
+    assert np.isnan(broken["age_std"][0])
+    assert ("bad-value", (broken["path"][0],)) in findings(broken)
     (tmp_path / "appa-real-release" / "gt_avg_test.csv").write_text("file_name,age\na.jpg,3\n")
     with pytest.raises(InputError, match=r"gt_avg_test\.csv: no column 'num_ratings'"):
         appa_real(tmp_path)
@@ -648,6 +693,18 @@ def test_guess_the_age_miniature(tmp_path: Path) -> None:
         guess_the_age(tmp_path)
 
 
+def test_a_first_row_without_a_number_is_a_header_only_if_it_names_no_image(tmp_path: Path) -> None:
+    for number in (0, 1):
+        save_face(tmp_path / "gta" / "training_caip_contest" / f"{number}.jpg", number)
+        save_face(tmp_path / "lap" / "Train" / f"{number}.jpg", number)
+    for header, kinds in (("name,age", []), ("0.jpg,old", ["impossible-age"])):
+        (tmp_path / "gta" / "training_caip_contest.csv").write_text(f"{header}\n1.jpg,20\n")
+        (tmp_path / "lap" / "Train.csv").write_text(f"{header},4\n1.jpg,20,3\n")
+        for table in (guess_the_age(tmp_path / "gta"), chalearn(tmp_path / "lap")):
+            assert table["age"].tolist() == [20]
+            assert [kind for kind, _ in findings(table)] == kinds
+
+
 def test_folders_named_by_age(tmp_path: Path) -> None:
     for number, name in enumerate(
         ("25/a.jpg", "7.5/b.png", "031/deep/c.webp", "young/d.jpg", "300/e.jpg", "f.jpg")
@@ -702,6 +759,17 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("path,age,gender\nimages/a.jpg,3,boy\n")
     with pytest.raises(ManifestError, match=r"gender.*must be one of male, female"):
         own_table(tmp_path / "bad.csv")
+    (tmp_path / "later.csv").write_text("path,age,split\n,3,\nimages/none.jpg,3,\nimages/a.jpg,3,training\n")
+    with pytest.raises(ManifestError, match=r"later\.csv, row 3, column 'split'"):
+        own_table(tmp_path / "later.csv")
+    (tmp_path / "twice.csv").write_text("path,age,age\nimages/a.jpg,3,9\n")
+    with pytest.raises(InputError, match=r"twice\.csv: the column 'age' is there twice"):
+        own_table(tmp_path / "twice.csv")
+    points = [float(number) for number in range(10)]
+    lists = pd.DataFrame({"path": ["images/a.jpg"], "age": [3], "landmarks": [points]})
+    lists.to_parquet(tmp_path / "lists.parquet")
+    found = own_table(tmp_path / "lists.parquet")["landmarks"][0]
+    assert [float(number) for number in found.split()] == points
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="not a Parquet table"):
         own_table(tmp_path / "no.parquet")

@@ -206,6 +206,9 @@ def test_official_parts() -> None:
     assert set(manifest["official_split"][trained]) == {"train"}
     assert len(trained) == 80
     assert (chalearn.sides == "").sum() == 40
+    told = apply_protocol(manifest, load_protocol("chalearn"))
+    assert told.unused == {"in no part of the protocol": 40}
+    assert "not used: 40 in no part of the protocol" in list(told.lines())
     appa = apply_protocol(manifest, load_protocol("appa-real")).folds[0]
     assert appa.sides.tolist() == manifest["official_split"].tolist()
     megaage = apply_protocol(manifest, load_protocol("megaage"))
@@ -227,7 +230,8 @@ def test_rows_with_a_note_are_counted_and_left_out() -> None:
     assert "not used: 2 conflicting ages" in list(split.lines())
     assert not {0, 1, 2, 4} & set(rows_tested(split))
     official = apply_protocol(manifest, load_protocol("official-split"))
-    assert official.unused == split.unused
+    # The protocol does not name the owner's val part: 29 rows without a note; row 8 has no part.
+    assert official.unused == {**split.unused, "in no part of the protocol": 30}
     table = official.fold_manifest(official.folds[0])
     assert official.folds[0].sides[[0, 4, 8]].tolist() == ["", "", ""]
     assert table["note"][[0, 8]].tolist() == ["copy of b.png", "not in official-split"]
@@ -301,9 +305,9 @@ def fold_of(sides: str, name: str = "fold-01") -> Fold:
     [
         (["rrvvtttt", "rrvvtttt"], "subject-2-fold", r"row 5 \(002_0.png\) tests in 2 folds"),
         (["rrvvtt--", "ttrrvv--"], "subject-2-fold", r"row 3 \(001_0.png\) tests in no fold"),
-        (["rrvvtrrr"], "morph-subject", "subject 002 is in both test and train"),
-        (["rrvvtvvv"], "morph-subject", "subject 002 is in both test and val"),
-        (["rvrrtttt"], "morph-subject", "subject 000 is in both val and train"),
+        (["rrvvtrrr"], "morph-subject", r"subject 002 is in both test \(002_0.png\) and train \(002_1.png\)"),
+        (["rrvvtvvv"], "morph-subject", r"subject 002 is in both test \(002_0.png\) and val \(002_1.png\)"),
+        (["rvrrtttt"], "morph-subject", r"subject 000 is in both val \(000_1.png\) and train \(000_0.png\)"),
         (["rrrrtttt"], "morph-random", "no image to validate on"),
         (["vvvvtttt"], "official-split", "no image to train on"),
     ],
@@ -317,7 +321,8 @@ def test_the_checker_finds_every_broken_promise(folds: list[str], name: str, tol
 def test_the_checker_finds_the_same_bytes_on_two_sides() -> None:
     manifest = people(4, 2)
     manifest.loc[7, "digest"] = manifest.loc[0, "digest"]
-    with pytest.raises(SplitError, match=f"digest {manifest['digest'][0]} is in both test and train"):
+    told = rf"digest {manifest['digest'][0]} is in both test \(003_1.png\) and train \(000_0.png\)"
+    with pytest.raises(SplitError, match=told):
         check_folds([fold_of("rrvvtttt")], manifest, load_protocol("morph-random"))
     check_folds([fold_of("rrvvtttt")], manifest, load_protocol("official-split"))
 

@@ -182,8 +182,6 @@ class TestRun:
         expected = class_activation_maps(make_network(1), normalise(torch.from_numpy(crops)), index)
         np.testing.assert_allclose(told.maps, expected.numpy(), rtol=1e-4, atol=1e-4)
         assert set(told.explained) == {30.0}
-        beyond = explain_stage(run, "generation-1", crops, age=99)
-        assert set(beyond.explained) == {80.0}
 
     def test_a_mirrored_network_sees_the_mirror_image_alike(
         self, tmp_path: Path, crops: NDArray[np.uint8]
@@ -239,6 +237,15 @@ class TestGradients:
     def test_a_chosen_age_is_for_activation_maps(self, run: Run, crops: NDArray[np.uint8]) -> None:
         with pytest.raises(InputError, match="only cam explains a chosen age"):
             explain_stage(run, "generation-1", crops, "gradcam", age=20)
+
+    @pytest.mark.parametrize("age", [-1.0, 300.0, float("nan")])
+    def test_an_age_that_the_network_does_not_know_is_refused(
+        self, run: Run, crops: NDArray[np.uint8], small_model: Path, age: float
+    ) -> None:
+        with pytest.raises(InputError, match=f"the network knows no age {age:g}, only "):
+            explain_stage(run, "generation-1", crops, age=age)
+        with pytest.raises(InputError, match=f"the model knows no age {age:g}, only "):
+            ModelExplainer(small_model, "cam", age=age)
 
 
 def test_without_captum_the_extra_is_named(

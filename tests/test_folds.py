@@ -198,6 +198,23 @@ def test_another_recipe_protocol_start_or_manifest_is_refused(
     fewer.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-3]))
     with pytest.raises(RunError, match="another digest"):
         resume(_recipe(), fewer, PROTOCOL)
+    header, *rows = manifest.read_text().splitlines(keepends=True)
+    other = manifest.with_name("other.csv")
+    first, _, rest = rows[0].split(",", 2)
+    for changed in ([f"{first},7.25,{rest}", *rows[1:]], rows[::-1]):  # an age, the order
+        other.write_text("".join([header, *changed]))
+        with pytest.raises(RunError, match="another labels"):
+            resume(_recipe(), other, PROTOCOL)
+
+
+def test_what_a_kill_left_of_a_finished_fold_is_removed(finished: Path, manifest: Path) -> None:
+    (finished / ".fold-02").mkdir()
+    (finished / ".fold-02" / "manifest.csv").touch()
+    checkpoint = finished / "fold-02" / "generation-1" / "checkpoint.safetensors"
+    checkpoint.touch()
+    train_folds(_recipe(), manifest, finished, PROTOCOL, resume=True, cpu=True)
+    assert not checkpoint.exists()
+    assert not (finished / ".fold-02").exists()
 
 
 def test_damage_is_told(finished: Path, manifest: Path) -> None:
@@ -215,9 +232,10 @@ def test_damage_is_told(finished: Path, manifest: Path) -> None:
     np.savez(finished / "fold-01" / "test.npz", age=np.zeros(3), stage=np.array("generation-1"))
     with pytest.raises(RunError, match="does not hold the fold's test images"):
         resume()
-    (finished / "folds.json").write_text("{")
-    with pytest.raises(RunError, match=r"folds\.json: cannot be read"):
-        resume()
+    for text in ("{", "[]"):
+        (finished / "folds.json").write_text(text)
+        with pytest.raises(RunError, match=r"folds\.json: cannot be read"):
+            resume()
     (finished / "folds.json").unlink()
     with pytest.raises(RunError, match=r"holds no folds\.json"):
         resume()
@@ -306,6 +324,12 @@ def test_split_writes_a_manifest_a_fold(
     assert run("--protocol", PROTOCOL, "--fold", "4", "--out", str(tmp_path / "four.csv")) == 2
     assert "--fold 4: subject-3-fold has 3 folds here" in capsys.readouterr().err
     assert not (tmp_path / "four.csv").exists()
+    assert run("--protocol", PROTOCOL, "--out", str(tmp_path / "all.csv")) == 2
+    assert "3 folds go to a folder; --fold writes one to a file" in capsys.readouterr().err
+    assert run("--protocol", PROTOCOL, "--fold", "1", "--out", str(tmp_path / "one")) == 2
+    assert "one fold goes to a file that ends in .csv or .parquet" in capsys.readouterr().err
+    assert not (tmp_path / "all.csv").exists()
+    assert not (tmp_path / "one").exists()
 
 
 def test_protocols_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

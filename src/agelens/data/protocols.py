@@ -300,6 +300,9 @@ def apply_protocol(manifest: pd.DataFrame, protocol: Protocol) -> ProtocolSplit:
         sides[validates] = "val"
         folds.append(Fold(name, held_out, sides))
     check_folds(folds, manifest, protocol)
+    used = np.any([fold.sides != "" for fold in folds], axis=0)
+    if elsewhere := int((usable & ~used).sum()):
+        unused["in no part of the protocol"] = elsewhere
     return ProtocolSplit(
         protocol, manifest, tuple(folds), unused, tuple(_leaks(folds, manifest)), _digest(folds, manifest)
     )
@@ -458,9 +461,13 @@ def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protoco
             groups = {side: _groups(fold, values, side) for side in SPLITS}
             for one, other in (("test", "train"), ("test", "val"), ("val", "train")):
                 if shared := groups[one] & groups[other]:
+                    of_group = values == min(shared)
+                    paths = [
+                        manifest["path"][of_group & (fold.sides == side)].iat[0] for side in (one, other)
+                    ]
                     raise SplitError(
-                        f"{name}, {fold.name}: {column} {min(shared)} is in both {one} and {other} "
-                        f"({len(shared)} such)"
+                        f"{name}, {fold.name}: {column} {min(shared)} is in both {one} ({paths[0]}) and "
+                        f"{other} ({paths[1]}) ({len(shared)} such); a note in the manifest takes a row out"
                     )
 
 

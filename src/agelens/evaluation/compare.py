@@ -163,17 +163,19 @@ class PairedDifference:
         metric: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)``, or ``CRPS`` where all give distributions.
         a, b: The systems.
         found: Difference, interval, p-value.
+        people: Number of people; that of the images where the manifest names no subjects.
     """
 
     metric: str
     a: str
     b: str
     found: PairedComparison
+    people: int
 
     @property
     def shown(self) -> bool:
-        """Whether the interval excludes zero."""
-        return _excludes_zero(self.found)
+        """Whether the interval excludes zero, of ``SMALL_GROUP`` people at least: fewer show nothing."""
+        return self.people >= SMALL_GROUP and _excludes_zero(self.found)
 
 
 @dataclass(frozen=True)
@@ -541,10 +543,13 @@ def _paired(
     columns = np.concatenate(list(scores.values()), axis=1)  # MAE first
     drawn = metrics.bootstrap_group_means(columns, partitions, replicates, seed, persons)
     differences = []
+    number_of_people = len(np.unique(persons))
     for number, (metric, values) in enumerate(scores.items()):
         part = drawn[0][:, 0, number * systems : (number + 1) * systems]
         compared = _pairs(names, values.mean(axis=0), part, level)
-        differences += [PairedDifference(metric, a, b, found) for (a, b), found in compared.items()]
+        differences += [
+            PairedDifference(metric, a, b, found, number_of_people) for (a, b), found in compared.items()
+        ]
     verdicts = []
     for grouping, means in zip(groupings, drawn[1:], strict=True):
         for position, name in enumerate(grouping.groups):
@@ -684,7 +689,8 @@ def _difference_blocks(comparison: Comparison) -> list[Text | Table]:
     return [
         Text(
             "First system minus second, on the same images in every draw. A difference is shown where the "
-            "interval excludes zero; the intervals are not widened for the number of comparisons."
+            f"interval excludes zero; fewer than {SMALL_GROUP} people are too few to tell. The intervals are "
+            "not widened for the number of comparisons."
         ),
         _table("Differences", difference_rows(comparison), names=3),
     ]
@@ -705,7 +711,7 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
                     found.difference, found.low, found.high, d=digits
                 ),
                 "p": f"{found.p:.4f}",
-                "verdict": _better(row) if row.shown else _NOT_SHOWN,
+                "verdict": TOO_FEW if row.people < SMALL_GROUP else _better(row) if row.shown else _NOT_SHOWN,
             }
         )
     return rows

@@ -200,7 +200,8 @@ class ModelExplainer:
     Raises:
         ModelFileError: The file cannot be used.
         MissingExtraError: ``cam`` without onnx.
-        InputError: ``age`` with occlusion, or a graph whose head does not see one globally pooled map.
+        InputError: ``age`` with occlusion or outside the bins, or a graph whose head does not see one
+            globally pooled map.
     """
 
     def __init__(
@@ -213,6 +214,8 @@ class ModelExplainer:
             raise InputError(f"only cam explains a chosen age; {kind} explains the estimate")
         self._session, card = open_model(model)
         self.name, self.bins, self.kind = card.name, card.age_bins, kind
+        if age is not None and not self.bins.minimum <= age <= self.bins.maximum:
+            raise InputError(f"the model knows no age {age:g}, only {self.bins}")
         self.geometry = CropGeometry.from_dict(card.geometry)
         self._age = age
         self._graph = _PooledGraph(model_path(model)) if kind == "cam" else None

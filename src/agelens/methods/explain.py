@@ -82,7 +82,8 @@ def explain_stage(
     Returns:
         Estimates, distributions and maps.
     Raises:
-        InputError: ``age`` with another kind, or the network has no feature map that its head pools.
+        InputError: ``age`` with another kind or outside the bins, or the network has no feature map that its
+            head pools.
         MissingExtraError: A gradient-based map without captum.
         CheckpointError: The stage's network is missing or damaged.
     """
@@ -97,6 +98,8 @@ def explain_stage(
     with torch.no_grad():
         decoded = head.decode(network(images))
     bins = head.age_bins
+    if age is not None and not bins.minimum <= age <= bins.maximum:
+        raise InputError(f"the network knows no age {age:g}, only {bins}")
     wanted = decoded.age.numpy().astype(np.float64) if age is None else np.full(len(crops), float(age))
     index = bins.index(np.rint(wanted))
     make: dict[MapKind, Callable[[Tensor], Tensor]] = {

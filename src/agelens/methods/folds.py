@@ -235,7 +235,7 @@ def _tidy(folder: Path, fold: Fold) -> None:
 
 
 def _labels_digest(rows: pd.DataFrame) -> str:
-    """Over images and ages, in order: a finished fold's estimates belong to these rows and are judged by them."""
+    """Over images and ages, in order: a finished fold's estimates belong to these rows."""
     labels = rows[["digest" if "digest" in rows else "path", "age"]]
     text = labels.to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -20,7 +20,8 @@ def compare(
     systems: Annotated[
         list[str],
         typer.Argument(
-            help="Two or more models, runs or tables of predictions (.csv); NAME=SYSTEM names one."
+            help="Two or more models, runs (also over folds) or tables of predictions (.csv); "
+            "NAME=SYSTEM names one."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
@@ -52,6 +53,7 @@ def compare(
         predictions_system,
         write_report,
     )
+    from agelens.evaluation.pooled import pooled_run
     from agelens.evaluation.published import quoted_systems, read_published
 
     rows, part = read_manifest(data), None if split == "all" else split
@@ -59,7 +61,7 @@ def compare(
     results = read_published() if quote else ()
     quoted = [
         row
-        for name, _, protocol in (text.partition(":") for text in quote or ())
+        for name, _, protocol in map(_quote, quote or ())
         for row in quoted_systems(results, name, protocol)
     ]
     if len(systems) < 2:
@@ -68,8 +70,9 @@ def compare(
         found = []
         for text in systems:
             name, source = _named(text)
-            if source.lower().endswith(".csv"):
-                found.append(predictions_system(name, source))
+            folds = pooled_run(source)
+            if folds is not None or source.lower().endswith(".csv"):
+                found.append(predictions_system(name, folds.predictions if folds is not None else source))
                 continue
             model = exported.enter_context(model_of(source))
             with progress_bar(name) as bar:
@@ -143,6 +146,13 @@ def published(
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(lines)
+
+
+def _quote(text: str) -> tuple[str, str, str]:
+    """Split ``DATA SET:PROTOCOL``."""
+    if not text.partition(":")[0].strip():
+        raise InputError(f"--quote {text!r} must name a data set (agelens published lists them)")
+    return text.partition(":")
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -195,11 +195,16 @@ def split(
     from agelens.data.protocols import apply_protocol, load_protocol
 
     found = apply_protocol(read_manifest(manifest), load_protocol(protocol))
-    for line in found.lines():
-        typer.echo(line)
     if fold is not None and fold > len(found.folds):
         raise InputError(f"--fold {fold}: {protocol} has {len(found.folds)} folds here")
     chosen = found.folds if fold is None else found.folds[fold - 1 : fold]
+    is_file = out.suffix.lower() in (".csv", ".parquet")
+    if is_file and len(chosen) > 1:
+        raise InputError(f"--out {out}: {len(chosen)} folds go to a folder; --fold writes one to a file")
+    if not is_file and len(chosen) == 1:
+        raise InputError(f"--out {out}: one fold goes to a file that ends in .csv or .parquet")
+    for line in found.lines():
+        typer.echo(line)
     for each in chosen:
         path = out if len(chosen) == 1 else out / f"{each.name}.csv"
         write_manifest(found.fold_manifest(each), path)

@@ -116,8 +116,9 @@ def read_dataset(
         if key not in known:
             raise InputError(f"{name} has no setting {key!r}; it has {', '.join(known) or 'none'}")
         kind = str if known[key] is None else type(known[key])
-        number = kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool)
-        if not number and type(value) is not kind:
+        # A setting whose default is a whole number of years takes parts of years; NaN is no number.
+        number = kind in (int, float) and type(value) in (int, float) and value == value
+        if not number and (type(value) is not kind or kind is float):
             raise InputError(f"the setting {key!r} of {name} is of type {kind.__name__} (value: {value!r})")
     return _adapter(name)(folder, workers=workers, progress=progress, **(settings or {}))
 

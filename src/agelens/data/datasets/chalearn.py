@@ -27,7 +27,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from agelens.data.datasets.rows import Row, images_below, make_manifest, parse_number, read_table
+from agelens.data.datasets.rows import (
+    Row,
+    images_below,
+    make_manifest,
+    parse_number,
+    read_table,
+    without_header,
+)
 from agelens.data.duplicates import Progress
 from agelens.data.manifest import Finding
 from agelens.errors import InputError
@@ -96,9 +103,8 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     records = read_table(path, ("name", "mean", "deviation"), delimiter=delimiter)
+    records = list(without_header(records, "name", "mean"))
     rows = [(record["name"], record["mean"], record["deviation"]) for record in records]
-    if rows and parse_number(rows[0][1]) != parse_number(rows[0][1]):
-        rows = rows[1:]
     for place, (name, mean, deviation) in enumerate(rows, start=1):
         if not (parse_number(deviation) >= 0):
             raise InputError(

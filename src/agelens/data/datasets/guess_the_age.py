@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agelens.data.datasets.rows import Row, make_manifest, parse_number, read_table
+from agelens.data.datasets.rows import Row, make_manifest, read_table, without_header
 from agelens.data.duplicates import Progress
 from agelens.errors import InputError
 
@@ -49,9 +49,7 @@ def guess_the_age(
     tables = [folder / _TABLE] if (folder / _TABLE).is_file() else sorted(folder.glob("*.csv"))
     if len(tables) != 1:
         raise InputError(f"{folder}: no {_TABLE} in it, and {len(tables)} other CSV files")
-    records = read_table(tables[0], ("name", "age"))
-    if records and parse_number(records[0]["age"]) != parse_number(records[0]["age"]):
-        records = records[1:]  # a header
+    records = without_header(read_table(tables[0], ("name", "age")), "name", "age")
     images = tables[0].stem if (folder / tables[0].stem).is_dir() else ""
     rows: list[Row] = [
         {"path": f"{images}/{record['name']}" if images else record["name"], "age": record["age"]}

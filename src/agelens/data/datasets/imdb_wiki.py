@@ -39,6 +39,7 @@ from agelens.errors import InputError
 __all__ = ["ages_from_dates", "imdb_wiki"]
 
 _FIELDS = ("dob", "photo_taken", "full_path", "gender", "face_location", "face_score", "second_face_score")
+_PEOPLE = ("celeb_id", "name")  # one of them at least is there, in the owner's files
 _UNIX_EPOCH = 719529  # 1970-01-01 in MATLAB's days, which begin with the year 0
 _EARLIEST_BIRTH = 1800
 
@@ -108,7 +109,12 @@ def imdb_wiki(
                 "gender": {0.0: "female", 1.0: "male"}.get(float(table["gender"][place]), ""),
             }
             if whole:
-                row["box"] = " ".join(f"{value:g}" for value in np.ravel(table["face_location"][place]))
+                corners = np.ravel(table["face_location"][place])
+                if corners.shape == (4,) and (corners[:2] < corners[2:]).all():
+                    row["box"] = " ".join(f"{value:g}" for value in corners)
+                else:
+                    detail = f"face_location {corners.tolist()} is no box; left empty"
+                    problems.append(Finding("bad-value", (paths[place],), detail))
             rows.append(row)
     return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
 
@@ -166,14 +172,17 @@ def _read_mat(path: Path, half: str) -> dict[str, NDArray[Any]]:
         zlib.error,
     ) as error:
         raise InputError(f"{path}: not the owner's MATLAB 5 table {half!r}: {error}") from error
-    for name in _FIELDS:
+    for name in (*_FIELDS, *(name for name in _PEOPLE if name in table)):
         if name not in table:
             raise InputError(f"{path}: no field {name!r} in it (found: {', '.join(table)})")
         if len(table[name]) != len(table["full_path"]):
             count, paths = len(table[name]), len(table["full_path"])
             raise InputError(f"{path}: {count} values of {name!r} for {paths} of 'full_path'")
-    for name in ("dob", "photo_taken", "gender", "face_score", "second_face_score"):
-        table[name] = table[name].astype(np.float64)
+    for name in ("dob", "photo_taken", "gender", "face_score", "second_face_score", "celeb_id"):
+        if name in table and table[name].dtype.kind not in "iufb":
+            raise InputError(f"{path}: the field {name!r} holds no numbers")
+        if name in table:
+            table[name] = table[name].astype(np.float64)
     return table
 
 
@@ -184,6 +193,6 @@ def _texts(cells: NDArray[Any]) -> list[str]:
 
 def _subjects(table: dict[str, NDArray[Any]], half: str) -> list[str]:
     if "celeb_id" in table:
-        return [f"{half}-{number:g}" for number in table["celeb_id"].astype(np.float64)]
+        return ["" if np.isnan(number) else f"{half}-{number:g}" for number in table["celeb_id"]]
     names = _texts(table["name"]) if "name" in table else [""] * len(table["full_path"])
     return [f"{half}-{name}" if name else "" for name in names]

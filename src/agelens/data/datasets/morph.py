@@ -10,7 +10,8 @@ Layout (the 2008 non-commercial release)::
                                           glasses,photo
     FOLDER/Album2/009055_1M54.JPG         <person>_<picture number><M or F><age>.JPG
 
-Without the CSV file, names alone give person, gender and age, and no ethnicity. Where both are there and
+A photograph that is not where the column ``photo`` says is looked for by its name below FOLDER. Without the
+CSV file, names alone give person, gender and age, and no ethnicity. Where both are there and
 their ages differ, the age is not known and the row is not used. The set's records contradict themselves now
 and then (a person with two dates of birth, two genders or two races; dates that are none): such people are
 findings, their labels stay as the record says.
@@ -69,6 +70,7 @@ def morph(
         records = read_table(tables[0])
         require_columns(tables[0], records, _COLUMNS)
         rows = list(_from_table(records, problems))
+        _find_photographs(rows, folder)
     else:
         rows = list(_from_names(folder, problems))
     if not rows:
@@ -128,6 +130,19 @@ def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> It
             if len(values) > 1:
                 detail = f"person {subject} has several values of {fact}: {', '.join(sorted(values))}"
                 problems.append(Finding("bad-value", tuple(photos[subject]), detail))
+
+
+def _find_photographs(rows: list[Row], folder: Path) -> None:
+    """Look below the folder for the photographs that are not where the table says, by their names."""
+    if all((folder / row["path"]).is_file() for row in rows):
+        return
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in images_below(folder):
+        places[Path(path).name.lower()].append(path)
+    for row in rows:
+        found = places[Path(row["path"]).name.lower()]
+        if len(found) == 1 and not (folder / row["path"]).is_file():
+            row["path"] = found[0]
 
 
 def _dates_problem(record: Mapping[str, str]) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "read_lines",
     "read_table",
     "require_columns",
+    "without_header",
 ]
 
 Row = dict[str, Any]
@@ -48,6 +49,7 @@ def make_manifest(
     """Make the manifest of what an adapter read.
 
     Left out, each with a finding: rows whose file is not there, rows with an impossible age, repeated rows.
+    A deviation that is none is a finding, too, and left empty.
     A file named twice with different ages stays as one row that no split uses (``note`` says why), for its
     age is not known.
 
@@ -112,6 +114,11 @@ def _usable(rows: Iterator[Row], folder: Path, problems: list[Finding]) -> Itera
         elif not os.path.isfile(folder / row["path"]):
             problems.append(Finding("missing-file", (row["path"],), "labelled, but not there; left out"))
         else:
+            deviation = row.get("age_std", "")
+            if deviation != "" and not parse_number(deviation) >= 0:
+                detail = f"age_std {deviation!r} is no deviation; left empty"
+                problems.append(Finding("bad-value", (row["path"],), detail))
+                row = {**row, "age_std": ""}
             yield {**row, "age": age}
 
 
@@ -135,13 +142,16 @@ def read_table(
     Returns:
         The rows; a field that is missing at the end of a row is empty.
     Raises:
-        InputError: It cannot be read, or a row has more fields than there are columns (the row is named).
+        InputError: It cannot be read, two columns have one name, or a row has more fields than there are
+            columns (the row is named).
     """
     rows: list[Mapping[str, str]] = []
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
             reader = csv.reader(handle, delimiter=delimiter)
             names = [name.strip() for name in (next(reader, []) if columns is None else columns)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InputError(f"{path}: the column {twice[0]!r} is there twice")
             for fields in reader:
                 if not any(field.strip() for field in fields):
                     continue
@@ -158,12 +168,28 @@ def read_table(
     return rows
 
 
+def without_header(rows: Sequence[Mapping[str, str]], name: str, number: str) -> Sequence[Mapping[str, str]]:
+    """Drop the first row of a table read without a header if it is one after all.
+
+    A header has no number, and its name is no file's: an image with a damaged number is a row.
+
+    Args:
+        rows: Of :func:`read_table`.
+        name: The column of file names.
+        number: A column of numbers.
+    """
+    if not rows or not math.isnan(parse_number(rows[0][number])):
+        return rows
+    return rows if rows[0][name].lower().endswith(SUFFIXES) else rows[1:]
+
+
 def require_columns(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
-    """Raise InputError where a table lacks a column."""
-    found = list(rows[0]) if rows else []
+    """Raise InputError where a table lacks a column, or has no row."""
+    if not rows:
+        raise InputError(f"{path}: the table has no rows")
     for column in columns:
-        if column not in found:
-            raise InputError(f"{path}: no column {column!r} (found: {', '.join(found) or 'no row'})")
+        if column not in rows[0]:
+            raise InputError(f"{path}: no column {column!r} (found: {', '.join(rows[0])})")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -8,20 +8,22 @@ Layout: FILE instead of a folder; its relative paths start from its own folder (
 Settings: ``path`` and ``age`` name the columns if they are called otherwise. Also taken under the names
 that tables of this field use: ``file``, ``filename``, ``file_name``, ``image``, ``img_path``, ``photo`` and
 ``real_age``; where two of them are there, say which. Every other column is kept, and checked if the
-manifest knows it. A table that follows the manifest's contract already needs none of this: give it as it
-is.
+manifest knows it; only a column called ``path`` or ``age`` that another one stands in for is not. A table
+that follows the manifest's contract already needs none of this: give it as it is.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from agelens.data.datasets.rows import Row, make_manifest, read_table
 from agelens.data.duplicates import Progress
-from agelens.data.manifest import Finding
+from agelens.data.manifest import Finding, check_manifest
 from agelens.errors import InputError, MissingExtraError
 
 __all__ = ["table"]
@@ -67,16 +69,15 @@ def table(
     root = source.parent if images is None else Path(images)
     rows: list[Row] = []
     problems: list[Finding] = []
-    for place, record in enumerate(records, start=1):
+    kept = [name for name in records[0] if name not in (of_path, of_age, "path", "age")]
+    others_of = [{name: record[name] for name in kept} for record in records]
+    # Now, while a row is where the file has it, and before any image is read.
+    check_manifest(pd.DataFrame(others_of, dtype=object).assign(path=range(len(records)), age=0.0), source)
+    for place, (record, others) in enumerate(zip(records, others_of, strict=True), start=1):
         name = str(record[of_path])
         if not name:
             problems.append(Finding("bad-value", ("",), f"row {place}: the path is empty; left out"))
             continue
-        others = {
-            column: value
-            for column, value in record.items()
-            if column not in (of_path, of_age, "path", "age")
-        }
         rows.append({"path": os.path.normpath(name), "age": record[of_age], **others})
     return make_manifest(rows, root, problems, content=content, workers=workers, progress=progress)
 
@@ -91,9 +92,15 @@ def _read_parquet(source: Path) -> list[Row]:
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: not a Parquet table: {error}") from error
     return [
-        {str(column): "" if pd.isna(value) else value for column, value in record.items()}
-        for record in frame.to_dict("records")
+        {str(column): _cell(value) for column, value in record.items()} for record in frame.to_dict("records")
     ]
+
+
+def _cell(value: Any) -> Any:
+    """A missing value is an empty text, a list (of landmarks, say) its numbers separated by spaces."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return " ".join(str(part) for part in np.ravel(np.asarray(value, dtype=object)))
+    return "" if pd.isna(value) else value
 
 
 def _column(source: Path, found: list[str], wished: str | None, usual: tuple[str, ...], what: str) -> str:
