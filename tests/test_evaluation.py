@@ -21,7 +21,13 @@ from agelens import metrics
 from agelens.calibration import Calibration
 from agelens.data.manifest import check_manifest, read_manifest, write_manifest
 from agelens.errors import InputError, OutputError, PredictionsError
-from agelens.evaluation.evaluate import AGE_BANDS, Evaluation, evaluate, evaluate_model
+from agelens.evaluation.evaluate import (
+    AGE_BANDS,
+    IN_CROSSINGS,
+    Evaluation,
+    evaluate,
+    evaluate_model,
+)
 from agelens.evaluation.predict import predict_manifest
 from agelens.evaluation.predictions import (
     DISTRIBUTIONS_NAME,
@@ -367,8 +373,9 @@ class TestEvaluate:
             result.group: result.small for result in evaluation.results if result.grouping == "ethnicity"
         }
         assert small == {"Other": True, "White": False}
-        (row,) = (row for row in evaluation.rows(["MAE"]) if row["group"] == "Other")
-        assert row["images"] == "12*"
+        (row,) = (row for row in evaluation.rows(["MAE", "CA(5)"]) if row["group"] == "Other")
+        assert (row["images"], row["CA(5)"]) == ("12*", "too few")
+        assert row["MAE"].endswith("]")
 
     def test_groupings_without_values_are_named(self, evaluation: Evaluation) -> None:
         assert evaluation.absent == ("subject",)
@@ -376,6 +383,40 @@ class TestEvaluate:
     def test_an_unknown_grouping_is_refused(self, manifest: pd.DataFrame) -> None:
         with pytest.raises(InputError, match="'genre'"):
             evaluate(drawn_predictions(manifest), manifest, ("genre",), replicates=10)
+
+    def test_crossings_have_the_first_metrics_of_their_members(self, manifest: pd.DataFrame) -> None:
+        found = evaluate(drawn_predictions(manifest), manifest, ("gender:age_band",), replicates=20)
+        assert {result.grouping for result in found.results} == {"all", "gender:age_band"}
+        (young,) = (result for result in found.results if result.group == "female × 18-29")
+        members = (manifest["gender"] == "female") & manifest["age"].between(18, 29)
+        estimates = drawn_predictions(manifest).frame["age"]
+        assert young.count == members.sum()
+        assert young.metrics["MAE"].value == pytest.approx(
+            metrics.mae(estimates[members], manifest["age"][members])
+        )
+        assert set(young.metrics) == set(IN_CROSSINGS)
+
+    def test_intervals_do_not_depend_on_what_else_is_asked(self, manifest: pd.DataFrame) -> None:
+        said = drawn_predictions(manifest)
+        alone = evaluate(said, manifest, ("gender",), replicates=50)
+        among = evaluate(said, manifest, ("ethnicity", "gender", "gender:ethnicity"), replicates=50)
+        wanted = {result.group: result for result in among.results if result.grouping == "gender"}
+        for result in alone.results[1:]:
+            for name, value in result.metrics.items():
+                other = wanted[result.group].metrics[name]
+                assert (other.low, other.high) == pytest.approx((value.low, value.high)), name
+
+    def test_many_groups_are_drawn_in_parts(
+        self, manifest: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said, by = drawn_predictions(manifest), ("gender", "ethnicity", "age_band")
+        whole = evaluate(said, manifest, by, replicates=30)
+        monkeypatch.setattr("agelens.evaluation.evaluate._DRAWN", 1)
+        parts = evaluate(said, manifest, by, replicates=30)
+        assert [result.group for result in parts.results] == [result.group for result in whole.results]
+        for one, two in zip(whole.results, parts.results, strict=True):
+            for name, value in one.metrics.items():
+                assert two.metrics[name].low == pytest.approx(value.low, nan_ok=True), name
 
     def test_an_empty_group_has_no_figures(self, manifest: pd.DataFrame) -> None:
         young = check_manifest(manifest[manifest["age"] < 60], "m.csv")
@@ -442,7 +483,9 @@ class TestEvaluate:
             said.frame.iloc[order].reset_index(drop=True), said.distribution[order], BINS, "p.csv"
         )
         found = evaluate(shuffled, manifest, replicates=200)
-        assert found.overall == evaluation.overall
+        for name, value in evaluation.overall.items():
+            same = found.overall[name]
+            assert (same.value, same.low, same.high) == pytest.approx((value.value, value.low, value.high))
 
     def test_json_holds_no_nan_and_is_written_whole(
         self, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch

@@ -27,11 +27,13 @@ __all__ = [
     "BootstrapInterval",
     "GroupValue",
     "PairedComparison",
+    "Partition",
     "aar",
     "aar_columns",
     "aar_from_means",
     "absolute_errors",
     "bias",
+    "bootstrap_group_means",
     "bootstrap_interval",
     "bootstrap_means",
     "by_group",
@@ -439,6 +441,21 @@ class BootstrapInterval:
     high: float
 
 
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Groups of images, no image in two of them.
+
+    Attributes:
+        codes: (N,) number of each image's group, 0 … count - 1; -1 = in none.
+        count: Number of groups G, empty ones too.
+        columns: The columns to average; None for all.
+    """
+
+    codes: NDArray[np.int64]
+    count: int
+    columns: tuple[int, ...] | None = None
+
+
 def bootstrap_means(values: ArrayLike, replicates: int = 2000, seed: int = 0) -> FloatArray:
     """Draw the images again with replacement and average each column, many times.
 
@@ -454,6 +471,86 @@ def bootstrap_means(values: ArrayLike, replicates: int = 2000, seed: int = 0) ->
     Raises:
         ValueError: Empty, NaN, or no replicates.
     """
+    columns = _bootstrap_columns(values, replicates)
+    everyone = Partition(np.zeros(len(columns), dtype=np.int64), 1)
+    return bootstrap_group_means(columns, [everyone], replicates, seed)[0][:, 0]
+
+
+def bootstrap_group_means(
+    values: ArrayLike,
+    partitions: Sequence[Partition],
+    replicates: int = 2000,
+    seed: int = 0,
+    people: NDArray[np.int64] | None = None,
+) -> list[FloatArray]:
+    """Draw again with replacement and average each column within each group, many times.
+
+    One draw of the whole sample serves every group of every partition, so the sizes of the groups vary from
+    draw to draw as they would from sample to sample. Drawn are images or, where several images show one
+    person, people with all their images. A draw is a vector of weights; images that share all their groups
+    are summed by one matrix product for a block of draws.
+
+    Args:
+        values: (N, M), or (N,) as M = 1.
+        partitions: P partitions of the images.
+        replicates: R.
+        seed: Of the draws.
+        people: (N,) number of the person, 0 … S - 1; None = each image is its own.
+    Returns:
+        P arrays (R, G, M): means; NaN where a draw left a group empty.
+    Raises:
+        ValueError: Empty, NaN, no replicates, or shapes disagree.
+    """
+    columns = _bootstrap_columns(values, replicates)
+    images = len(columns)
+    persons = np.arange(images) if people is None else np.asarray(people)
+    for name, codes in [("people", persons), *(("codes", partition.codes) for partition in partitions)]:
+        if codes.shape != (images,):
+            raise ValueError(f"{name} {codes.shape} must be ({images},): values {columns.shape}")
+    cell = np.zeros(images, dtype=np.int64)
+    for partition in partitions:
+        if partition.codes.min() < -1 or partition.codes.max() >= partition.count:
+            raise ValueError(f"codes must lie in -1 … {partition.count - 1}")
+        _, cell = np.unique(cell * (partition.count + 1) + partition.codes + 1, return_inverse=True)
+    order = np.argsort(cell, kind="stable")
+    ends = np.cumsum(np.bincount(cell))
+    starts = ends - np.bincount(cell)
+    counted = np.column_stack([columns, np.ones(images)])[order]
+    drawn_from, persons = int(persons.max()) + 1, persons[order]
+    memberships = [
+        (partition.codes[order][starts] == np.arange(partition.count)[:, None]).astype(np.float64)
+        for partition in partitions
+    ]
+    wanted = [
+        [*(range(columns.shape[1]) if partition.columns is None else partition.columns), columns.shape[1]]
+        for partition in partitions
+    ]
+    means = [
+        np.empty((replicates, partition.count, len(chosen) - 1))
+        for partition, chosen in zip(partitions, wanted, strict=True)
+    ]
+    random = np.random.default_rng(seed)
+    block = max(1, min(replicates, 4_000_000 // max(images, len(ends) * counted.shape[1])))
+    weights = np.empty((block, images))
+    kept = np.empty(len(ends) * block * counted.shape[1])
+    for first in range(0, replicates, block):
+        rows = min(block, replicates - first)
+        for row in range(rows):
+            times = np.bincount(random.integers(0, drawn_from, drawn_from), minlength=drawn_from)
+            weights[row] = times[persons]
+        sums = kept[: len(ends) * rows * counted.shape[1]].reshape(len(ends), rows, -1)
+        for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            np.matmul(weights[:rows, start:end], counted[start:end], out=sums[position])
+        for result, member, chosen in zip(means, memberships, wanted, strict=True):
+            part = sums if len(chosen) == counted.shape[1] else sums[:, :, chosen]
+            totals = (member @ part.reshape(len(ends), -1)).reshape(len(member), rows, -1)
+            with np.errstate(invalid="ignore"):
+                shares = totals[..., :-1] / totals[..., -1:]
+            result[first : first + rows] = shares.transpose(1, 0, 2)
+    return means
+
+
+def _bootstrap_columns(values: ArrayLike, replicates: int) -> FloatArray:
     columns = np.asarray(values, dtype=np.float64)
     columns = columns[:, None] if columns.ndim == 1 else columns
     if columns.ndim != 2 or not columns.size:
@@ -462,17 +559,7 @@ def bootstrap_means(values: ArrayLike, replicates: int = 2000, seed: int = 0) ->
         raise ValueError("values hold NaN")
     if replicates < 1:
         raise ValueError(f"replicates must be positive, not {replicates}")
-    images = len(columns)
-    random = np.random.default_rng(seed)
-    means = np.empty((replicates, columns.shape[1]))
-    block = max(1, 1_000_000 // images)
-    for start in range(0, replicates, block):
-        rows = min(block, replicates - start)
-        drawn = random.integers(0, images, size=(rows, images))
-        drawn += np.arange(rows)[:, None] * images
-        times = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
-        means[start : start + rows] = times.astype(np.float64) @ columns / images
-    return means
+    return columns
 
 
 def bootstrap_interval(

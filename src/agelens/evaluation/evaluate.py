@@ -6,9 +6,10 @@ counted and named, never left out silently: ``failed``, ``missing``, ``unknown``
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
-from agelens.data.manifest import COLUMNS, read_manifest
+from agelens.data.manifest import read_manifest
 from agelens.errors import InputError
+from agelens.evaluation.groups import AGE_BANDS, BY_AGE, Grouping, group, people
 from agelens.evaluation.predict import Crops, predict_manifest
 from agelens.evaluation.predictions import Match, Predictions, match_manifest
 from agelens.files import write_atomically
@@ -30,27 +32,33 @@ from agelens.metrics import AAR, BootstrapInterval
 __all__ = [
     "AGE_BANDS",
     "INTERVAL_LEVELS",
+    "IN_CROSSINGS",
     "SMALL_GROUP",
+    "TOO_FEW",
     "Evaluation",
     "GroupResult",
     "ReliabilityBin",
     "evaluate",
     "evaluate_model",
+    "json_value",
 ]
 
 FloatArray = NDArray[np.float64]
-
-AGE_BANDS = ((0, 2), (3, 12), (13, 17), (18, 29), (30, 44), (45, 59), (60, 74), (75, None))
-"""First and last completed year of each age band; the last is open."""
 
 INTERVAL_LEVELS = (0.5, 0.8, 0.9, 0.95)
 """The levels whose coverage and width are reported."""
 
 SMALL_GROUP = 30
-"""Groups of fewer images are marked: their figures mean little."""
+"""Groups of fewer people are marked and no rate of theirs is printed: it would mean little."""
 
-_UNKNOWN = "unknown"
-_BY_AGE = ("age_band", "aar_group")
+TOO_FEW = "too few"
+"""What stands in the place of a rate of a small group."""
+
+IN_CROSSINGS = ("MAE", "bias", "CA(5)", "coverage(90%)")
+"""The metrics of crossed groupings and of ``five_years``."""
+
+_RATES = ("CA(", "coverage(", "accuracy(")
+_DRAWN = 25_000_000  # means that are held at once
 
 
 @dataclass(frozen=True)
@@ -58,18 +66,24 @@ class GroupResult:
     """The metrics of one group of images.
 
     Attributes:
-        grouping: ``all``, ``age_band``, ``aar_group`` or a column of the manifest.
+        grouping: ``all`` or the name of a grouping (:mod:`agelens.evaluation.groups`).
         group: ``all``, ``18-29``, ``female`` …; ``unknown`` where the manifest says nothing.
         count: Number of images.
-        small: Fewer than :data:`SMALL_GROUP`.
+        people: Number of people; that of the images where the manifest names no subjects.
+        small: Fewer people than :data:`SMALL_GROUP`.
         metrics: Name to value and bootstrap interval; empty for a group without images.
     """
 
     grouping: str
     group: str
     count: int
+    people: int
     small: bool
     metrics: dict[str, BootstrapInterval]
+
+    def rate_hidden(self, metric: str) -> bool:
+        """Whether a metric is a rate of too few people, which is not printed."""
+        return self.small and metric.startswith(_RATES)
 
 
 @dataclass(frozen=True)
@@ -97,10 +111,14 @@ class Evaluation:
 
     Attributes:
         system: Name or file of what was evaluated.
+        digest: Digest of the model, or of the table of predictions.
         manifest: File of the labels.
         split: Split of the manifest; None for all of it.
         images: Number of images in the metrics.
+        people: Number of people on them.
         match: Which images they are, and which are not and why.
+        labels: (M,) rows of the manifest in the metrics.
+        failures: (F,) rows of the manifest for which the system gave no age.
         predictions: What was evaluated.
         intervals: ``conformal``, ``central mass`` (distributions without a calibration) or ``none``.
         threshold: Years of the metrics that print as ``accuracy(18+)``.
@@ -116,10 +134,14 @@ class Evaluation:
     """
 
     system: str
+    digest: str
     manifest: str
     split: str | None
     images: int
+    people: int
     match: Match
+    labels: pd.DataFrame
+    failures: pd.DataFrame
     predictions: Predictions
     intervals: str
     threshold: float
@@ -133,6 +155,22 @@ class Evaluation:
     seed: int
 
     @property
+    def ages(self) -> FloatArray:
+        """(M,) true ages, years."""
+        return self.labels["age"].to_numpy(dtype=np.float64)
+
+    @property
+    def estimates(self) -> FloatArray:
+        """(M,) estimated ages, years."""
+        return self.predictions.frame["age"].to_numpy(dtype=np.float64)[self.match.predicted]
+
+    @property
+    def distribution(self) -> FloatArray | None:
+        """(M, K) distributions; None if the system gives none."""
+        held = self.predictions.distribution
+        return None if held is None else held[self.match.predicted]
+
+    @property
     def overall(self) -> dict[str, BootstrapInterval]:
         """The metrics of all images."""
         return self.results[0].metrics
@@ -141,9 +179,11 @@ class Evaluation:
         """Give everything but the predictions as JSON values; what is not a number becomes None."""
         values = {
             "system": self.system,
+            "digest": self.digest,
             "manifest": self.manifest,
             "split": self.split,
             "images": self.images,
+            "people": self.people,
             "failed": [{"path": path, "error": error} for path, error in self.match.failed],
             "missing": list(self.match.missing),
             "unknown": list(self.match.unknown),
@@ -158,7 +198,7 @@ class Evaluation:
             "pit_histogram": list(self.pit_histogram),
             "absent_groupings": list(self.absent),
         }
-        return {key: _json_value(value) for key, value in values.items()}
+        return {key: json_value(value) for key, value in values.items()}
 
     def write_json(self, path: str | Path) -> None:
         """Write :meth:`to_dict`, whole or not at all.
@@ -174,8 +214,8 @@ class Evaluation:
     def rows(self, names: Sequence[str] | None = None) -> list[dict[str, str]]:
         """Give the results as rows of text, ready for a table.
 
-        A small group's number of images bears a star. A cell reads ``5.02 [4.90, 5.14]``, the value and its
-        bootstrap interval.
+        A small group's number of images bears a star, and its rates read ``too few``. Any other cell reads
+        ``5.02 [4.90, 5.14]``, the value and its bootstrap interval.
 
         Args:
             names: Metrics to show; by default those of all images.
@@ -193,7 +233,7 @@ class Evaluation:
                 "grouping": result.grouping,
                 "group": result.group,
                 "images": f"{result.count}*" if result.small else str(result.count),
-                **{name: _cell(result.metrics.get(name)) for name in shown},
+                **{name: _cell(name, result) for name in shown},
             }
             for result in self.results
         ]
@@ -212,6 +252,7 @@ def evaluate(
     level: float = 0.95,
     seed: int = 0,
     system: str | None = None,
+    digest: str | None = None,
 ) -> Evaluation:
     """Compare predictions with labels.
 
@@ -224,7 +265,8 @@ def evaluate(
     Args:
         predictions: What a system says.
         manifest: Checked manifest: what is true.
-        by: Groupings: ``age_band``, ``aar_group`` (the eight groups of AAR), or text columns of the manifest.
+        by: Groupings (:mod:`agelens.evaluation.groups`): ``age_band``, ``pose``, a column of the manifest, a
+            crossing as ``gender:ethnicity`` (of which the metrics are `IN_CROSSINGS`) …
         calibration: The model's, for its conformal intervals; without one, intervals are plain central mass.
         split: Only these rows of the manifest; None for all.
         threshold: Years for P(age >= threshold).
@@ -233,6 +275,7 @@ def evaluate(
         level: Level of the bootstrap intervals.
         seed: Seed of the bootstrap.
         system: Name of what is evaluated; by default the source of the predictions.
+        digest: The model's; by default the sha256 of the file of the predictions, if they came from one.
     Returns:
         The evaluation.
     Raises:
@@ -260,21 +303,25 @@ def evaluate(
         reliability = _reliability(adult, ages >= threshold)
         shares, _ = np.histogram(metrics.pit(distribution, bins, ages), bins=10, range=(0.0, 1.0))
         pit_histogram = tuple(float(share) for share in shares / len(ages))
-    bootstrap = _Bootstrap(measures, replicates, level, seed)
-    results = [bootstrap.result("all", "all", np.ones(len(ages), dtype=bool))]
-    absent = []
-    for grouping in by:
-        groups = _groups(grouping, labels)
-        if groups is None:
-            absent.append(grouping)
+    groupings, absent = [Grouping("all", ("all",), np.zeros(len(ages), dtype=np.int64))], []
+    for name in by:
+        grouping = group(name, labels)
+        if grouping is None:
+            absent.append(name)
         else:
-            results += [bootstrap.result(grouping, name, members) for name, members in groups.items()]
+            groupings.append(grouping)
+    persons = people(labels)
+    results = _results(measures, groupings, persons, replicates, level, seed)
     return Evaluation(
         system=predictions.source if system is None else system,
+        digest=_file_digest(predictions.source) if digest is None else digest,
         manifest=str(manifest.attrs.get("path", "")),
         split=split,
         images=len(ages),
+        people=int(persons.max()) + 1,
         match=match,
+        labels=labels,
+        failures=manifest.iloc[match.unanswered].reset_index(drop=True),
         predictions=predictions,
         intervals=_intervals_name(predictions, calibration),
         threshold=threshold,
@@ -339,6 +386,7 @@ def evaluate_model(
         replicates=replicates,
         seed=seed,
         system=estimator.card.name,
+        digest=estimator.card.digest,
     )
 
 
@@ -351,36 +399,84 @@ class _Measure:
     statistic: Callable[[FloatArray], FloatArray]
 
 
-class _Bootstrap:
-    """Computes all measures of a group from one set of draws."""
+def _results(
+    measures: list[_Measure],
+    groupings: list[Grouping],
+    persons: NDArray[np.int64],
+    replicates: int,
+    level: float,
+    seed: int,
+) -> list[GroupResult]:
+    """Compute all measures of all groups; the groupings share their draws as far as memory allows."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in 0 … 1, not {level}")
+    columns = np.concatenate([measure.columns for measure in measures], axis=1, dtype=np.float64)
+    places: dict[str, slice] = {}
+    start = 0
+    for measure in measures:
+        places[measure.name] = slice(start, start := start + measure.columns.shape[1])
+    results: list[GroupResult] = []
+    waiting: list[tuple[Grouping, list[_Measure]]] = []
+    held = 0
 
-    def __init__(self, measures: list[_Measure], replicates: int, level: float, seed: int) -> None:
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie in 0 … 1, not {level}")
-        self._measures = measures
-        self._columns = np.concatenate([measure.columns for measure in measures], axis=1, dtype=np.float64)
-        self._replicates = replicates
-        self._tails = [(1 - level) / 2, (1 + level) / 2]
-        self._seed = seed
+    def draw() -> None:
+        partitions = []
+        for grouping, shown in waiting:
+            wanted = [column for measure in shown for column in range(*places[measure.name].indices(start))]
+            partitions.append(
+                metrics.Partition(
+                    grouping.codes,
+                    len(grouping.groups),
+                    None if len(wanted) == start else tuple(wanted),
+                )
+            )
+        means = metrics.bootstrap_group_means(columns, partitions, replicates, seed, persons)
+        for (grouping, shown), drawn in zip(waiting, means, strict=True):
+            own = {measure.name: columns[:, places[measure.name]] for measure in shown}
+            results.extend(_group_results(grouping, shown, own, drawn, persons, level))
 
-    def result(self, grouping: str, group: str, members: NDArray[np.bool_]) -> GroupResult:
-        count = int(members.sum())
+    for grouping in groupings:
+        shown = [measure for measure in measures if _applies(measure.name, grouping.name)]
+        size = replicates * len(grouping.groups) * sum(measure.columns.shape[1] for measure in shown)
+        if waiting and held + size > _DRAWN:
+            draw()
+            waiting.clear()
+            held = 0
+        waiting.append((grouping, shown))
+        held += size
+    draw()
+    return results
+
+
+def _applies(metric: str, grouping: str) -> bool:
+    if ":" in grouping or grouping == "five_years":
+        return metric in IN_CROSSINGS
+    return metric != "AAR" or grouping not in BY_AGE
+
+
+def _group_results(
+    grouping: Grouping,
+    measures: list[_Measure],
+    columns: dict[str, FloatArray],
+    drawn: FloatArray,
+    persons: NDArray[np.int64],
+    level: float,
+) -> Iterator[GroupResult]:
+    """Yield the result of each group; ``drawn`` (R, G, M) holds the drawn means of the measures' columns."""
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    for position, name in enumerate(grouping.groups):
+        members = grouping.members(position)
+        count, individuals = int(members.sum()), len(np.unique(persons[members]))
         values: dict[str, BootstrapInterval] = {}
-        if count:
-            columns = self._columns[members]
-            means = columns.mean(axis=0)
-            drawn = metrics.bootstrap_means(columns, self._replicates, self._seed)
-            start = 0
-            for measure in self._measures:
-                part = slice(start, start := start + measure.columns.shape[1])
-                if measure.name == "AAR" and grouping in _BY_AGE:
-                    continue
-                value = float(measure.statistic(means[part]))
-                low = high = math.nan
-                if math.isfinite(value):
-                    low, high = np.nanquantile(measure.statistic(drawn[:, part]), self._tails).tolist()
-                values[measure.name] = BootstrapInterval(value, low, high)
-        return GroupResult(grouping, group, count, count < SMALL_GROUP, values)
+        start = 0
+        for measure in measures if count else ():
+            part = slice(start, start := start + measure.columns.shape[1])
+            value = float(measure.statistic(columns[measure.name][members].mean(axis=0)))
+            low = high = math.nan
+            if math.isfinite(value):
+                low, high = np.nanquantile(measure.statistic(drawn[:, position, part]), tails).tolist()
+            values[measure.name] = BootstrapInterval(value, low, high)
+        yield GroupResult(grouping.name, name, count, individuals, individuals < SMALL_GROUP, values)
 
 
 def _mean(means: FloatArray) -> FloatArray:
@@ -468,49 +564,35 @@ def _reliability(probability: FloatArray, reached: NDArray[np.bool_]) -> tuple[R
     return tuple(rows)
 
 
-def _groups(grouping: str, labels: pd.DataFrame) -> dict[str, NDArray[np.bool_]] | None:
-    """Give the members of each group; None where the manifest has no value at all."""
-    if grouping in _BY_AGE:
-        completed = np.floor(labels["age"].to_numpy(dtype=np.float64))
-        bands = AGE_BANDS if grouping == "age_band" else metrics.AAR_GROUPS
-        return {
-            f"{first}+" if last is None else f"{first}-{last}": (completed >= first)
-            & (completed <= (math.inf if last is None else last))
-            for first, last in bands
-        }
-    if grouping not in labels.columns:
-        if grouping in COLUMNS:
-            return None
-        columns = ", ".join(str(column) for column in labels.columns)
-        raise InputError(f"no such grouping: {grouping!r} (age_band, aar_group, or a column: {columns})")
-    texts = labels[grouping].fillna("").astype(str).to_numpy(dtype=np.str_)
-    if not (texts != "").any():
-        return None
-    names = sorted(set(texts.tolist()) - {""})
-    groups = {name: texts == name for name in names}
-    if (texts == "").any():
-        groups[_UNKNOWN] = (texts == "") | groups.get(_UNKNOWN, np.zeros(len(texts), dtype=bool))
-    return groups
-
-
 def _intervals_name(predictions: Predictions, calibration: Calibration | None) -> str:
     if predictions.distribution is None:
         return "none"
     return "central mass" if calibration is None else "conformal"
 
 
-def _cell(interval: BootstrapInterval | None) -> str:
+def _file_digest(source: str) -> str:
+    try:
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _cell(name: str, result: GroupResult) -> str:
+    interval = result.metrics.get(name)
     if interval is None or not math.isfinite(interval.value):
         return ""
+    if result.rate_hidden(name):
+        return TOO_FEW
     digits = 3 if abs(interval.value) < 1 else 2
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Make a value fit for JSON, down into its parts: tuples are lists, what is not a number is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
+        return [json_value(item) for item in value]
     return value

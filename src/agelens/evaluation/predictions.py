@@ -164,6 +164,7 @@ class Match:
         predicted: (M,) positions in the predictions: one face with an age for each matched image.
         labelled: (M,) positions in the manifest, in its order.
         failed: Path and error of the images for which the system gave no age.
+        unanswered: (F,) positions in the manifest of the failed images, in the same order.
         missing: Paths of the manifest without any prediction.
         unknown: Paths of the predictions that the manifest lacks.
         further_faces: Faces beyond the first of an image; they are not evaluated.
@@ -172,6 +173,7 @@ class Match:
     predicted: NDArray[np.int64]
     labelled: NDArray[np.int64]
     failed: tuple[tuple[str, str], ...]
+    unanswered: NDArray[np.int64]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     further_faces: int
@@ -211,9 +213,10 @@ def match_manifest(
     first: dict[int, int] = {}
     unknown: list[str] = []
     further_faces = 0
+    names = predictions.frame["path"].astype(str).tolist()
     order = np.argsort(predictions.frame["face"].to_numpy(), kind="stable")
     for position in order.tolist():
-        text = str(predictions.frame["path"].iat[position])
+        text = names[position]
         row = _find_row(text, rows, folder)
         if row is None:
             unknown.append(text)
@@ -229,14 +232,15 @@ def match_manifest(
     errors = predictions.frame["error"].tolist()
     without_age = predictions.frame["age"].isna().tolist()
     answered = [row for row in wanted_rows if row in first]
-    failed = [(texts[row], errors[first[row]]) for row in answered if without_age[first[row]]]
+    unanswered = [row for row in answered if without_age[first[row]]]
     matched = [row for row in answered if not without_age[first[row]]]
     if not matched:
         raise PredictionsError(predictions.source, "no image of the manifest has a predicted age")
     return Match(
         predicted=np.array([first[row] for row in matched], dtype=np.int64),
         labelled=np.array(matched, dtype=np.int64),
-        failed=tuple(failed),
+        failed=tuple((texts[row], errors[first[row]]) for row in unanswered),
+        unanswered=np.array(unanswered, dtype=np.int64),
         missing=tuple(missing),
         unknown=tuple(sorted(set(unknown))),
         further_faces=further_faces,
@@ -249,16 +253,17 @@ def _manifest_rows(manifest: pd.DataFrame) -> dict[str, int]:
     rows: dict[str, int] = {}
     root = manifest.attrs.get("root")
     if root is not None:
-        rows.update({os.path.abspath(os.path.join(root, text)): row for row, text in enumerate(texts)})
+        folder = os.path.abspath(root)
+        rows.update({os.path.normpath(os.path.join(folder, text)): row for row, text in enumerate(texts)})
     rows.update({text: row for row, text in enumerate(texts)})
     return rows
 
 
 def _find_row(text: str, rows: dict[str, int], folder: Path) -> int | None:
-    for candidate in (os.path.normpath(text), os.path.abspath(text), os.path.abspath(folder / text)):
-        if candidate in rows:
-            return rows[candidate]
-    return None
+    row = rows.get(os.path.normpath(text))
+    if row is None:
+        row = rows.get(os.path.abspath(text))
+    return rows.get(os.path.abspath(folder / text)) if row is None else row
 
 
 def _refuse_missing(source: str, missing: list[str], wanted: int, unknown: list[str]) -> None:

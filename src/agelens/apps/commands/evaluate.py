@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, print_table
-from agelens.errors import MissingExtraError
+from agelens.errors import InputError, MissingExtraError
 
 __all__ = ["evaluate", "model_of"]
 
@@ -24,17 +24,57 @@ class Images(StrEnum):
     photos = "photos"
 
 
-@command("nothing was written", extra="report")
+class Labels(StrEnum):
+    """What the labels of a manifest mean."""
+
+    real = "real"
+    apparent = "apparent"
+    estimated = "estimated"
+
+
+@command("what was written is whole", extra="report")
 def evaluate(
     system: Annotated[str, typer.Argument(help="Model, run, or table of predictions (.csv).")],
     data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all. [test, or what the protocol tests]")
+    ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="age_band, aar_group or a column; may be repeated. [age_band gender ethnicity]"),
+        typer.Option(
+            help="age_band, pose, eye_distance, aar_group, a column, or a crossing as gender:ethnicity; "
+            "several with commas or by repeating it. [age_band,gender,ethnicity; --report adds pose]"
+        ),
     ] = None,
     images: Annotated[Images, typer.Option(help="What the manifest's images are.")] = Images.aligned,
-    threshold: Annotated[float, typer.Option(help="Years for the accuracy of P(age >= threshold).")] = 18,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write report.html, report.json, predictions and plots to this folder."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Age in years that must be reached; repeat it for several assurance pages. [18]"),
+    ] = None,
+    challenge: Annotated[
+        list[float] | None,
+        typer.Option(help="Challenge age of each threshold, in years. [the threshold + 7]"),
+    ] = None,
+    false_positive_rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Wished-for share of under-age passed, 0 to 1; may be repeated. [0.01 0.05]"),
+    ] = None,
+    certainty: Annotated[
+        float, typer.Option(help="P(age >= threshold) from which a person is passed, 0.5 to 1.")
+    ] = 0.95,
+    labels: Annotated[
+        Labels | None, typer.Option(help="What the labels are: for the report's stamp.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Judge what this protocol tests, in all of its folds.")
+    ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Show the worst cases' faces in the report.")
+    ] = False,
     json_: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Write the model's predictions to this file.")
@@ -49,19 +89,47 @@ def evaluate(
     from agelens.data.manifest import read_manifest
     from agelens.evaluation.evaluate import evaluate as compare
     from agelens.evaluation.evaluate import evaluate_model
+    from agelens.evaluation.groups import split_groupings
+    from agelens.evaluation.pooled import pooled_run, rows_tested
     from agelens.evaluation.predictions import read_predictions, write_predictions
 
-    groupings = tuple(by) if by else ("age_band", "gender", "ethnicity")
-    rows, part = read_manifest(data), None if split == "all" else split
+    thresholds = threshold or [18.0]
+    challenges: list[float | None] = [*challenge] if challenge else [None for _ in thresholds]
+    if len(challenges) != len(thresholds):
+        raise InputError(f"{len(challenges)} challenge ages for {len(thresholds)} thresholds")
+    rates = false_positive_rate or [0.01, 0.05]
+    asked = split_groupings(by or ["age_band,gender,ethnicity" + (",pose" if report else "")])
+    groupings = asked
+    if report is not None:
+        from agelens.evaluation.assurance import assure, check_settings
+        from agelens.evaluation.report import make_stamp, report_groupings, write_report
+
+        groupings = report_groupings(asked)
+        for age, upper in zip(thresholds, challenges, strict=True):
+            check_settings(age, upper, rates, certainty)
+    manifest = read_manifest(data)
+    folds = pooled_run(system)
+    if folds is not None:
+        system = str(folds.predictions)
+        protocol = protocol or folds.protocol
+    rows, folds_digest = manifest, ""
+    if protocol is not None:
+        if split is not None:
+            raise InputError(f"--split {split} and the protocol {protocol} say both what is tested")
+        same = folds is not None and protocol == folds.protocol
+        rows, folds_digest = rows_tested(manifest, protocol, folds.digest if folds and same else None)
+        part = None
+    else:
+        part = None if split == "all" else split or "test"
     count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
-    with progress_bar("images") as report, model_of(system) as model:
+    with progress_bar("images") as show, model_of(system) as model:
         if system.lower().endswith(".csv"):
             found = compare(
                 read_predictions(system),
                 rows,
                 groupings,
                 split=part,
-                threshold=threshold,
+                threshold=thresholds[0],
                 allow_missing=allow_missing,
             )
         else:
@@ -71,23 +139,48 @@ def evaluate(
                 part,
                 images.value,
                 by=groupings,
-                threshold=threshold,
+                threshold=thresholds[0],
                 threads=threads,
-                progress=lambda done: report(done, count),
+                progress=lambda done: show(done, count),
             )
-    typer.echo(f"{found.system} on {found.manifest}, split {split}: {found.images} images")
-    typer.echo(f"intervals: {found.intervals}; * = a group of few images; [95 % bootstrap interval]")
+    said = f"protocol {protocol}" if protocol else f"split {part or 'all'}"
+    typer.echo(f"{found.system} on {found.manifest}, {said}: {found.images} images")
+    typer.echo(f"intervals: {found.intervals}; * = a group of few people; [95 % bootstrap interval]")
     match = found.match
     for name, paths in (("failed", match.failed), ("missing", match.missing), ("unknown", match.unknown)):
         if paths:
             typer.echo(f"{name}: {len(paths)} images")
+    for name in found.absent:
+        if name in asked:
+            typer.echo(f"no values of {name} in the manifest")
     shown = [name for name in found.overall if not name.startswith("width")]
-    table = found.rows(shown)
+    table = [row for row in found.rows(shown) if row["grouping"] in ("all", *asked)]
     print_table(tuple(table[0]), [tuple(row.values()) for row in table])
     if json_ is not None:
         found.write_json(json_)
     if predictions is not None:
         write_predictions(found.predictions, predictions)
+    if report is not None:
+        pages = [
+            assure(
+                found,
+                asked,
+                threshold=age,
+                challenge=upper,
+                wished=rates,
+                certainty=certainty,
+            )
+            for age, upper in zip(thresholds, challenges, strict=True)
+        ]
+        stamp = make_stamp(
+            found,
+            manifest,
+            labels=None if labels is None else labels.value,
+            protocol=protocol,
+            protocol_digest=folds_digest,
+            images="" if system.lower().endswith(".csv") else images.value,
+        )
+        typer.echo(f"wrote {write_report(report, found, pages, stamp, thumbnails=thumbnails)}")
 
 
 @contextlib.contextmanager

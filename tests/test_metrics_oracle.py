@@ -1,0 +1,403 @@
+"""Every metric against an oracle in plain Python that knows nothing of agelens.
+
+The oracle (everything above the line) uses loops, and definitions other than those the package computes by:
+CRPS as an integral of squared steps, the binomial bounds by bisection of exact sums. It is compared to 1e-12
+on random and on degenerate input.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Numbers = Sequence[float]
+Mass = Sequence[Sequence[float]]
+
+
+def mean(values: Numbers) -> float:
+    return math.fsum(values) / len(values)
+
+
+def oracle_mae(said: Numbers, true: Numbers) -> float:
+    return mean([abs(a - b) for a, b in zip(said, true, strict=True)])
+
+
+def oracle_rmse(said: Numbers, true: Numbers) -> float:
+    return math.sqrt(mean([(a - b) ** 2 for a, b in zip(said, true, strict=True)]))
+
+
+def oracle_bias(said: Numbers, true: Numbers) -> float:
+    return mean([a - b for a, b in zip(said, true, strict=True)])
+
+
+def oracle_ca(said: Numbers, true: Numbers, n: float) -> float:
+    hits = 0
+    for a, b in zip(said, true, strict=True):
+        if -n < a - b < n:
+            hits += 1
+    return 100 * hits / len(said)
+
+
+def oracle_epsilon(said: Numbers, centre: Numbers, spread: Numbers) -> float:
+    scores = []
+    for a, m, s in zip(said, centre, spread, strict=True):
+        if s == 0:
+            scores.append(0.0 if a == m else 1.0)
+        else:
+            scores.append(1 - math.exp(-((a - m) ** 2) / (2 * s * s)))
+    return mean(scores)
+
+
+GROUPS = [(1, 10), (11, 20), (21, 30), (31, 40), (41, 50), (51, 60), (61, 70), (71, 81)]
+
+
+def oracle_aar(said: Numbers, true: Numbers) -> tuple[float, float, list[float | None]]:
+    """AAR, sigma, MAE by group (None where a group is empty)."""
+    overall = oracle_mae(said, true)
+    by_group: list[float | None] = []
+    for first, last in GROUPS:
+        errors = [abs(a - b) for a, b in zip(said, true, strict=True) if first <= int(b // 1) <= last]
+        by_group.append(mean(errors) if errors else None)
+    squares = [(value - overall) ** 2 for value in by_group if value is not None]
+    sigma = math.sqrt(mean(squares))
+    return max(0.0, 7 - overall) + max(0.0, 3 - sigma), sigma, by_group
+
+
+def oracle_coverage(true: Numbers, low: Numbers, high: Numbers) -> float:
+    return sum(a <= t <= b for t, a, b in zip(true, low, high, strict=True)) / len(true)
+
+
+def oracle_width(low: Numbers, high: Numbers) -> float:
+    return mean([b - a for a, b in zip(low, high, strict=True)])
+
+
+def oracle_crps(mass: Mass, youngest: int, true: Numbers) -> float:
+    """The integral of (F(x) - [x >= age])^2 over x, step by step."""
+    scores = []
+    for row, age in zip(mass, true, strict=True):
+        jumps = sorted([(float(youngest + k), p, 0) for k, p in enumerate(row)] + [(float(age), 0.0, 1)])
+        pieces, below, passed = [], 0.0, 0
+        for place, (x, p, is_age) in enumerate(jumps[:-1]):
+            below += p
+            passed += is_age
+            pieces.append((below - passed) ** 2 * (jumps[place + 1][0] - x))
+        scores.append(math.fsum(pieces))
+    return mean(scores)
+
+
+def oracle_nll(mass: Mass, youngest: int, true: Numbers) -> float:
+    scores = []
+    for row, age in zip(mass, true, strict=True):
+        place = min(max(math.floor(age) - youngest, 0), len(row) - 1)
+        scores.append(-math.log(max(row[place], 1e-12)))
+    return mean(scores)
+
+
+def oracle_pit(mass: Mass, youngest: int, true: Numbers) -> list[float]:
+    """The mass below the age, that of bin l spread evenly from l - 1/2 to l + 1/2."""
+    result = []
+    for row, age in zip(mass, true, strict=True):
+        parts = []
+        for k, p in enumerate(row):
+            left = youngest + k - 0.5
+            parts.append(p * (0.0 if age <= left else 1.0 if age >= left + 1 else age - left))
+        result.append(min(1.0, math.fsum(parts) / math.fsum(row)))
+    return result
+
+
+def oracle_at_least(mass: Mass, youngest: int, threshold: float) -> list[float]:
+    return [
+        math.fsum(p for k, p in enumerate(row) if youngest + k >= threshold) / math.fsum(row) for row in mass
+    ]
+
+
+def oracle_brier(probability: Numbers, reached: Sequence[bool]) -> float:
+    return mean([(p - (1 if r else 0)) ** 2 for p, r in zip(probability, reached, strict=True)])
+
+
+def oracle_accuracy(probability: Numbers, reached: Sequence[bool]) -> float:
+    return 100 * sum((p >= 0.5) == r for p, r in zip(probability, reached, strict=True)) / len(probability)
+
+
+def oracle_quantile(values: Numbers, q: float) -> float:
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    under = math.floor(place)
+    over = min(under + 1, len(ordered) - 1)
+    return ordered[under] + (ordered[over] - ordered[under]) * (place - under)
+
+
+def oracle_draws(count: int, replicates: int, seed: int) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, count, count).tolist() for _ in range(replicates)]
+
+
+def oracle_binomial(hits: int, trials: int, level: float) -> tuple[float, float]:
+    """Clopper-Pearson by bisection of the binomial sums."""
+
+    def upto(k: int, p: float) -> float:
+        return math.fsum(math.comb(trials, j) * p**j * (1 - p) ** (trials - j) for j in range(k + 1))
+
+    def solve(rises: Callable[[float], bool]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (low, middle) if rises(middle) else (middle, high)
+        return (low + high) / 2
+
+    tail = (1 - level) / 2
+    lower = 0.0 if hits == 0 else solve(lambda p: 1 - upto(hits - 1, p) > tail)
+    upper = 1.0 if hits == trials else solve(lambda p: upto(hits, p) < tail)
+    return lower, upper
+
+
+# --------------------------------------------------------------------------- the package against the oracle
+
+from agelens import metrics  # noqa: E402
+from agelens.label_distribution import AgeBins, probability_at_least  # noqa: E402
+
+TIGHT = {"rel": 1e-12, "abs": 1e-12}
+YOUNGEST, OLDEST = 0, 100
+BINS = AgeBins(YOUNGEST, OLDEST)
+
+
+def test_the_oracle_knows_nothing_of_agelens() -> None:
+    above, line, _ = Path(__file__).read_text(encoding="utf-8").partition("# " + "-" * 74)
+    assert line
+    imported = {
+        name
+        for node in ast.walk(ast.parse(above))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+    }
+    assert not {name for name in imported if name and "agelens" in name}
+
+
+class Case:
+    """Estimates, labels and distributions of one input."""
+
+    def __init__(self, said: Any, true: Any, spread: Any, mass: Any) -> None:
+        self.said, self.true, self.spread = (np.asarray(x, dtype=np.float64) for x in (said, true, spread))
+        self.mass = np.asarray(mass, dtype=np.float64)
+        self.low, self.high = self.said - self.spread, self.said + 2 * self.spread
+
+
+def random_case(seed: int, count: int) -> Case:
+    random = np.random.default_rng(seed)
+    true = random.uniform(0, 110, count)
+    whole = random.random(count) < 0.5
+    true[whole] = np.floor(true[whole])
+    said = true + random.normal(0, 6, count)
+    mass = random.dirichlet(np.full(len(BINS), 0.05), count)
+    return Case(said, true, random.choice([0.0, 1.0, 4.2], count), mass)
+
+
+def peaked(ages: Sequence[int]) -> np.ndarray:
+    return np.eye(len(BINS))[np.asarray(ages)]
+
+
+CASES = {
+    **{f"random-{seed}": random_case(seed, 40 + 61 * seed) for seed in range(4)},
+    "one": Case([20.0], [25.0], [0.0], peaked([20])),
+    "perfect": Case([3.0, 50.0, 90.0], [3.0, 50.0, 90.0], [0.0, 0.0, 1.0], peaked([3, 50, 90])),
+    "hopeless": Case([0.0, 100.0], [80.0, 1.0], [0.0, 0.0], peaked([0, 100])),
+    "one group only": Case([24.0, 29.0], [21.0, 30.0], [1.0, 2.0], peaked([24, 29])),
+    "older than the bins": Case([100.0, 99.0], [116.0, 70.5], [1.0, 1.0], peaked([100, 99])),
+    "flat": Case([50.0] * 3, [0.0, 50.0, 100.0], [2.0] * 3, np.full((3, 101), 1 / 101)),
+    "on the edge": Case([23.0, 27.0, 25.0], [20.0, 20.0, 20.0], [3.0, 0.0, 5.0], peaked([23, 27, 25])),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+class TestPoint:
+    def test_mae(self, case: Case) -> None:
+        assert metrics.mae(case.said, case.true) == pytest.approx(oracle_mae(case.said, case.true), **TIGHT)
+
+    def test_rmse(self, case: Case) -> None:
+        assert metrics.rmse(case.said, case.true) == pytest.approx(oracle_rmse(case.said, case.true), **TIGHT)
+
+    def test_bias(self, case: Case) -> None:
+        assert metrics.bias(case.said, case.true) == pytest.approx(oracle_bias(case.said, case.true), **TIGHT)
+
+    @pytest.mark.parametrize("n", [0.5, 3, 5, 7, 200])
+    def test_cumulative_accuracy(self, case: Case, n: float) -> None:
+        found = metrics.cumulative_accuracy(case.said, case.true, n)
+        assert found == pytest.approx(oracle_ca(case.said, case.true, n), **TIGHT)
+
+    def test_epsilon_error(self, case: Case) -> None:
+        found = metrics.epsilon_error(case.said, case.true, case.spread)
+        assert found == pytest.approx(oracle_epsilon(case.said, case.true, case.spread), **TIGHT)
+
+    def test_aar(self, case: Case) -> None:
+        found = metrics.aar(case.said, case.true)
+        value, sigma, groups = oracle_aar(case.said, case.true)
+        assert (found.aar, found.sigma) == pytest.approx((value, sigma), **TIGHT)
+        assert found.mae == pytest.approx(oracle_mae(case.said, case.true), **TIGHT)
+        for mine, theirs in zip(found.group_mae, groups, strict=True):
+            assert math.isnan(mine) if theirs is None else mine == pytest.approx(theirs, **TIGHT)
+        assert len(found.empty) == groups.count(None)
+
+
+class TestDistribution:
+    def test_coverage_and_width(self, case: Case) -> None:
+        assert metrics.coverage(case.true, case.low, case.high) == pytest.approx(
+            oracle_coverage(case.true, case.low, case.high), **TIGHT
+        )
+        assert metrics.interval_width(case.low, case.high) == pytest.approx(
+            oracle_width(case.low, case.high), **TIGHT
+        )
+
+    def test_crps(self, case: Case) -> None:
+        found = metrics.crps(case.mass, BINS, case.true)
+        assert found == pytest.approx(oracle_crps(case.mass, YOUNGEST, case.true), **TIGHT)
+
+    def test_nll(self, case: Case) -> None:
+        found = metrics.negative_log_likelihood(case.mass, BINS, case.true)
+        assert found == pytest.approx(oracle_nll(case.mass, YOUNGEST, case.true), **TIGHT)
+
+    def test_pit(self, case: Case) -> None:
+        found = metrics.pit(case.mass, BINS, case.true).tolist()
+        assert found == pytest.approx(oracle_pit(case.mass, YOUNGEST, case.true), **TIGHT)
+
+    @pytest.mark.parametrize("threshold", [0, 17.5, 18, 100, 101])
+    def test_probability_at_least(self, case: Case, threshold: float) -> None:
+        found = probability_at_least(case.mass, BINS, threshold).tolist()
+        assert found == pytest.approx(oracle_at_least(case.mass, YOUNGEST, threshold), **TIGHT)
+
+
+class TestBootstrap:
+    def test_means_are_those_of_the_drawn_images(self, case: Case) -> None:
+        columns = np.column_stack([case.said, case.true])
+        found = metrics.bootstrap_means(columns, replicates=25, seed=3)
+        for row, drawn in zip(found, oracle_draws(len(case.said), 25, 3), strict=True):
+            expected = [mean([columns[k, column] for k in drawn]) for column in range(2)]
+            assert row.tolist() == pytest.approx(expected, **TIGHT)
+
+    def test_interval(self, case: Case) -> None:
+        found = metrics.bootstrap_interval(case.said, replicates=40, level=0.8, seed=5)
+        drawn = [mean([case.said[k] for k in draw]) for draw in oracle_draws(len(case.said), 40, 5)]
+        expected = (mean(case.said), oracle_quantile(drawn, 0.1), oracle_quantile(drawn, 0.9))
+        assert (found.value, found.low, found.high) == pytest.approx(expected, **TIGHT)
+
+    def test_paired(self, case: Case) -> None:
+        found = metrics.paired_bootstrap(case.said, case.true, replicates=40, level=0.9, seed=7)
+        gaps = [a - b for a, b in zip(case.said, case.true, strict=True)]
+        drawn = [mean([gaps[k] for k in draw]) for draw in oracle_draws(len(gaps), 40, 7)]
+        assert found.difference == pytest.approx(mean(gaps), **TIGHT)
+        assert (found.low, found.high) == pytest.approx(
+            (oracle_quantile(drawn, 0.05), oracle_quantile(drawn, 0.95)), **TIGHT
+        )
+        beyond = min(sum(d <= 1e-13 for d in drawn), sum(d >= -1e-13 for d in drawn))
+        assert found.p == pytest.approx(min(1.0, 2 * (beyond + 1) / 41), **TIGHT)
+
+    @pytest.mark.parametrize("persons", [False, True])
+    def test_groups(self, case: Case, persons: bool) -> None:
+        count = len(case.said)
+        random = np.random.default_rng(11)
+        first, second = random.integers(-1, 3, count), random.integers(0, 2, count)
+        who = random.integers(0, max(1, count // 3), count) if persons else np.arange(count)
+        who = np.unique(who, return_inverse=True)[1]
+        columns = np.column_stack([case.said, case.true, case.spread])
+        found = metrics.bootstrap_group_means(
+            columns,
+            [metrics.Partition(first, 4), metrics.Partition(second, 2, (2, 0))],
+            replicates=20,
+            seed=9,
+            people=who if persons else None,
+        )
+        for place, draw in enumerate(oracle_draws(int(who.max()) + 1, 20, 9)):
+            images = [k for person in draw for k in range(count) if who[k] == person]
+            for codes, groups, wanted, means in (
+                (first, 4, (0, 1, 2), found[0]),
+                (second, 2, (2, 0), found[1]),
+            ):
+                for group in range(groups):
+                    members = [k for k in images if codes[k] == group]
+                    for column, value in zip(wanted, means[place, group], strict=True):
+                        if members:
+                            expected = mean([columns[k, column] for k in members])
+                            assert value == pytest.approx(expected, rel=1e-12, abs=1e-11)
+                        else:
+                            assert math.isnan(value)
+
+    def test_by_group(self, case: Case) -> None:
+        names = ["old" if age >= 40 else "young" for age in case.true]
+        found = metrics.by_group(metrics.mae, names, case.said, case.true, order=["young", "old", "none"])
+        for name, result in found.items():
+            members = [k for k, other in enumerate(names) if other == name]
+            assert result.count == len(members)
+            if members:
+                expected = oracle_mae(case.said[members], case.true[members])
+                assert result.value == pytest.approx(expected, **TIGHT)
+            else:
+                assert math.isnan(result.value)
+
+
+class TestEvaluation:
+    """The metrics that only an evaluation computes, and that it joins the right columns."""
+
+    def test_overall(self, case: Case) -> None:
+        pd = pytest.importorskip("pandas", reason="evaluation needs the extra report")
+        from agelens.data.manifest import check_manifest
+        from agelens.evaluation.evaluate import evaluate
+        from agelens.evaluation.predictions import Predictions, check_predictions
+
+        paths = [f"{k}.png" for k in range(len(case.said))]
+        labels = check_manifest(
+            pd.DataFrame({"path": paths, "age": case.true, "age_std": case.spread}), "m.csv"
+        )
+        table = pd.DataFrame({"path": paths, "age": case.said, "low": case.low, "high": case.high})
+        said = Predictions(check_predictions(table, "p.csv"), case.mass, BINS, "p.csv")
+        found = evaluate(said, labels, (), threshold=18, replicates=5)
+        adult = oracle_at_least(case.mass, YOUNGEST, 18)
+        reached = [age >= 18 for age in case.true]
+        value, *_ = oracle_aar(case.said, case.true)
+        expected = {
+            "MAE": oracle_mae(case.said, case.true),
+            "RMSE": oracle_rmse(case.said, case.true),
+            "bias": oracle_bias(case.said, case.true),
+            **{f"CA({n})": oracle_ca(case.said, case.true, n) for n in (3, 5, 7)},
+            "AAR": value,
+            "ε-error": oracle_epsilon(case.said, case.true, case.spread),
+            "coverage(stated)": oracle_coverage(case.true, case.low, case.high),
+            "width(stated)": oracle_width(case.low, case.high),
+            "CRPS": oracle_crps(case.mass, YOUNGEST, case.true),
+            "NLL": oracle_nll(case.mass, YOUNGEST, case.true),
+            "accuracy(18+)": oracle_accuracy(adult, reached),
+            "Brier(18+)": oracle_brier(adult, reached),
+        }
+        for name, number in expected.items():
+            assert found.overall[name].value == pytest.approx(number, **TIGHT), name
+        places = [min(int(10 * p), 9) for p in oracle_pit(case.mass, YOUNGEST, case.true)]
+        assert list(found.pit_histogram) == pytest.approx(
+            [places.count(k) / len(places) for k in range(10)], **TIGHT
+        )
+        tenths = [min(int(10 * p), 9) for p in adult]
+        for k, row in enumerate(found.reliability):
+            members = [n for n, tenth in enumerate(tenths) if tenth == k]
+            assert row.count == len(members)
+            if members:
+                assert row.predicted == pytest.approx(mean([adult[n] for n in members]), **TIGHT)
+                assert row.observed == pytest.approx(mean([float(reached[n]) for n in members]), **TIGHT)
+
+
+class TestRates:
+    @pytest.mark.parametrize(
+        ("hits", "trials"), [(0, 1), (1, 1), (0, 30), (1, 30), (15, 30), (29, 30), (30, 30), (7, 211)]
+    )
+    @pytest.mark.parametrize("level", [0.8, 0.95])
+    def test_binomial_interval(self, hits: int, trials: int, level: float) -> None:
+        assurance = pytest.importorskip("agelens.evaluation.assurance", reason="needs the extra report")
+        found = assurance.binomial_interval(hits, trials, level)
+        assert found == pytest.approx(oracle_binomial(hits, trials, level), **TIGHT)
