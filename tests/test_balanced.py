@@ -185,10 +185,26 @@ def test_the_loss_is_eq_4_with_the_representations_mae() -> None:
 def test_ages_without_an_image_are_told_and_one_age_is_refused() -> None:
     stage = _stage()
     told = stage.look(_crops([1.0, 1.0, 40.0, 95.0]), _crops([10.0]))
-    assert "78 ages have no training image" in told[1]
-    assert stage.order(stage.sets["train"], 0, torch.Generator()).rows.shape == (4,)
-    with pytest.raises(InputError, match=r"one age \(40\)"):
+    assert "79 ages have no training image" in told[1]
+    assert told[2] == "1 training images are not aged 1 to 81 and are never drawn"
+    order = stage.order(stage.sets["train"], 0, torch.Generator())
+    assert order.rows.shape == (4,)
+    assert set(order.rows) <= {0, 1, 2}
+    everyone = _stage(ages=(0, 130))
+    everyone.look(_crops([1.0, 95.0]), _crops([10.0]))
+    assert set(everyone.order(everyone.sets["train"], 0, torch.Generator()).rows) <= {0, 1}
+    with pytest.raises(InputError, match="of 1 age"):
         _stage().look(_crops([40.0, 40.9]), _crops([10.0]))
+    with pytest.raises(InputError, match="0 training images"):
+        _stage().look(_crops([90.0, 95.0]), _crops([10.0]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_the_constant_can_be_a_share_of_the_mae(share: float) -> None:
+    stage = _stage(share=share)
+    logits = torch.zeros(1, 81)  # expects 40
+    parts = stage.loss(Outputs(torch.zeros(1, 4), logits, None), torch.zeros(1), torch.tensor([30.0]))
+    assert parts["square"].item() == pytest.approx((10 - share * 4.0) ** 2, rel=1e-5)
 
 
 def test_a_network_without_a_distribution_cannot_be_balanced() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
-from agelens.data.crops import load_crops
+from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
-from agelens.methods.fit import learning_rate, run_on_crops
+from agelens.methods.fit import fit, learning_rate, run_on_crops
 from agelens.methods.generations import estimate_stage, generation_table
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run, read_tensors, write_tensors
+from agelens.methods.stage import Order, Stage, Validation
 from agelens.methods.train import best_stage, export_run, load_network, train
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
 from agelens.networks.age_network import Outputs
@@ -374,3 +376,163 @@ def test_grey_views_have_no_colour() -> None:
     pixels = grey * std + mean
     torch.testing.assert_close(pixels[:, 0], pixels[:, 1], atol=1e-5, rtol=0)
     torch.testing.assert_close(pixels[:, 0], pixels[:, 2], atol=1e-5, rtol=0)
+
+
+def test_schedules_of_other_papers() -> None:
+    steps = TrainSettings(schedule="milestones", learning_rate=1.0, milestones=(2, 3), gamma=0.1)
+    assert [learning_rate(s, 50, 10, steps) for s in (0, 19, 20, 30, 49)] == pytest.approx(
+        [1.0, 1.0, 0.1, 0.01, 0.01]
+    )
+    listed = TrainSettings(schedule="rates", rates=((0, 5e-4), (2, 1e-4)), batch_size=64, rate_batch=32)
+    assert [learning_rate(s, 40, 10, listed) for s in (0, 19, 20, 39)] == pytest.approx(
+        [1e-3, 1e-3, 2e-4, 2e-4]
+    )
+    scaled = TrainSettings(schedule="step", learning_rate=0.005, batch_size=512, rate_batch=256)
+    assert learning_rate(0, 10, 10, scaled) == pytest.approx(0.01)
+    with pytest.raises(RecipeError, match="needs milestones"):
+        _recipe(schedule="milestones")
+    with pytest.raises(RecipeError, match="start at epoch 0"):
+        _recipe(schedule="rates", rates=[[1, 0.1]])
+    with pytest.raises(RecipeError, match="rise"):
+        _recipe(milestones=[3, 2])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_pre_trained_backbone_may_learn_at_a_rate_of_its_own(
+    manifest: Path, tmp_path: Path, optimizer: str
+) -> None:
+    slow = {"epochs": 1, "optimizer": optimizer, "average": 0.0, "weight_decay": 0.0, "schedule": "step"}
+    first = train(_recipe(**slow), manifest, tmp_path / "first", cpu=True)
+    run = train(
+        _recipe(**slow, backbone_rate=1e-9), manifest, tmp_path / "second", start=first.path, cpu=True
+    )
+    old, new = (
+        load_network(folder.path / stage / "network.safetensors")
+        for folder, stage in ((first, "generation-2"), (run, "generation-1"))
+    )
+    for name, parameter in old.backbone.named_parameters():
+        torch.testing.assert_close(new.backbone.get_parameter(name), parameter, atol=1e-6, rtol=0)
+    assert not torch.allclose(old.head.reg.weight, new.head.reg.weight, atol=1e-6)
+
+
+def test_the_best_epoch_is_kept_through_a_kill(manifest: Path, tmp_path: Path) -> None:
+    class StopError(Exception):
+        """Ends the run after an epoch."""
+
+    class Interrupting:
+        def note(self, message: str) -> None:
+            """Nothing."""
+
+        def step(self, *_: object) -> None:
+            """Nothing."""
+
+        def epoch(self, stage: str, epoch: int, *_: object) -> None:
+            if (stage, epoch) == ("generation-1", 3):
+                raise StopError
+
+    table = _recipe(epochs=4, keep="best", learning_rate=0.05, average=0.0).model_dump()
+    table["method"]["settings"]["generations"] = 1
+    recipe = Recipe.validate(table, "test")
+    whole = train(recipe, manifest, tmp_path / "whole", cpu=True)
+    rows = [float(row["val MAE age"]) for row in _log(whole.path, "generation-1")]
+    kept = whole.read_json("generation-1", "validation.json")["estimates"]["age"]["MAE"]
+    assert kept == pytest.approx(min(rows), abs=1e-3)
+    with pytest.raises(StopError):
+        train(recipe, manifest, tmp_path / "part", reporter=Interrupting(), cpu=True)
+    part = train(recipe, manifest, tmp_path / "part", resume=True, cpu=True)
+    expected, got = (load_file(r.stage("generation-1") / "network.safetensors") for r in (whole, part))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+class _Sum(nn.Module):
+    """Sequences of three faces: is the brightest one first?"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.BatchNorm1d(12))
+        self.joint = nn.Linear(36, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.joint(self.backbone(images).view(-1, 36))
+        return answers
+
+
+class _Sequences(Stage):
+    """A stage unlike an age network's: sequences, targets, schedule, figures, frozen part of its own."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.epochs: list[int] = []
+
+    @property
+    def name(self) -> str:
+        return "sequences"
+
+    @property
+    def training(self) -> TrainSettings:
+        return TrainSettings(epochs=2, batch_size=4, optimizer="adam", schedule="rates", rates=((0, 0.01),))
+
+    def network(self) -> nn.Module:
+        return _Sum()
+
+    def frozen(self, network: _Sum) -> list[nn.Module]:
+        return [network.backbone]
+
+    def begin(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
+        rows = torch.randint(len(crops), (20, 3), generator=generator).numpy()
+        return Order(rows, (crops.ages[rows].argmax(1) == 0).astype(np.int64))
+
+    def loss(
+        self, outputs: torch.Tensor, images: torch.Tensor, classes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        assert images.shape == (12, 3, 32, 32)
+        return {"loss": nn.functional.cross_entropy(outputs, classes)}
+
+    def score(
+        self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return {"train accuracy": (outputs.argmax(1) == targets).float().mean()}
+
+    def validate(self, network: nn.Module, crops: CropSet, size: int) -> Validation:
+        return Validation({"accuracy": 0.5}, {"accuracy": 0.5}, {"ages": crops.ages})
+
+    def merit(self, figures: Mapping[str, float]) -> float:
+        return figures["accuracy"]
+
+    def describe(self, network: nn.Module) -> dict[str, object]:
+        return {"kind": "sum"}
+
+
+def test_a_stage_of_sequences_with_a_network_of_its_own(manifest: Path, tmp_path: Path) -> None:
+    class Method:
+        def __init__(self, stage: Stage) -> None:
+            self.stage = stage
+
+        def stages(self) -> list[Stage]:
+            return [self.stage]
+
+    recipe = _recipe()
+    crops = load_crops(read_manifest(manifest))
+    run = Run.create(tmp_path / "run", recipe, {})
+    stage = _Sequences(recipe)
+    saved: dict[str, tuple[nn.Module, object]] = {}
+    fit(
+        run,
+        Method(stage),
+        crops,
+        crops,
+        load_network=lambda name: saved[name][0],
+        save_network=lambda name, network, described: saved.update({name: (network, described)}),
+        cpu=True,
+    )
+    network, described = saved["sequences"]
+    assert described == {"kind": "sum"}
+    assert network.backbone[2].num_batches_tracked == 0  # it stayed in evaluation mode
+    rows = _log(run.path, "sequences")
+    assert [row["val accuracy"] for row in rows] == ["0.5", "0.5"]
+    assert {"loss", "train accuracy"} <= set(rows[0])
+    assert run.read_json("sequences", "validation.json") == {"images": 80, "accuracy": 0.5}
+    assert stage.epochs == [0, 0, 1]  # once before, to count

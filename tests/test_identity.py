@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from agelens.data.datasets.lfw import lfw
 from agelens.data.manifest import read_manifest, write_manifest
+from agelens.data.prepare import prepare
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
+from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
 from agelens.methods.identity import IdentityNetwork, IdentityPretraining
 from agelens.methods.recipe import Recipe
@@ -219,3 +221,21 @@ def test_the_adapter_of_lfw_splits_people(tmp_path: Path, draw_face: DrawFace) -
         lfw(tmp_path / "nowhere")
     with pytest.raises(InputError, match="9 images"):
         lfw(tmp_path / "lfw", minimum=9)
+
+
+@pytest.mark.slow
+def test_the_published_trunk_verifies_real_people(shared: Path, tmp_path: Path) -> None:
+    weights = shared / "weights" / "mobilefacenet-ms1m.safetensors"
+    if not weights.exists():
+        pytest.skip("no weights of MobileFaceNet in the real data")
+    table = lfw(shared / "data" / "LFW-identities")
+    people = sorted(table["subject"].unique())[:24:2]
+    few = table[table["subject"].isin(people)].groupby("subject").head(6).reset_index(drop=True)
+    few.attrs = table.attrs
+    arcface = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
+    geometry = CropGeometry("arcface", 112, tuple((x / 112, y / 112) for x, y in arcface))
+    summary = prepare(few, tmp_path / "crops", geometry=geometry, chips=False)
+    assert summary.landmarks >= 0.95 * len(few)
+    found = verify_weights(weights, tmp_path / "crops" / "manifest.csv", split="all")
+    assert found.accuracy >= 0.97
+    assert found.auc >= 0.99

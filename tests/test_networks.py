@@ -66,6 +66,20 @@ def test_parameter_counts_of_lrn_table_1(name: str, at_62: str, at_101: str) -> 
     assert counts == [at_62, at_101]
 
 
+OF_TWO_TEACHERS = {
+    "vgg16",
+    "vgg16-64",
+    "pvp",
+    "pvp-64",
+    "student-normal",
+    "student-small",
+    "student-small-1x1",
+    "student-small-3x3",
+    "student-strided",
+}
+"""Networks of ordinal-dark distillation: other strides, or connected layers for one size (test_students)."""
+
+
 def test_the_names_of_the_backbones() -> None:
     assert set(BACKBONES) == {
         "resnet10",
@@ -76,11 +90,17 @@ def test_the_names_of_the_backbones() -> None:
         "mobilenet-v2",
         "shufflenet-v2",
         "mobilefacenet",
+        *OF_TWO_TEACHERS,
     }
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(set(BACKBONES) - {"mobilefacenet"}), "timm:resnet10t", "mobilenetv3_small_050"]
+    "name",
+    [
+        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS),
+        "timm:resnet10t",
+        "mobilenetv3_small_050",
+    ],
 )
 def test_every_backbone_pools_its_map_at_the_smallest_size(name: str) -> None:
     backbone = make_backbone(name).eval()

@@ -487,8 +487,8 @@ def bootstrap_group_means(
 
     One draw of the whole sample serves every group of every partition, so the sizes of the groups vary from
     draw to draw as they would from sample to sample. Drawn are images or, where several images show one
-    person, people with all their images. A draw is a vector of weights; images that share all their groups
-    are summed by one matrix product for a block of draws.
+    person, people with all their images. A draw is a vector of weights; images that share their groups are
+    summed by one matrix product for a block of draws.
 
     Args:
         values: (N, M), or (N,) as M = 1.
@@ -507,47 +507,93 @@ def bootstrap_group_means(
     for name, codes in [("people", persons), *(("codes", partition.codes) for partition in partitions)]:
         if codes.shape != (images,):
             raise ValueError(f"{name} {codes.shape} must be ({images},): values {columns.shape}")
-    cell = np.zeros(images, dtype=np.int64)
     for partition in partitions:
         if partition.codes.min() < -1 or partition.codes.max() >= partition.count:
             raise ValueError(f"codes must lie in -1 … {partition.count - 1}")
-        _, cell = np.unique(cell * (partition.count + 1) + partition.codes + 1, return_inverse=True)
-    order = np.argsort(cell, kind="stable")
-    ends = np.cumsum(np.bincount(cell))
-    starts = ends - np.bincount(cell)
-    counted = np.column_stack([columns, np.ones(images)])[order]
-    drawn_from, persons = int(persons.max()) + 1, persons[order]
-    memberships = [
-        (partition.codes[order][starts] == np.arange(partition.count)[:, None]).astype(np.float64)
-        for partition in partitions
-    ]
+    counted = np.column_stack([columns, np.ones(images)])
+    width = counted.shape[1]
     wanted = [
-        [*(range(columns.shape[1]) if partition.columns is None else partition.columns), columns.shape[1]]
+        [*(range(width - 1) if partition.columns is None else partition.columns), width - 1]
         for partition in partitions
     ]
     means = [
         np.empty((replicates, partition.count, len(chosen) - 1))
         for partition, chosen in zip(partitions, wanted, strict=True)
     ]
+    plans = _cell_plans(partitions, persons, counted)
+    most_cells = max((len(plan.starts) for plan in plans), default=1)
+    drawn_from = int(persons.max()) + 1
     random = np.random.default_rng(seed)
-    block = max(1, min(replicates, 4_000_000 // max(images, len(ends) * counted.shape[1])))
-    weights = np.empty((block, images))
-    kept = np.empty(len(ends) * block * counted.shape[1])
+    block = max(1, min(replicates, 4_000_000 // max(images, most_cells * width)))
+    times = np.empty((block, drawn_from))
     for first in range(0, replicates, block):
         rows = min(block, replicates - first)
         for row in range(rows):
-            times = np.bincount(random.integers(0, drawn_from, drawn_from), minlength=drawn_from)
-            weights[row] = times[persons]
-        sums = kept[: len(ends) * rows * counted.shape[1]].reshape(len(ends), rows, -1)
-        for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            np.matmul(weights[:rows, start:end], counted[start:end], out=sums[position])
-        for result, member, chosen in zip(means, memberships, wanted, strict=True):
-            part = sums if len(chosen) == counted.shape[1] else sums[:, :, chosen]
-            totals = (member @ part.reshape(len(ends), -1)).reshape(len(member), rows, -1)
-            with np.errstate(invalid="ignore"):
-                shares = totals[..., :-1] / totals[..., -1:]
-            result[first : first + rows] = shares.transpose(1, 0, 2)
+            times[row] = np.bincount(random.integers(0, drawn_from, drawn_from), minlength=drawn_from)
+        for plan in plans:
+            weights = times[:rows, plan.persons]
+            sums = np.empty((len(plan.starts), rows, width))
+            for cell, (start, end) in enumerate(zip(plan.starts, plan.ends, strict=True)):
+                np.matmul(weights[:, start:end], plan.counted[start:end], out=sums[cell])
+            for place, member in plan.members.items():
+                part = sums if len(wanted[place]) == width else sums[:, :, wanted[place]]
+                totals = (member @ part.reshape(len(sums), -1)).reshape(len(member), rows, -1)
+                with np.errstate(invalid="ignore"):
+                    shares = totals[..., :-1] / totals[..., -1:]
+                means[place][first : first + rows] = shares.transpose(1, 0, 2)
     return means
+
+
+@dataclass(frozen=True, eq=False)
+class _CellPlan:
+    """Images in the order of their cells: those of a cell share their groups in some of the partitions.
+
+    ``members`` maps the place of each of these partitions to (G, C) the groups' cells as 0 and 1.
+    """
+
+    persons: NDArray[np.int64]
+    counted: FloatArray
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    members: dict[int, FloatArray]
+
+
+def _cell_plans(
+    partitions: Sequence[Partition], persons: NDArray[np.int64], counted: FloatArray
+) -> list[_CellPlan]:
+    """Put partitions together as long as their common cells stay large, for tiny products are slow."""
+    most = max(64, len(persons) // 256)
+    together: list[tuple[NDArray[np.int64], int, list[int]]] = []
+    for place, partition in enumerate(partitions):
+        codes = partition.codes + 1
+        for index, (cells, count, places) in enumerate(together):
+            _, merged = np.unique(cells * (partition.count + 1) + codes, return_inverse=True)
+            number = int(merged.max()) + 1
+            if number <= max(most, count):
+                together[index] = (merged, number, [*places, place])
+                break
+        else:
+            _, cells = np.unique(codes, return_inverse=True)
+            together.append((cells, int(cells.max()) + 1, [place]))
+    plans = []
+    for cells, count, places in together:
+        order = np.argsort(cells, kind="stable")
+        sizes = np.bincount(cells, minlength=count)
+        starts = np.cumsum(sizes) - sizes
+        members = {
+            place: (partitions[place].codes[order][starts] == np.arange(partitions[place].count)[:, None])
+            for place in places
+        }
+        plans.append(
+            _CellPlan(
+                persons[order],
+                counted[order],
+                starts,
+                starts + sizes,
+                {place: member.astype(np.float64) for place, member in members.items()},
+            )
+        )
+    return plans
 
 
 def _bootstrap_columns(values: ArrayLike, replicates: int) -> FloatArray:

@@ -186,9 +186,7 @@ def check_manifest(df: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     return table
 
 
-def _inspect(
-    df: pd.DataFrame, path: str | Path, ages: bool
-) -> tuple[pd.DataFrame, list[ManifestError]]:
+def _inspect(df: pd.DataFrame, path: str | Path, ages: bool) -> tuple[pd.DataFrame, list[ManifestError]]:
     names = [str(name) for name in df.columns]
     for name in ("path", "age") if ages or "subject" not in names else ("path",):
         if name not in names:

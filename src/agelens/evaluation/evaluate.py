@@ -468,14 +468,17 @@ def _group_results(
         members = grouping.members(position)
         count, individuals = int(members.sum()), len(np.unique(persons[members]))
         values: dict[str, BootstrapInterval] = {}
-        start = 0
-        for measure in measures if count else ():
-            part = slice(start, start := start + measure.columns.shape[1])
-            value = float(measure.statistic(columns[measure.name][members].mean(axis=0)))
-            low = high = math.nan
-            if math.isfinite(value):
-                low, high = np.nanquantile(measure.statistic(drawn[:, position, part]), tails).tolist()
-            values[measure.name] = BootstrapInterval(value, low, high)
+        if count:
+            found, replicated, start = [], [], 0
+            for measure in measures:
+                part = slice(start, start := start + measure.columns.shape[1])
+                found.append(float(measure.statistic(columns[measure.name][members].mean(axis=0))))
+                replicated.append(measure.statistic(drawn[:, position, part]))
+            told = np.isfinite(found)
+            bounds = np.full((2, len(found)), math.nan)
+            bounds[:, told] = np.nanquantile(np.stack(replicated, axis=1)[:, told], tails, axis=0)
+            for measure, value, low, high in zip(measures, found, *bounds.tolist(), strict=True):
+                values[measure.name] = BootstrapInterval(value, low, high)
         yield GroupResult(grouping.name, name, count, individuals, individuals < SMALL_GROUP, values)
 
 

@@ -14,14 +14,14 @@ drawn anew (``augment``, the paper's way): then the trunk runs in every step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
@@ -41,6 +41,7 @@ from agelens.methods.stage import (
     run_on_crops,
 )
 from agelens.methods.transforms import augment, normalise, resize_crops
+from agelens.metrics import AAR_GROUPS
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 
 __all__ = ["FINISHERS", "BalancedSettings", "BalancedStage", "FinishedMethod", "finish"]
@@ -56,11 +57,15 @@ class BalancedSettings(BaseModel):
         batch_size: Images a step.
         learning_rate: The largest rate at a batch of 256, scaled with the batch.
         weight_decay: Of the FC layer.
-        keep: The ``best`` epoch on the validation split by what the recipe selects, or the ``last``.
+        keep: The ``best`` epoch on the validation split, by AAR, or the ``last``.
         precision: Of the trunk and the head, as ``train.precision``.
         sigma: Deviation of the label distributions, years.
         square: Weight of (L_er - mae)²; 1 in Eq. 4.
-        mae: The constant; None: the representation's MAE on the validation split (Eq. 5).
+        share: The constant of Eq. 4 as a share of the representation's MAE on the validation split (Eq. 5); 1
+            in the paper. The full MAE evens the groups out most, also by making good ones worse; less of it
+            lowers their mean.
+        ages: Ages that are drawn, both ends inside: those of AAR's groups, which are all there are in the
+            paper's data. A draw uniform over *every* age is spent on the handful of images of the very old.
         augment: Draw the recipe's training views in every epoch; off: the crops as they are.
         cache: Without views: compute the features once. Off only to compare.
     """
@@ -75,9 +80,16 @@ class BalancedSettings(BaseModel):
     precision: str = Field(default="no", pattern="^(no|bf16|fp16)$")
     sigma: float = Field(default=1.0, gt=0)
     square: float = Field(default=1.0, ge=0)
-    mae: float | None = Field(default=None, ge=0)
+    share: float = Field(default=1.0, ge=0)
+    ages: tuple[int, int] = (AAR_GROUPS[0][0], AAR_GROUPS[-1][1])
     augment: bool = False
     cache: bool = True
+
+    @model_validator(mode="after")
+    def _ages_in_order(self) -> Self:
+        if not 0 <= self.ages[0] < self.ages[1]:
+            raise ValueError("ages must be two, the first below the second")
+        return self
 
 
 @dataclass
@@ -87,7 +99,7 @@ class BalancedStage(Stage):
     Attributes:
         recipe: Of the run.
         settings: Of this stage.
-        age_bins: The K ages; each is a class.
+        age_bins: The K ages.
         earlier: Names of the stages whose best (MAE of its ``ldl`` estimate on the validation split) is
             finished.
     """
@@ -99,6 +111,7 @@ class BalancedStage(Stage):
     trunk: AgeNetwork = field(init=False, repr=False)
     source: str = field(init=False, default="")
     mae: float = field(init=False, default=0.0)
+    drawn: NDArray[np.int64] = field(init=False, default_factory=lambda: np.empty(0, np.int64), repr=False)
     before: dict[str, Any] = field(init=False, default_factory=dict)
     sets: dict[str, CropSet] = field(init=False, default_factory=dict, repr=False)
     features: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
@@ -137,27 +150,35 @@ class BalancedStage(Stage):
         if not maes:
             raise InputError("the balanced stage finishes a network with the head 'ldl', and there is none")
         self.source = min(maes, key=lambda name: maes[name])
-        self.mae = maes[self.source] if self.settings.mae is None else self.settings.mae
+        self.mae = maes[self.source]
         self.trunk = finished(self.source).eval().requires_grad_(False)
         said = finished.arrays(self.source)
         judged = judge_ages(CropOutputs(None, None, said["age"], None), said["ages"])
         self.before = judged.table["estimates"]["age"]
 
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
-        """Count the ages without an image.
+        """Choose the images to draw from, and count the ages without one.
 
         Raises:
-            InputError: All training images have one age.
+            InputError: All images to draw from have one age, or there are none.
         """
         self.sets = {"train": train, "val": val}
-        counts = np.bincount(self._classes(train), minlength=len(self.age_bins))
-        if (counts > 0).sum() < 2:
-            only = self.age_bins.ages[counts.argmax()]
-            raise InputError(f"all training images are of one age ({only:g}): there is nothing to balance")
+        low, high = self.settings.ages
+        completed = np.floor(train.ages)
+        self.drawn = np.flatnonzero((completed >= low) & (completed <= high))
+        present = np.unique(completed[self.drawn])
+        if len(present) < 2:
+            raise InputError(
+                f"{len(self.drawn)} training images are aged {low} to {high}, and of {len(present)} age: "
+                "there is nothing to balance"
+            )
         told = [f"finishes {self.source}, whose MAE is {self.mae:.3f} on the validation split"]
-        empty = [f"{age:g}" for age, count in zip(self.age_bins.ages, counts, strict=True) if count == 0]
+        empty = [f"{age}" for age in range(low, high + 1) if age not in present]
         if empty:
             told.append(f"{len(empty)} ages have no training image and are never drawn: {', '.join(empty)}")
+        beyond = len(train) - len(self.drawn)
+        if beyond:
+            told.append(f"{beyond} training images are not aged {low} to {high} and are never drawn")
         return told
 
     def to(self, device: torch.device) -> None:
@@ -188,7 +209,8 @@ class BalancedStage(Stage):
 
     def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
         """As many draws as there are images: an age uniformly, then an image of it (Sec. 2.4 of [1])."""
-        rows = class_balanced(self._classes(crops), len(crops), generator)
+        classes = np.floor(crops.ages[self.drawn]).astype(np.int64)
+        rows = self.drawn[class_balanced(classes, len(crops), generator)]
         return Order(rows, crops.ages[rows])
 
     def inputs(
@@ -221,7 +243,8 @@ class BalancedStage(Stage):
         ages = ages.clamp(self.age_bins.minimum, self.age_bins.maximum)
         target = gaussian_labels(ages, bin_ages, self.settings.sigma)
         divergence = label_divergence(outputs.logits, target, tau)
-        square = squared_excess(expectation_error(outputs.logits, ages, bin_ages, tau), self.mae)
+        errors = expectation_error(outputs.logits, ages, bin_ages, tau)
+        square = squared_excess(errors, self.settings.share * self.mae)
         return {"loss": divergence + self.settings.square * square, "ld": divergence, "square": square}
 
     def score(self, network: Any, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
@@ -241,6 +264,10 @@ class BalancedStage(Stage):
         validation.table.update({"finishes": self.source, "mae": self.mae, "before": self.before})
         return validation
 
+    def merit(self, figures: Mapping[str, float]) -> float:
+        """AAR, which is what the stage is for; without an image in its groups as for other stages."""
+        return figures["AAR"] if "AAR" in figures else super().merit(figures)
+
     def finish(self, network: Any) -> nn.Module:
         """The trunk with the FC layer."""
         if not self._cached:
@@ -250,9 +277,6 @@ class BalancedStage(Stage):
     @property
     def _cached(self) -> bool:
         return self.settings.cache and not self.settings.augment
-
-    def _classes(self, crops: CropSet) -> NDArray[np.int64]:
-        return self.age_bins.index(crops.ages)
 
 
 class FinishedMethod:

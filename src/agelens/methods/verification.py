@@ -233,6 +233,7 @@ def verify_weights(
         trunk = make_backbone(backbone)
         load_backbone(trunk, path)
         network = trunk
+    network.to(memory_format=torch.channels_last)
     pairs = verification_pairs(crops.subjects, folds, per_fold)
     embeddings = embed(network, crops, size)
     return verify((embeddings[pairs.first] * embeddings[pairs.second]).sum(1), pairs)
