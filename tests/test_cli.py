@@ -261,9 +261,12 @@ def test_control_c_is_one_line() -> None:
         text=True,
     )
     deadline = time.monotonic() + 60
-    while "pipe_read" not in Path(f"/proc/{process.pid}/wchan").read_text():  # until it waits for stdin
+    state, waiting = Path(f"/proc/{process.pid}"), 0
+    while waiting < 5:  # until its networks are loaded and it does nothing but wait for stdin
+        loaded = "onnxruntime" in (state / "maps").read_text()
+        waiting = waiting + 1 if loaded and "pipe_read" in (state / "wchan").read_text() else 0
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
