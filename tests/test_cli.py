@@ -259,6 +259,8 @@ def test_control_c_is_one_line() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # where the tests run in the background, SIGINT is ignored and a child inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     state, waiting = Path(f"/proc/{process.pid}"), 0
