@@ -424,6 +424,9 @@ def test_camera_asks_takes_and_stops(visit: Callable[..., Visit], service: Servi
     page.page.get_by_role("button", name="Start the camera").click()
     page.page.get_by_role("button", name="Take the photo").wait_for()
     page.page.keyboard.press("Escape")
+    page.page.wait_for_function(
+        f"() => {live}.every((on) => !on)"
+    )  # the dialog tells of its end a moment later
     assert page.page.evaluate(live) == [False, False, False]
 
 
