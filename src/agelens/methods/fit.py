@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -95,9 +95,12 @@ def fit(
         if run.finished(stage.name):
             continue
         AcceleratorState._reset_state()  # one process may train twice, with another precision
-        accelerator = Accelerator(mixed_precision=stage.training.precision, cpu=cpu)
+        precision = stage.precision(PartialState(cpu=cpu).device)
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
         stage.ready(finished)
-        notes = stage.look(train, val)
+        notes = [*stage.look(train, val)]
+        if precision != stage.training.precision:
+            notes.append("this CPU has no bfloat16 arithmetic: trained in float32")
         if reporter is not None and accelerator.is_main_process:
             for note in notes:
                 reporter.note(f"{stage.name}: {note}")
@@ -109,7 +112,7 @@ def fit(
             mirrored = run.recipe.network.mirror and isinstance(network, AgeNetwork)
             judged = MirroredNetwork(network) if mirrored else network  # type: ignore[arg-type]
             validation = stage.validate(judged, val, run.recipe.network.input_size)
-            table = {"images": len(val), **validation.table, **({"notes": list(notes)} if notes else {})}
+            table = {"images": len(val), **validation.table, **({"notes": notes} if notes else {})}
             run.write_json(stage.name, "validation.json", table)
             run.write_arrays(stage.name, "validation.npz", validation.arrays)
             # Last: its presence says that the stage is finished.

@@ -677,7 +677,7 @@ class StudentStage(_GuidedStage):
         generator = torch.Generator().manual_seed(self.recipe.seed)
         distributions = torch.zeros(len(crops), len(self.age_bins))
         years = torch.zeros(len(crops))
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.training.precision == "bf16")
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision(device) == "bf16")
         for _ in range(self.settings.views):
             for start in range(0, len(crops), _BATCH):
                 rows = slice(start, start + _BATCH)

@@ -53,6 +53,9 @@ class NetworkSettings(_Settings):
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
         start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, or a
             safetensors file of a bare backbone. Empty: none.
+        frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the weights
+            and batch-norm statistics they start with: a pre-trained one's early layers cost most and change
+            least.
     """
 
     backbone: str = "resnet10-tiny"
@@ -61,6 +64,7 @@ class NetworkSettings(_Settings):
     mirror: bool = False
     pretrained: bool = False
     start: str = ""
+    frozen: tuple[str, ...] = ()
 
 
 class TrainSettings(_Settings):
@@ -85,7 +89,8 @@ class TrainSettings(_Settings):
         average: Decay of the exponential moving average of the weights, 0 = none. The averaged
             network is what is validated, kept, exported, and what teaches the offspring.
         sizes: Progressive resizing: ``[[from_epoch_share, size], …]``; empty = the input size throughout.
-        precision: ``no`` (float32), ``bf16`` or ``fp16``.
+        precision: ``no`` (float32), ``bf16`` or ``fp16``. On a CPU without bfloat16 arithmetic ``bf16`` is
+            trained in float32, which is told: emulated, it is many times slower.
         clip_gradient: Largest gradient norm; 0 = none.
         keep: The network of the ``last`` epoch, or of the ``best`` one on the validation split by what the
             recipe selects.

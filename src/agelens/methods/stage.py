@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
+from agelens.errors import RecipeError
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
 from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
@@ -33,6 +34,8 @@ __all__ = [
     "run_on_crops",
     "validate_ages",
 ]
+
+_WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ class Stage(ABC):
         """What its training views may do; default: the recipe's ``augment``."""
         return self.recipe.augment.augmentation()
 
+    def precision(self, device: torch.device) -> str:
+        """What is computed in on a device: as ``training`` says, but float32 on a CPU without bfloat16."""
+        emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
+        return "no" if self.training.precision == "bf16" and emulated else self.training.precision
+
     def ready(self, finished: Finished) -> None:  # noqa: B027
         """Fetch what earlier stages left, by their names (the frozen ancestor)."""
 
@@ -123,8 +131,22 @@ class Stage(ABC):
         """A new network at its start; the generator of torch is seeded before the call."""
 
     def frozen(self, network: Any) -> Sequence[nn.Module]:
-        """Parts of the network that keep their weights and stay in evaluation mode."""
-        return ()
+        """Parts of the network that keep their weights and stay in evaluation mode; default: the recipe's.
+
+        Raises:
+            RecipeError: The backbone has no part of that name.
+        """
+        parts = []
+        for index, name in enumerate(self.recipe.network.frozen):
+            try:
+                parts.append(network.backbone.get_submodule(name) if name else None)
+            except AttributeError:
+                parts.append(None)
+            if parts[-1] is None:
+                there = ", ".join(part for part, _ in network.backbone.named_children())
+                message = f"{self.recipe.network.backbone} has no such part; it has {there}"
+                raise RecipeError(self.recipe.name, f"network.frozen.{index}", message, name)
+        return [part for part in parts if part is not None]
 
     def begin(self, epoch: int) -> None:  # noqa: B027
         """Set what changes by epoch (annealed weights); ``epoch`` counts from 0."""
