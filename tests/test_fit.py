@@ -179,6 +179,43 @@ def test_one_process_trains_with_one_precision_after_another(manifest: Path, tmp
         assert run.finished_stages() == ["generation-1", "generation-2"]
 
 
+def test_bfloat16_is_left_where_the_cpu_has_none(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    runs = [
+        train(_recipe(epochs=1, precision=precision), manifest, tmp_path / precision, cpu=True)
+        for precision in ("bf16", "no")
+    ]
+    notes = [run.read_json("generation-1", "validation.json").get("notes", []) for run in runs]
+    assert notes == [["this CPU has no bfloat16 arithmetic: trained in float32"], []]
+    weights = [load_file(run.stage("generation-2") / "network.safetensors") for run in runs]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert runs[0].recipe.train.precision == "bf16"
+
+
+def test_frozen_parts_keep_their_weights_and_statistics(manifest: Path, tmp_path: Path) -> None:
+    start = train(_recipe(epochs=1), manifest, tmp_path / "start", cpu=True)
+    table = _recipe(epochs=1).model_dump()
+    table["network"]["frozen"] = ["stem", "stages.0.0"]
+    run = train(Recipe.validate(table, "test"), manifest, tmp_path / "run", start=start.path, cpu=True)
+    before = load_file(start.stage("generation-2") / "network.safetensors")
+    after = load_file(run.stage("generation-2") / "network.safetensors")
+    kept = {name for name in before if name.startswith(("backbone.stem.", "backbone.stages.0.0."))}
+    assert any("running_mean" in name for name in kept)
+    for name in before:
+        if "num_batches" not in name:
+            assert torch.equal(before[name], after[name]) == (name in kept), name
+
+
+@pytest.mark.parametrize("name", ["features.99", ""])
+def test_a_part_to_freeze_that_is_not_there(manifest: Path, tmp_path: Path, name: str) -> None:
+    table = _recipe(epochs=1).model_dump()
+    table["network"]["frozen"] = [name]
+    with pytest.raises(RecipeError, match=r"network\.frozen\.0.*no such part"):
+        train(Recipe.validate(table, "test"), manifest, tmp_path / "run", cpu=True)
+
+
 def test_the_table_of_generations_is_paired_with_the_first(manifest: Path, tmp_path: Path) -> None:
     run = train(_recipe(epochs=1), manifest, tmp_path / "run", cpu=True)
     table = generation_table([run.path], manifest, "val", replicates=200)

@@ -53,9 +53,9 @@ class NetworkSettings(_Settings):
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
         start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, or a
             safetensors file of a bare backbone. Empty: none.
-        frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the weights
-            and batch-norm statistics they start with: a pre-trained one's early layers cost most and change
-            least.
+        frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the
+            weights and batch-norm statistics they start with: a pre-trained one's early layers cost most and
+            change least.
     """
 
     backbone: str = "resnet10-tiny"
