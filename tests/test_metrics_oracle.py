@@ -117,6 +117,37 @@ def oracle_at_least(mass: Mass, youngest: int, threshold: float) -> list[float]:
     ]
 
 
+def oracle_central(mass: Mass, youngest: int, level: float) -> tuple[list[float], list[float]]:
+    """Ends of the central interval, walking up the bins until the tail is filled."""
+
+    def walk(row: Numbers, q: float) -> float:
+        wanted, below = q * math.fsum(row), 0.0
+        for k, p in enumerate(row):
+            if below + p >= wanted - 1e-15:
+                age = youngest + k - 0.5 + ((wanted - below) / p if p > 0 else 1.0)
+                return min(max(age, youngest), youngest + len(row) - 1)
+            below += p
+        return youngest + len(row) - 1
+
+    tail = (1 - level) / 2
+    return [walk(row, tail) for row in mass], [walk(row, 1 - tail) for row in mass]
+
+
+def oracle_cells(said: Numbers, true: Numbers, sexes: Sequence[str], first: int, last: int) -> float:
+    """MAE as the mean over the cells sex by single year that have images."""
+    cells: dict[tuple[str, int], list[float]] = {}
+    for a, b, sex in zip(said, true, sexes, strict=True):
+        if first <= int(b // 1) <= last:
+            cells.setdefault((sex, int(b // 1)), []).append(abs(a - b))
+    return mean([mean(errors) for errors in cells.values()])
+
+
+def oracle_share(hits: Sequence[bool], members: Sequence[bool]) -> float | None:
+    """Share of the members that were hit; None for fewer than 30."""
+    chosen = [hit for hit, member in zip(hits, members, strict=True) if member]
+    return None if len(chosen) < 30 else sum(chosen) / len(chosen)
+
+
 def oracle_brier(probability: Numbers, reached: Sequence[bool]) -> float:
     return mean([(p - (1 if r else 0)) ** 2 for p, r in zip(probability, reached, strict=True)])
 
@@ -377,6 +408,13 @@ class TestEvaluation:
             "accuracy(18+)": oracle_accuracy(adult, reached),
             "Brier(18+)": oracle_brier(adult, reached),
         }
+        for level in (0.5, 0.8, 0.9, 0.95):
+            low, high = oracle_central(case.mass, YOUNGEST, level)
+            expected[f"width({level:.0%})"] = oracle_width(low, high)
+            # an age that stands within rounding on an end may count on either side
+            ends = [min(abs(t - a), abs(t - b)) for t, a, b in zip(case.true, low, high, strict=True)]
+            if min(ends) > 1e-9:
+                expected[f"coverage({level:.0%})"] = oracle_coverage(case.true, low, high)
         for name, number in expected.items():
             assert found.overall[name].value == pytest.approx(number, **TIGHT), name
         places = [min(int(10 * p), 9) for p in oracle_pit(case.mass, YOUNGEST, case.true)]
@@ -390,6 +428,149 @@ class TestEvaluation:
             if members:
                 assert row.predicted == pytest.approx(mean([adult[n] for n in members]), **TIGHT)
                 assert row.observed == pytest.approx(mean([float(reached[n]) for n in members]), **TIGHT)
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def judged(request: pytest.FixtureRequest) -> Any:
+    pd = pytest.importorskip("pandas", reason="evaluation needs the extra report")
+    from agelens.data.manifest import check_manifest
+    from agelens.evaluation.assurance import assure
+    from agelens.evaluation.evaluate import evaluate
+    from agelens.evaluation.predictions import Predictions, check_predictions
+
+    random = np.random.default_rng(request.param)
+    count = (40, 700, 1500)[request.param]
+    true = random.integers(0, 40, count).astype(float)
+    true[::5] += 0.5
+    said = np.round(true + random.normal(1, 5, count), 1).clip(0, 100)  # many on the edges
+    sexes = random.choice(["female", "male"], count)
+    mass = random.dirichlet(np.full(len(BINS), 0.05), count)
+    paths = [f"{k}.png" for k in range(count)]
+    labels = check_manifest(pd.DataFrame({"path": paths, "age": true, "gender": sexes}), "m.csv")
+    table = check_predictions(pd.DataFrame({"path": paths, "age": said}), "p.csv")
+    found = evaluate(Predictions(table, mass, BINS, "p.csv"), labels, (), replicates=5)
+    page = assure(found, ("gender",), threshold=18, challenge=25, wished=(0.05,), certainty=0.9)
+    return page, said.tolist(), true.tolist(), sexes.tolist(), oracle_at_least(mass, YOUNGEST, 18)
+
+
+class TestAssurance:
+    """The forms of the age assurance page, on people young enough for them."""
+
+    @staticmethod
+    def same(found: Any, expected: float | None) -> None:
+        if expected is None:
+            assert math.isnan(found.value)
+        else:
+            assert found.value == pytest.approx(expected, **TIGHT)
+
+    def test_challenge(self, judged: Any) -> None:
+        page, said, true, sexes, _ = judged
+        for row in page.challenge_rates:
+            members = [17 <= t < 18 and row.group in ("all", sex) for t, sex in zip(true, sexes, strict=True)]
+            self.same(row.rate, oracle_share([a >= 25 for a in said], members))
+            if sum(members) >= 30:
+                hits = sum(a >= 25 for a, member in zip(said, members, strict=True) if member)
+                assert (row.rate.low, row.rate.high) == pytest.approx(
+                    oracle_binomial(hits, sum(members), 0.95), rel=1e-9, abs=1e-9
+                )
+
+    def test_decisions(self, judged: Any) -> None:
+        page, said, true, sexes, adult = judged
+        sides = {
+            "under age": [t < 18 for t in true],
+            "just under": [17 <= t < 18 for t in true],
+            "adult": [t >= 18 for t in true],
+        }
+        outcomes = {
+            "estimate": ([a >= 25 for a in said], [a < 18 for a in said]),
+            "probability": ([p >= 0.9 for p in adult], [p <= 1 - 0.9 for p in adult]),
+        }
+        for row in page.decisions:
+            passed, refused = outcomes[row.rule]
+            open_ = [not (a or b) for a, b in zip(passed, refused, strict=True)]
+            members = [
+                side and row.group in ("all", sex) for side, sex in zip(sides[row.side], sexes, strict=True)
+            ]
+            for rate, hits in ((row.passed, passed), (row.refused, refused), (row.undecided, open_)):
+                self.same(rate, oracle_share(hits, members))
+
+    def test_curves(self, judged: Any) -> None:
+        page, said, true, sexes, adult = judged
+        for curve in page.curves:
+            scores = said if curve.rule == "estimate" else adult
+            of_group = [curve.group in ("all", sex) for sex in sexes]
+            for k in range(0, len(curve.cuts), 7):
+                passed = [score >= curve.cuts[k] for score in scores]
+                for value, hits, side in (
+                    (curve.under_age_passed[k], passed, [t < 18 for t in true]),
+                    (curve.just_under_passed[k], passed, [17 <= t < 18 for t in true]),
+                    (curve.adults_refused[k], [not hit for hit in passed], [t >= 18 for t in true]),
+                ):
+                    members = [a and b for a, b in zip(of_group, side, strict=True)]
+                    expected = oracle_share(hits, members)
+                    assert (
+                        math.isnan(value) if expected is None else value == pytest.approx(expected, **TIGHT)
+                    )
+
+    def test_the_challenge_age_of_a_wished_rate(self, judged: Any) -> None:
+        page, said, true, sexes, _ = judged
+        for point in page.points:
+            if point.rule != "estimate":
+                continue
+            young = [
+                a
+                for a, t, sex in zip(said, true, sexes, strict=True)
+                if 17 <= t < 18 and point.group in ("all", sex)
+            ]
+            if len(young) < 30:
+                assert math.isnan(point.cut)
+                continue
+            tenths = next(
+                cut for cut in range(180, 2000) if sum(a >= cut / 10 for a in young) / len(young) <= 0.05
+            )
+            assert point.cut == pytest.approx(tenths / 10, **TIGHT)
+
+    def test_child_safety(self, judged: Any) -> None:
+        page, said, true, sexes, _ = judged
+
+        def between(values: Numbers, first: int, last: int) -> list[bool]:
+            return [first <= math.floor(value) <= last for value in values]
+
+        for row in page.child_safety:
+            of_group = [row.group in ("all", sex) for sex in sexes]
+            for rate, hits, years in (
+                (row.in_range, between(said, 13, 16), (13, 16)),
+                (row.rated_under_8, between(said, -99, 7), (13, 16)),
+                (row.rated_8_12, between(said, 8, 12), (13, 16)),
+                (row.rated_17_22, between(said, 17, 22), (13, 16)),
+                (row.rated_over_22, between(said, 23, 999), (13, 16)),
+                (row.younger_in_range, between(said, 13, 16), (8, 12)),
+                (row.older_in_range, between(said, 13, 16), (17, 22)),
+            ):
+                members = [a and b for a, b in zip(of_group, between(true, *years), strict=True)]
+                self.same(rate, oracle_share(hits, members))
+            children = [k for k, a in enumerate(between(true, 13, 16)) if a and of_group[k]]
+            if children:
+                expected = oracle_mae([said[k] for k in children], [true[k] for k in children])
+                assert row.mae.value == pytest.approx(expected, **TIGHT)
+
+    def test_cells(self, judged: Any) -> None:
+        page, said, true, sexes, _ = judged
+        assert [row.ages for row in page.cell_means] == ["18-30", "0-18"]
+        for row in page.cell_means:
+            first, last = map(int, row.ages.split("-"))
+            assert row.mae.value == pytest.approx(oracle_cells(said, true, sexes, first, last), **TIGHT)
+        for cell in page.cells:
+            members = [
+                k
+                for k, (t, sex) in enumerate(zip(true, sexes, strict=True))
+                if int(t // 1) == cell.age and cell.sex in ("all", sex)
+            ]
+            assert cell.images == len(members)
+            if members:
+                a, b = [said[k] for k in members], [true[k] for k in members]
+                assert cell.mae.value == pytest.approx(oracle_mae(a, b), **TIGHT)
+                assert cell.bias.value == pytest.approx(oracle_bias(a, b), **TIGHT)
 
 
 class TestRates:

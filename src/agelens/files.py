@@ -38,6 +38,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except FileExistsError as error:
                 raise OutputError(target, f"cannot write: {error.filename} is no folder") from error
+            except OSError as error:
+                raise OutputError(target, f"cannot write: {error.strerror or error}") from error
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ __all__ = [
     "ReliabilityBin",
     "evaluate",
     "evaluate_model",
+    "is_rate",
     "json_value",
 ]
 
@@ -83,7 +84,12 @@ class GroupResult:
 
     def rate_hidden(self, metric: str) -> bool:
         """Whether a metric is a rate of too few people, which is not printed."""
-        return self.small and metric.startswith(_RATES)
+        return self.small and is_rate(metric)
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric is a share of the images, which is not told of too few people."""
+    return metric.startswith(_RATES)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class ReliabilityBin:
         low: Lower end, included.
         high: Upper end, excluded but for 1.
         count: Number of images.
+        people: Number of people on them.
         predicted: Their mean probability; NaN if there are none.
         observed: Share of them that reach the threshold; NaN if there are none.
     """
@@ -101,6 +108,7 @@ class ReliabilityBin:
     low: float
     high: float
     count: int
+    people: int
     predicted: float
     observed: float
 
@@ -176,7 +184,10 @@ class Evaluation:
         return self.results[0].metrics
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything but the predictions as JSON values; what is not a number becomes None."""
+        """Give everything but the predictions as JSON values; what is not a number becomes None.
+
+        So does a rate of fewer people than :data:`SMALL_GROUP`; the PIT histogram of so few is empty.
+        """
         values = {
             "system": self.system,
             "digest": self.digest,
@@ -192,10 +203,13 @@ class Evaluation:
             "threshold": self.threshold,
             "bootstrap": {"replicates": self.replicates, "level": self.level, "seed": self.seed},
             "small_group": SMALL_GROUP,
-            "results": [asdict(result) for result in self.results],
+            "results": [asdict(_told(result)) for result in self.results],
             "aar": None if self.aar is None else asdict(self.aar),
-            "reliability": [asdict(row) for row in self.reliability],
-            "pit_histogram": list(self.pit_histogram),
+            "reliability": [
+                asdict(replace(row, observed=math.nan) if row.people < SMALL_GROUP else row)
+                for row in self.reliability
+            ],
+            "pit_histogram": [] if self.results[0].small else list(self.pit_histogram),
             "absent_groupings": list(self.absent),
         }
         return {key: json_value(value) for key, value in values.items()}
@@ -285,6 +299,7 @@ def evaluate(
     """
     match = match_manifest(predictions, manifest, split, allow_missing)
     labels = manifest.iloc[match.labelled].reset_index(drop=True)
+    persons = people(labels)
     ages = labels["age"].to_numpy(dtype=np.float64)
     said = predictions.frame.iloc[match.predicted].reset_index(drop=True)
     estimates = said["age"].to_numpy(dtype=np.float64)
@@ -300,7 +315,7 @@ def evaluate(
             _Measure("NLL", metrics.log_scores(distribution, bins, ages)[:, None], _mean),
             *_threshold_measures(adult, ages >= threshold, threshold),
         ]
-        reliability = _reliability(adult, ages >= threshold)
+        reliability = _reliability(adult, ages >= threshold, persons)
         shares, _ = np.histogram(metrics.pit(distribution, bins, ages), bins=10, range=(0.0, 1.0))
         pit_histogram = tuple(float(share) for share in shares / len(ages))
     groupings, absent = [Grouping("all", ("all",), np.zeros(len(ages), dtype=np.int64))], []
@@ -310,7 +325,6 @@ def evaluate(
             absent.append(name)
         else:
             groupings.append(grouping)
-    persons = people(labels)
     results = _results(measures, groupings, persons, replicates, level, seed)
     return Evaluation(
         system=predictions.source if system is None else system,
@@ -554,7 +568,9 @@ def _threshold_measures(
     ]
 
 
-def _reliability(probability: FloatArray, reached: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+def _reliability(
+    probability: FloatArray, reached: NDArray[np.bool_], persons: NDArray[np.int64]
+) -> tuple[ReliabilityBin, ...]:
     tenth = np.minimum((probability * 10).astype(np.int64), 9)
     rows = []
     for index in range(10):
@@ -563,7 +579,8 @@ def _reliability(probability: FloatArray, reached: NDArray[np.bool_]) -> tuple[R
         predicted, observed = math.nan, math.nan
         if count:
             predicted, observed = float(probability[members].mean()), float(reached[members].mean())
-        rows.append(ReliabilityBin(index / 10, (index + 1) / 10, count, predicted, observed))
+        individuals = len(np.unique(persons[members]))
+        rows.append(ReliabilityBin(index / 10, (index + 1) / 10, count, individuals, predicted, observed))
     return tuple(rows)
 
 
@@ -578,6 +595,13 @@ def _file_digest(source: str) -> str:
         return hashlib.sha256(Path(source).read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+def _told(result: GroupResult) -> GroupResult:
+    """The result without the rates of too few people."""
+    hidden = BootstrapInterval(math.nan, math.nan, math.nan)
+    told = {name: hidden if result.rate_hidden(name) else value for name, value in result.metrics.items()}
+    return replace(result, metrics=told)
 
 
 def _cell(name: str, result: GroupResult) -> str:

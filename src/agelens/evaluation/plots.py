@@ -174,11 +174,11 @@ def reliability(bins: Sequence[ReliabilityBin], least: int, threshold: float) ->
     """Draw how often people reach a threshold against the probability they were given.
 
     Args:
-        bins: From the evaluation; those of fewer than ``least`` images are left out.
-        least: Images.
+        bins: From the evaluation; those of fewer than ``least`` people are left out.
+        least: People.
         threshold: Years.
     """
-    shown = [row for row in bins if row.count >= least]
+    shown = [row for row in bins if row.people >= least]
     figure = Figure(figsize=(_SMALL_WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=_INK, lw=0.8)

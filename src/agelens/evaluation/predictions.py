@@ -95,7 +95,8 @@ def check_predictions(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     for column in ("age", *_NUMBERS):
         if column in checked:
             checked[column] = _numbers(checked[column], path)
-    _refuse(path, checked, "age", checked["age"].isna() & (checked["error"] == ""), "no age and no error")
+    nothing = checked["age"].isna() & (checked["error"] == "")
+    _refuse(path, frame, "age", nothing.reset_index(drop=True), "no age and no error")
     if {"low", "high"} <= set(checked.columns):
         _refuse(path, checked, "low", checked["low"] > checked["high"], "low exceeds high")
     if "p_at_least" in checked:
@@ -123,6 +124,8 @@ def read_predictions(path: str | Path, distributions: str | Path | None = None) 
             frame = pd.read_csv(handle, dtype=str, keep_default_na=False)
     except OSError as error:
         raise PredictionsError(path, f"cannot be read: {error.strerror or error}") from error
+    except UnicodeError as error:  # bytes that are no UTF-8, in the header
+        raise PredictionsError(path, "cannot be read as CSV: it is no UTF-8 text") from error
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise PredictionsError(path, f"cannot be read as CSV: {error}") from error
     checked = check_predictions(frame, path)
@@ -207,7 +210,7 @@ def match_manifest(
         found = manifest["split"] if "split" in manifest else pd.Series("", index=manifest.index)
         wanted = (found == split).to_numpy(dtype=bool)
         if not wanted.any():
-            raise InputError(f"the manifest has no rows with split {split!r}")
+            raise InputError(f"the manifest has no rows with split {split!r}; --split all takes every row")
     rows = _manifest_rows(manifest)
     folder = Path(predictions.source).parent
     first: dict[int, int] = {}
@@ -309,6 +312,7 @@ def _refuse(path: str | Path, frame: pd.DataFrame, column: str, wrong: pd.Series
     if rows.size:
         row = int(rows[0])
         value = frame[column].iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
         raise PredictionsError(path, reason, row=row + 1, column=column, value=value)
 
 

@@ -27,13 +27,13 @@ import pandas as pd
 from PIL import Image
 
 from agelens import __version__, metrics
-from agelens.data.manifest import image_paths
+from agelens.data.manifest import MAXIMUM_AGE, image_paths
 from agelens.data.splits import split_digest
 from agelens.errors import ImageError, InputError
 from agelens.evaluation import plots
 from agelens.evaluation.assurance import Assurance, CellError, Curve, Decisions, Rate
 from agelens.evaluation.evaluate import INTERVAL_LEVELS, SMALL_GROUP, TOO_FEW, Evaluation, GroupResult
-from agelens.evaluation.groups import crossings, group_members
+from agelens.evaluation.groups import crossings, group_members, people
 from agelens.evaluation.page import (
     Block,
     Figures,
@@ -230,6 +230,12 @@ def _warnings(evaluation: Evaluation) -> Iterator[Text]:
         if paths:
             named = ", ".join(paths[:_NAMED]) + (", … (all in report.json)" if len(paths) > _NAMED else "")
             yield Text(f"{len(paths)} {what}: {named}", warning=True)
+    strange = int(((evaluation.estimates < 0) | (evaluation.estimates > MAXIMUM_AGE)).sum())
+    if strange:
+        yield Text(
+            f"{strange} estimates lie outside 0 … {MAXIMUM_AGE:g} years; they are judged as they stand.",
+            warning=True,
+        )
     if evaluation.absent:
         yield Text(f"The manifest has no values for: {', '.join(evaluation.absent)}.", warning=True)
     if "age_std" in evaluation.labels:
@@ -248,9 +254,10 @@ def _warnings(evaluation: Evaluation) -> Iterator[Text]:
 def _by_age(evaluation: Evaluation, out: Path) -> Section:
     steps = [result for result in evaluation.results if result.grouping == "five_years"]
     errors = metrics.absolute_errors(evaluation.estimates, evaluation.ages)
-    curves = {"all": errors}
+    curves = {} if evaluation.results[0].small else {"all": errors}
+    persons = people(evaluation.labels)
     for name, members in (group_members("gender", evaluation.labels) or {}).items():
-        if members.sum() >= SMALL_GROUP:
+        if len(np.unique(persons[members])) >= SMALL_GROUP:
             curves[name] = errors[members]
     return Section(
         "Error and age",
@@ -273,7 +280,9 @@ def _by_age(evaluation: Evaluation, out: Path) -> Section:
                 plots.cumulative_errors(curves),
                 "Cumulative error curve: per cent of images with an error below n years.",
                 out / _PLOTS,
-            ),
+            )
+            if curves
+            else Text(f"No cumulative error curve: fewer than {SMALL_GROUP} people."),
             drawing(
                 "predicted-against-true",
                 plots.predicted_against_true(evaluation.estimates, evaluation.ages),
@@ -361,7 +370,7 @@ def _calibration(evaluation: Evaluation, out: Path) -> Section:
                 "reliability",
                 plots.reliability(evaluation.reliability, SMALL_GROUP, threshold),
                 f"Reliability of P(age ≥ {threshold:g}): how often it is so, by the probability given; bins "
-                f"of at least {SMALL_GROUP} images.",
+                f"of at least {SMALL_GROUP} people.",
                 out / _PLOTS,
             ),
         ]
