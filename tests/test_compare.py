@@ -342,6 +342,39 @@ class TestCompare:
         assert told["verdict"] == verdict
         assert found.differences[0].shown == (count >= 30)
 
+    def test_no_rate_of_few_people(self, tmp_path: Path) -> None:
+        rows = labels(subject=[f"p{index % 29}" for index in range(COUNT)])
+        found = compare([says("a", rows, 1.0), says("b", rows, 30.0, 2)], rows, replicates=50)
+        assert (found.images, found.people) == (COUNT, 29)
+        row = found.system_rows()[0]
+        assert {row[name] for name in row if name.startswith(("CA", "coverage"))} == {"too few"}
+        assert row["MAE"].startswith("0.")
+        told = {row["metric"]: (row["difference"], row["p"]) for row in difference_rows(found)}
+        assert told["CA(5)"] == ("too few", "")
+        assert told["MAE"][0].startswith("-")
+        table = found.to_dict()
+        assert not [name for name in table["systems"][0]["metrics"] if name.startswith(("CA", "coverage"))]
+        assert [row["found"] is None for row in table["differences"]] == [
+            row["metric"].startswith("CA") for row in table["differences"]
+        ]
+        write_report(found, tmp_path)
+        assert "CA(5),a,b,too few,,too few" in (tmp_path / "differences.csv").read_text(encoding="utf-8")
+
+    def test_groupings_without_values_are_told(self, tmp_path: Path) -> None:
+        rows = labels(gender="")
+        found = compare(
+            [says("a", rows, 1.0), says("b", rows, 3.0, 2)],
+            rows,
+            ("gender", "pose", "ethnicity"),
+            replicates=20,
+            meaning="apparent",
+        )
+        assert found.absent == ("gender", "pose")
+        write_report(found, tmp_path)
+        read = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+        assert "The manifest has no values for: gender, pose." in read
+        assert "apparent age: how old voters" in read
+
     def test_the_same_system_twice_shows_no_difference(self, manifest: pd.DataFrame) -> None:
         found = compare([says("a", manifest, 3.0), says("b", manifest, 3.0)], manifest)
         assert not any(row.shown for row in found.differences)

@@ -70,6 +70,8 @@ def test_every_protocol_loads_and_names_its_data_set() -> None:
         assert protocol.name == name
         assert protocol.source
         assert protocol.dataset in {*DATASETS, "any"}
+        # whether APPA-REAL's ages are real or apparent is its setting
+        assert (protocol.labels is None) == (protocol.dataset in ("any", "appa_real"))
 
 
 @pytest.mark.parametrize(

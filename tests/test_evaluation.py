@@ -610,6 +610,13 @@ class TestModel:
         with pytest.raises(InputError, match="'raw'"):
             evaluate_model(small_model, bright, crops="raw")  # type: ignore[arg-type]
 
+    def test_no_image_is_estimated_for_a_grouping_that_is_none(
+        self, small_model: Path, bright: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agelens.evaluation.evaluate.predict_manifest", pytest.fail)
+        with pytest.raises(InputError, match="no such grouping: 'height'"):
+            evaluate_model(small_model, bright, by=("gender:height",))
+
 
 def test_evaluation_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import agelens.evaluation.evaluate"

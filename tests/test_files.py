@@ -137,3 +137,15 @@ def test_a_missing_input_is_not_blamed_on_the_output(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), write_atomically(tmp_path / "copy.csv") as temporary:
         temporary.write_bytes((tmp_path / "gone.csv").read_bytes())
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self.parent))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with (
+        pytest.raises(OutputError, match=r"a\.svg: cannot write: No such file or directory"),
+        write_atomically(tmp_path / "report" / "plots" / "a.svg"),
+    ):
+        pytest.fail("begun")

@@ -27,7 +27,7 @@ from agelens.data.manifest import check_manifest, write_manifest  # noqa: E402
 from agelens.data.splits import split_digest  # noqa: E402
 from agelens.errors import InputError, OutputError, RunError, SplitError  # noqa: E402
 from agelens.evaluation.assurance import assure  # noqa: E402
-from agelens.evaluation.evaluate import Evaluation, evaluate  # noqa: E402
+from agelens.evaluation.evaluate import Evaluation, evaluate, is_rate  # noqa: E402
 from agelens.evaluation.page import (  # noqa: E402
     Figures,
     Gallery,
@@ -376,8 +376,50 @@ class TestReport:
         found = judged(labels)
         with pytest.raises(InputError, match="real, apparent, estimated"):
             make_stamp(found, labels, labels="guessed")
-        labels.attrs["labels"] = "apparent"
-        assert make_stamp(found, labels).entries["Labels"] == LABELS["apparent"]
+        assert make_stamp(found, labels).entries["Labels"].startswith("not stated")
+        told = make_stamp(found, labels, protocol="chalearn").entries
+        assert (told["Labels"], told["Protocol"]) == (LABELS["apparent"], "chalearn")
+        assert (
+            make_stamp(found, labels, protocol="chalearn", labels="real").entries["Labels"] == LABELS["real"]
+        )
+        assert make_stamp(found, labels, protocol="appa-real").entries["Labels"].startswith("not stated")
+
+    @pytest.mark.usefixtures("without_figures")
+    def test_strange_estimates_are_counted(self, tmp_path: Path) -> None:
+        labels = check_manifest(drawn(3), "m.csv")
+        table = check_predictions(
+            pd.DataFrame({"path": labels["path"], "age": [-1.0, 131.0, 130.0]}), "p.csv"
+        )
+        found = evaluate(Predictions(table, None, None, "p.csv"), labels, report_groupings(()), replicates=5)
+        write_report(tmp_path, found, [], make_stamp(found, labels))
+        read = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "2 estimates lie outside 0 … 130 years" in read
+
+    def test_the_json_tells_no_rate_of_too_few(self, folder: Path) -> None:
+        table = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        small = [row for row in table["results"] if row["small"] and row["count"]]
+        assert small
+        for row in small:
+            rates = [value for name, value in row["metrics"].items() if is_rate(name)]
+            assert rates
+            assert all(value == {"value": None, "low": None, "high": None} for value in rates)
+            assert row["metrics"]["MAE"]["value"] > 0
+        assert any(row["people"] < 30 for row in table["reliability"])
+        for row in table["reliability"]:
+            assert (row["observed"] is None) == (row["people"] < 30)
+
+    @pytest.mark.usefixtures("without_figures")
+    def test_people_and_not_images_make_a_group_large(self, tmp_path: Path) -> None:
+        labels = drawn(120)
+        labels["subject"] = [f"p{index % 20}" for index in range(120)]
+        labels = check_manifest(labels, "m.csv")
+        found = judged(labels)
+        assert (found.images, found.people, found.results[0].small) == (120 - len(found.failures), 20, True)
+        assert found.to_dict()["pit_histogram"] == []
+        assert {row["observed"] for row in found.to_dict()["reliability"]} == {None}
+        write_report(tmp_path, found, [], make_stamp(found, labels))
+        read = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "No cumulative error curve: fewer than 30 people." in read
 
 
 class TestPooled:
@@ -476,7 +518,7 @@ class TestCommand:
         [
             ("path,age\n0.png,old\n", (), "row 1, column 'age': not a finite number (value: 'old')"),
             ("path,age\n0.png,nan\n", (), "row 1, column 'age': not a finite number (value: 'nan')"),
-            ("path,age\n0.png,\n", (), "no age and no error"),
+            ("path,age\n0.png,\n", (), "row 1, column 'age': no age and no error (value: '')"),
             ("path,age\n0.png,3\n", (), "59 of 60 images of the manifest have no prediction"),
             ("path,age\nx.png,3\n", ("--allow-missing",), "no image of the manifest has a predicted age"),
             ("path,age\n0.png,3\n", ("--allow-missing", "--by", "genre"), "no such grouping: 'genre'"),
@@ -512,7 +554,7 @@ class TestCommand:
             *("--report", tmp_path / "out"),
         )
         assert done.exit_code == 0, done.output
-        assert "missing: 58 images" in done.output
+        assert "missing: 58 images: 2.png, 3.png, 4.png, 5.png, 6.png, …" in done.output
 
 
 @pytest.fixture(scope="module")

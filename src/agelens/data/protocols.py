@@ -68,6 +68,7 @@ class Protocol(BaseModel):
         ages: Only labels from the first to the second age, both included.
         spread: How groups are dealt to folds: ``hash`` (a new image moves no other) or ``even`` (folds of one
             size, for small sets).
+        labels: What the labels of its data set mean: ``real``, ``apparent`` or ``estimated`` ages.
         images: How many images the owner's whole set has; for "found 2,981 of 3,287".
         test_images: How many of them test.
     """
@@ -89,6 +90,7 @@ class Protocol(BaseModel):
     test_list: str | None = None
     ages: tuple[float, float] | None = None
     spread: Literal["hash", "even"] = "hash"
+    labels: Literal["real", "apparent", "estimated"] | None = None
     images: int | None = None
     test_images: int | None = None
 

@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
@@ -28,12 +28,13 @@ from agelens import __version__, metrics
 from agelens.calibration import Calibration
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
-from agelens.evaluation.evaluate import SMALL_GROUP, TOO_FEW, Evaluation, evaluate, json_value
+from agelens.evaluation.evaluate import SMALL_GROUP, TOO_FEW, Evaluation, evaluate, is_rate, json_value
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
 from agelens.evaluation.page import Drawing, Section, Table, Text, drawing, plot_style, write_page
 from agelens.evaluation.predict import Crops, predict_manifest
 from agelens.evaluation.predictions import Predictions, match_manifest, read_predictions
 from agelens.evaluation.published import QuotedSystem
+from agelens.evaluation.report import label_meaning
 from agelens.files import write_atomically
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.models import model_path, open_model
@@ -177,6 +178,11 @@ class PairedDifference:
         """Whether the interval excludes zero, of ``SMALL_GROUP`` people at least: fewer show nothing."""
         return self.people >= SMALL_GROUP and _excludes_zero(self.found)
 
+    @property
+    def rate_hidden(self) -> bool:
+        """Whether it is one of rates of too few people, which is not printed."""
+        return self.people < SMALL_GROUP and is_rate(self.metric)
+
 
 @dataclass(frozen=True)
 class GroupVerdict:
@@ -218,8 +224,10 @@ class Comparison:
         groups: Group by group.
         quoted: Published rows.
         images: Images in the metrics: those that every system answered.
+        people: People on them; as many as images where the manifest names no subjects.
         left_out: Images that some system answered and another did not.
-        facts: Manifest, split, split digest, software, bootstrap: what the report is stamped with.
+        absent: Groupings asked for that the manifest has no values of.
+        facts: Manifest, split, split digest, labels, software, bootstrap: what the report is stamped with.
     """
 
     systems: tuple[SystemResult, ...]
@@ -227,17 +235,28 @@ class Comparison:
     groups: tuple[GroupVerdict, ...]
     quoted: tuple[QuotedSystem, ...]
     images: int
+    people: int
     left_out: int
+    absent: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as JSON values; what is not a number becomes None."""
-        values = asdict(self)
+        """Give everything as JSON values; what is not a number, or a rate of too few people, becomes None."""
+        values = asdict(replace(self, systems=tuple(map(self._told, self.systems))))
         for row, verdict in zip(values["groups"], self.groups, strict=True):
             row["verdict"] = verdict.verdict
         for row, difference in zip(values["differences"], self.differences, strict=True):
             row["shown"] = difference.shown
+            if difference.rate_hidden:
+                row["found"] = None
         return {key: json_value(value) for key, value in values.items()}
+
+    def _told(self, system: SystemResult) -> SystemResult:
+        """The system without the rates of too few people."""
+        if self.people >= SMALL_GROUP:
+            return system
+        told = {name: value for name, value in system.metrics.items() if not is_rate(name)}
+        return replace(system, metrics=told)
 
     def system_rows(self, shown: Sequence[str] = _SHOWN) -> list[dict[str, str]]:
         """Give systems, then quoted rows, as text: ready for a table.
@@ -250,7 +269,12 @@ class Comparison:
             {
                 "system": system.name,
                 "kind": system.kind,
-                **{name: _interval(system.metrics.get(name)) for name in names},
+                **{
+                    name: TOO_FEW
+                    if is_rate(name) and self.people < SMALL_GROUP
+                    else _interval(system.metrics.get(name))
+                    for name in names
+                },
                 "latency [ms]": _latency(system.cost),
                 "processor [ms]": _processor(system.cost),
                 "size [MB]": "" if system.cost is None else f"{system.cost.size / 1e6:.2f}",
@@ -331,6 +355,7 @@ def compare(
     split: str | None = None,
     quoted: Sequence[QuotedSystem] = (),
     allow_missing: bool = False,
+    meaning: str | None = None,
     latency: bool = True,
     replicates: int = 2000,
     level: float = 0.95,
@@ -345,6 +370,7 @@ def compare(
         split: Only these rows of the manifest; None for all.
         quoted: Published rows to stand beside.
         allow_missing: Count and name the paths that only one side has instead of raising.
+        meaning: What the labels are, one of :data:`~agelens.evaluation.report.LABELS`, for the stamp.
         latency: Time the models.
         replicates: Bootstrap replicates.
         level: Level of the intervals.
@@ -356,7 +382,7 @@ def compare(
             systems answered.
         PredictionsError: A path occurs on one side only and ``allow_missing`` is false, or none matches.
     """
-    names, groupings = [system.name for system in systems], split_groupings(by)
+    names = [system.name for system in systems]
     if len(systems) < 2:
         raise InputError(f"a comparison needs two systems or more, not {len(systems)}")
     if twice := {name for name in names if names.count(name) > 1}:
@@ -382,10 +408,10 @@ def compare(
         for system in systems
     ]
     scores = _scores(evaluations)
-    found = [grouping for name in groupings if (grouping := group(name, evaluations[0].labels)) is not None]
-    differences, groups = _paired(
-        names, scores, found, people(evaluations[0].labels), replicates, level, seed
-    )
+    groupings = {name: group(name, evaluations[0].labels) for name in split_groupings(by)}
+    found = [grouping for grouping in groupings.values() if grouping is not None]
+    persons = people(evaluations[0].labels)
+    differences, groups = _paired(names, scores, found, persons, replicates, level, seed)
     costs = _costs(systems, latency)
     return Comparison(
         systems=tuple(
@@ -407,11 +433,14 @@ def compare(
         groups=tuple(groups),
         quoted=tuple(quoted),
         images=len(common),
+        people=len(np.unique(persons)),
         left_out=len(set.union(*answered)) - len(common),
+        absent=tuple(name for name, grouping in groupings.items() if grouping is None),
         facts={
             "manifest": str(manifest.attrs.get("path", "")),
             "split": split or "all",
             "split digest": split_digest(manifest) if {"digest", "split"} <= set(manifest) else "none",
+            "labels": label_meaning(meaning),
             "bootstrap": f"{replicates} replicates, {level:.0%} intervals, seed {seed}, paired",
             "software": f"agelens {__version__}",
         },
@@ -642,6 +671,8 @@ def _system_blocks(comparison: Comparison) -> list[Text | Table]:
                 warning=True,
             )
         )
+    if comparison.absent:
+        blocks.append(Text(f"The manifest has no values for: {', '.join(comparison.absent)}.", warning=True))
     rows = comparison.system_rows()
     blocks.append(
         _table(
@@ -707,10 +738,12 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "metric": row.metric,
                 "first": row.a,
                 "second": row.b,
-                "difference": "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
+                "difference": TOO_FEW
+                if row.rate_hidden
+                else "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
                     found.difference, found.low, found.high, d=digits
                 ),
-                "p": f"{found.p:.4f}",
+                "p": "" if row.rate_hidden else f"{found.p:.4f}",
                 "verdict": TOO_FEW if row.people < SMALL_GROUP else _better(row) if row.shown else _NOT_SHOWN,
             }
         )

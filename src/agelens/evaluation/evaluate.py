@@ -22,7 +22,7 @@ from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError
-from agelens.evaluation.groups import AGE_BANDS, BY_AGE, Grouping, group, people
+from agelens.evaluation.groups import AGE_BANDS, BY_AGE, Grouping, check_groupings, group, people
 from agelens.evaluation.predict import Crops, predict_manifest
 from agelens.evaluation.predictions import Match, Predictions, match_manifest
 from agelens.files import write_atomically
@@ -386,6 +386,7 @@ def evaluate_model(
         PredictionsError: No image could be estimated.
     """
     labels = manifest if isinstance(manifest, pd.DataFrame) else read_manifest(manifest)
+    check_groupings(by, labels)
     estimator = AgeEstimator(model_path, threads=threads)
     predictions = predict_manifest(
         estimator, labels, split=split, crops=crops, threshold=threshold, progress=progress

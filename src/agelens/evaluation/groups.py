@@ -26,6 +26,7 @@ __all__ = [
     "EYE_DISTANCES",
     "POSES",
     "Grouping",
+    "check_groupings",
     "crossings",
     "eye_distances",
     "group",
@@ -94,6 +95,18 @@ def crossings(by: Sequence[str]) -> tuple[str, ...]:
     """Give all pairs of groupings that are no crossings themselves, ``gender:ethnicity``."""
     single = [name for name in by if _CROSS not in name]
     return tuple(f"{a}{_CROSS}{b}" for a, b in combinations(single, 2) if not {a, b} <= set(BY_AGE))
+
+
+def check_groupings(by: Sequence[str], labels: pd.DataFrame) -> None:
+    """Refuse a grouping that :func:`group` does not know, before any work is done for it.
+
+    Raises:
+        InputError: There is no such grouping.
+    """
+    for name in by:
+        for part in [name] if name in labels.columns else name.split(_CROSS):
+            if part not in (*BY_AGE, "eye_distance", *COLUMNS, *labels.columns):
+                raise _unknown_grouping(part, labels)
 
 
 def group(name: str, labels: pd.DataFrame) -> Grouping | None:
@@ -211,11 +224,7 @@ def _column(name: str, labels: pd.DataFrame) -> Grouping | None:
     if name not in labels.columns:
         if name in COLUMNS:
             return None
-        columns = ", ".join(str(column) for column in labels.columns)
-        raise InputError(
-            f"no such grouping: {name!r} (age_band, five_years, aar_group, eye_distance, a crossing as"
-            f" gender:ethnicity, or a column: {columns})"
-        )
+        raise _unknown_grouping(name, labels)
     values = labels[name].astype(object)
     texts = values.where(values.notna(), "").astype(str).astype(object)
     if (texts == "").all():
@@ -227,6 +236,14 @@ def _column(name: str, labels: pd.DataFrame) -> Grouping | None:
     _check_number(name, len(names))
     places = np.array([names.index(text) for text in found], dtype=np.int64)
     return Grouping(name, tuple(names), places[codes])
+
+
+def _unknown_grouping(name: str, labels: pd.DataFrame) -> InputError:
+    columns = ", ".join(str(column) for column in labels.columns)
+    return InputError(
+        f"no such grouping: {name!r} (age_band, five_years, aar_group, pose, eye_distance, a crossing as"
+        f" gender:ethnicity, or a column: {columns})"
+    )
 
 
 def _check_number(name: str, groups: int) -> None:

@@ -28,6 +28,7 @@ from PIL import Image
 
 from agelens import __version__, metrics
 from agelens.data.manifest import MAXIMUM_AGE, image_paths
+from agelens.data.protocols import load_protocol
 from agelens.data.splits import split_digest
 from agelens.errors import ImageError, InputError
 from agelens.evaluation import plots
@@ -50,7 +51,7 @@ from agelens.faces.image import read_image
 from agelens.files import write_atomically
 from agelens.metrics import BootstrapInterval
 
-__all__ = ["LABELS", "Stamp", "make_stamp", "report_groupings", "write_report"]
+__all__ = ["LABELS", "Stamp", "label_meaning", "make_stamp", "report_groupings", "write_report"]
 
 LABELS = {
     "real": "real age: from a date of birth or a record",
@@ -94,6 +95,21 @@ def report_groupings(by: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*by, *crossings(by), "five_years", "eye_distance"]))
 
 
+def label_meaning(labels: str | None) -> str:
+    """Say for a stamp what labels mean.
+
+    Args:
+        labels: One of `LABELS`; None: not known.
+    Raises:
+        InputError: It is none of `LABELS`.
+    """
+    if labels is None:
+        return "not stated (--labels real, apparent or estimated)"
+    if labels not in LABELS:
+        raise InputError(f"labels are {', '.join(LABELS)} (value: {labels!r})")
+    return LABELS[labels]
+
+
 def make_stamp(
     evaluation: Evaluation,
     manifest: pd.DataFrame,
@@ -108,19 +124,17 @@ def make_stamp(
     Args:
         evaluation: What was measured.
         manifest: The manifest it was measured on, whole.
-        labels: One of `LABELS`; by default ``manifest.attrs["labels"]``, if that is there.
-        protocol: Name of the protocol; by default ``manifest.attrs["protocol"]``, else the split.
+        labels: One of `LABELS`; by default what the protocol's data set has, if there is a protocol that
+            says so.
+        protocol: Name of the protocol; by default the split is told.
         protocol_digest: Digest of its folds; by default that of the manifest's own split.
         images: What the images were: ``aligned``, ``chips`` or ``photos``.
     Returns:
         The stamp.
     Raises:
-        InputError: ``labels`` is none of `LABELS`.
+        InputError: ``labels`` is none of `LABELS`, or there is no such protocol.
     """
-    meaning = manifest.attrs.get("labels") if labels is None else labels
-    if meaning is not None and meaning not in LABELS:
-        raise InputError(f"labels are {', '.join(LABELS)} (value: {meaning!r})")
-    named = manifest.attrs.get("protocol") if protocol is None else protocol
+    meaning = load_protocol(protocol).labels if labels is None and protocol is not None else labels
     split = "all rows" if evaluation.split is None else f"split {evaluation.split} of the manifest"
     digest = protocol_digest
     model = evaluation.digest or "not known"
@@ -135,9 +149,9 @@ def make_stamp(
         "System": evaluation.system,
         "Model digest": model,
         "Data": "/".join(Path(evaluation.manifest).parts[-2:]) or "not named",
-        "Protocol": str(named) if named else split,
+        "Protocol": protocol or split,
         "Split digest": digest,
-        "Labels": LABELS[meaning] if meaning else "not stated (--labels real, apparent or estimated)",
+        "Labels": label_meaning(meaning),
         "Images": f"{evaluation.images:,}{people}" + (f", {images}" if images else ""),
         "Intervals": (
             f"{evaluation.level:.0%} bootstrap intervals, {evaluation.replicates:,} draws of {drawn}, "

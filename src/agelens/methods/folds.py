@@ -148,7 +148,7 @@ def train_folds(
     state = PartialState(cpu=cpu)
     facts = {
         "format": FOLDS_FORMAT,
-        "protocol": named.model_dump(mode="json"),
+        "protocol": named.model_dump(mode="json", exclude={"labels"}),
         "digest": split.digest,
         "labels": _labels_digest(rows),
         "folds": len(split.folds),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, output, print_table
-from agelens.apps.commands.evaluate import Images, model_of
+from agelens.apps.commands.evaluate import NAMED, Images, Labels, model_of
 from agelens.errors import InputError
 
 __all__ = ["compare", "published"]
@@ -36,6 +36,9 @@ def compare(
         typer.Option(help="Published results to quote: DATA SET or DATA SET:PROTOCOL; may be repeated."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write page, JSON and tables into this folder.")] = None,
+    labels: Annotated[
+        Labels | None, typer.Option(help="What the labels are: for the report's stamp.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Count images without a prediction instead of refusing.")
     ] = False,
@@ -53,10 +56,13 @@ def compare(
         predictions_system,
         write_report,
     )
+    from agelens.evaluation.groups import check_groupings, split_groupings
     from agelens.evaluation.pooled import pooled_run
     from agelens.evaluation.published import quoted_systems, read_published
 
     rows, part = read_manifest(data), None if split == "all" else split
+    groupings = split_groupings(by or ("age_band", "gender", "ethnicity"))
+    check_groupings(groupings, rows)
     count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
     results = read_published() if quote else ()
     quoted = [
@@ -92,15 +98,27 @@ def compare(
         comparison = compare_systems(
             found,
             rows,
-            tuple(by) if by else ("age_band", "gender", "ethnicity"),
+            groupings,
             split=part,
             quoted=quoted,
             allow_missing=allow_missing,
             latency=latency,
+            meaning=None if labels is None else labels.value,
         )
     typer.echo(f"{data}, split {split}: {comparison.images} images that every system answered")
     if comparison.left_out:
         typer.echo(f"left out: {comparison.left_out} images that some system did not answer")
+    for system in comparison.systems:
+        for what, paths in (
+            ("failed", [": ".join(pair) for pair in system.failed]),
+            ("missing", system.missing),
+            ("unknown", system.unknown),
+        ):
+            if paths:
+                named = ", ".join([*paths[:NAMED], "…"][: len(paths)])
+                typer.echo(f"{system.name}, {what}: {len(paths)} images: {named}")
+    if comparison.absent:
+        typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
     for table in (
         comparison.system_rows(("MAE", "CA(5)", "CRPS")),
         difference_rows(comparison),

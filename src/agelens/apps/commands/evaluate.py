@@ -13,7 +13,10 @@ import typer
 from agelens.apps.command import command, print_table
 from agelens.errors import InputError, MissingExtraError
 
-__all__ = ["evaluate", "model_of"]
+__all__ = ["NAMED", "Images", "Labels", "evaluate", "model_of"]
+
+NAMED = 5
+"""How many images are named on the terminal; the report and the JSON name all."""
 
 
 class Images(StrEnum):
@@ -149,7 +152,8 @@ def evaluate(
     match = found.match
     for name, paths in (("failed", match.failed), ("missing", match.missing), ("unknown", match.unknown)):
         if paths:
-            typer.echo(f"{name}: {len(paths)} images")
+            named = [path if isinstance(path, str) else ": ".join(path) for path in paths[:NAMED]]
+            typer.echo(f"{name}: {len(paths)} images: {', '.join([*named, '…'][: len(paths)])}")
     for name in found.absent:
         if name in asked:
             typer.echo(f"no values of {name} in the manifest")
