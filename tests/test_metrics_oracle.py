@@ -418,6 +418,12 @@ class TestEvaluation:
                 expected[f"coverage({level:.0%})"] = oracle_coverage(case.true, low, high)
         for name, number in expected.items():
             assert found.overall[name].value == pytest.approx(number, **TIGHT), name
+        errors = [abs(a - b) for a, b in zip(case.said, case.true, strict=True)]
+        drawn = [mean([errors[k] for k in draw]) for draw in oracle_draws(len(errors), 5, 0)]
+        ends = found.overall["MAE"].low, found.overall["MAE"].high
+        assert ends == pytest.approx(
+            (oracle_quantile(drawn, 0.025), oracle_quantile(drawn, 0.975)), rel=1e-12, abs=1e-11
+        )
         places = [min(int(10 * p), 9) for p in oracle_pit(case.mass, YOUNGEST, case.true)]
         assert list(found.pit_histogram) == pytest.approx(
             [places.count(k) / len(places) for k in range(10)], **TIGHT
@@ -442,6 +448,8 @@ def judged(request: pytest.FixtureRequest) -> Any:
     random = np.random.default_rng(request.param)
     count = (40, 700, 1500)[request.param]
     true = random.integers(0, 40, count).astype(float)
+    if request.param == 0:
+        true[:30], true[30:] = 17, 20  # as many as a rate needs, and a third of it
     true[::5] += 0.5
     said = np.round(true + random.normal(1, 5, count), 1).clip(0, 100)  # many on the edges
     sexes = random.choice(["female", "male"], count)
