@@ -437,7 +437,7 @@ class TestEvaluation:
                 assert row.observed == pytest.approx(mean([float(reached[n]) for n in members]), **TIGHT)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, 1, 2, 3])
 def judged(request: pytest.FixtureRequest) -> Any:
     pd = pytest.importorskip("pandas", reason="evaluation needs the extra report")
     from agelens.data.manifest import check_manifest
@@ -446,10 +446,12 @@ def judged(request: pytest.FixtureRequest) -> Any:
     from agelens.evaluation.predictions import Predictions, check_predictions
 
     random = np.random.default_rng(request.param)
-    count = (40, 700, 1500)[request.param]
+    count = (40, 700, 1500, 130)[request.param]
     true = random.integers(0, 40, count).astype(float)
     if request.param == 0:
         true[:30], true[30:] = 17, 20  # as many as a rate needs, and a third of it
+    if request.param == 3:
+        true[:100], true[100:] = 17, 25  # of whom 5 are 5 % exactly
     true[::5] += 0.5
     said = np.round(true + random.normal(1, 5, count), 1).clip(0, 100)  # many on the edges
     sexes = random.choice(["female", "male"], count)
@@ -458,7 +460,7 @@ def judged(request: pytest.FixtureRequest) -> Any:
     labels = check_manifest(pd.DataFrame({"path": paths, "age": true, "gender": sexes}), "m.csv")
     table = check_predictions(pd.DataFrame({"path": paths, "age": said}), "p.csv")
     found = evaluate(Predictions(table, mass, BINS, "p.csv"), labels, (), replicates=5)
-    page = assure(found, ("gender",), threshold=18, challenge=25, wished=(0.05,), certainty=0.9)
+    page = assure(found, ("gender",), threshold=18, challenge=25, wished=(0.05, 0.2), certainty=0.9)
     return page, said.tolist(), true.tolist(), sexes.tolist(), oracle_at_least(mass, YOUNGEST, 18)
 
 
@@ -534,10 +536,17 @@ class TestAssurance:
             if len(young) < 30:
                 assert math.isnan(point.cut)
                 continue
-            tenths = next(
-                cut for cut in range(180, 2000) if sum(a >= cut / 10 for a in young) / len(young) <= 0.05
-            )
-            assert point.cut == pytest.approx(tenths / 10, **TIGHT)
+            hits = {cut / 10: sum(a >= cut / 10 for a in young) for cut in range(180, 1001)}
+            reached = [cut for cut, count in hits.items() if count / len(young) <= point.wished]
+            assert point.cut == pytest.approx(reached[0], **TIGHT)
+            bounds = {
+                count: oracle_binomial(count, len(young), 0.95)[1] for count in {hits[cut] for cut in reached}
+            }
+            assured = [cut for cut in reached if bounds[hits[cut]] <= point.wished]
+            if assured:
+                assert point.assured == pytest.approx(assured[0], **TIGHT)
+            else:
+                assert math.isnan(point.assured)
 
     def test_child_safety(self, judged: Any) -> None:
         page, said, true, sexes, _ = judged

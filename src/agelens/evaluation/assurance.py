@@ -531,7 +531,8 @@ def _decisions(
 def _share_from(scores: FloatArray, cuts: FloatArray) -> FloatArray:
     """(C,) share of the scores at or above each cut; a missing score is below all."""
     ordered = np.sort(np.where(np.isnan(scores), -math.inf, scores))
-    return np.asarray(1 - np.searchsorted(ordered, cuts, side="left") / len(ordered))
+    below = np.searchsorted(ordered, cuts, side="left")
+    return np.asarray((len(ordered) - below) / len(ordered))  # 5 of 100 is 0.05, which 1 - 0.95 is not
 
 
 def _curve(
