@@ -456,6 +456,8 @@ def judged(request: pytest.FixtureRequest) -> Any:
     said = np.round(true + random.normal(1, 5, count), 1).clip(0, 100)  # many on the edges
     sexes = random.choice(["female", "male"], count)
     mass = random.dirichlet(np.full(len(BINS), 0.05), count)
+    mass[:40:4] = 0.9 * peaked([5]) + 0.1 * peaked([60])  # on the edges of certainty 0.9
+    mass[1:40:4] = 0.1 * peaked([5]) + 0.9 * peaked([60])
     paths = [f"{k}.png" for k in range(count)]
     labels = check_manifest(pd.DataFrame({"path": paths, "age": true, "gender": sexes}), "m.csv")
     table = check_predictions(pd.DataFrame({"path": paths, "age": said}), "p.csv")
@@ -494,7 +496,7 @@ class TestAssurance:
         }
         outcomes = {
             "estimate": ([a >= 25 for a in said], [a < 18 for a in said]),
-            "probability": ([p >= 0.9 for p in adult], [p <= 1 - 0.9 for p in adult]),
+            "probability": ([p >= 0.9 for p in adult], [p <= 0.1 for p in adult]),
         }
         for row in page.decisions:
             passed, refused = outcomes[row.rule]

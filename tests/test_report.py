@@ -537,6 +537,11 @@ class TestCommand:
         assert message in done.output
         assert not (tmp_path / "out").exists()
 
+    def test_a_folder_that_is_no_run(self, files: Path, tmp_path: Path) -> None:
+        done = self.run(tmp_path, "--data", files / "manifest.csv")
+        assert done.exit_code == 2
+        assert "a folder without run.json or folds.json is no run" in done.output
+
     def test_bad_assurance_settings_write_nothing(self, files: Path, tmp_path: Path) -> None:
         for options in (("--challenge", 10), ("--false-positive-rate", 2), ("--certainty", 0.2)):
             done = self.run(

@@ -394,7 +394,7 @@ def assure(
         ("estimate", shown.estimates, upper, threshold, _challenge_ages(threshold, shown.estimates))
     ]
     if shown.probability is not None:
-        below = math.nextafter(1 - certainty, 1)  # refused at 1 - c itself
+        below = math.nextafter(round(1 - certainty, 12), 1)  # refused at 1 - c itself: 0.1 for 0.9
         rules.append(("probability", shown.probability, certainty, below, np.array(CERTAINTIES)))
     cells, cell_means = _cells(shown, evaluation)
     return Assurance(

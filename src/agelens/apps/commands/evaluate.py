@@ -191,6 +191,8 @@ def evaluate(
 def model_of(system: str) -> Iterator[str]:
     """Yield a model: the one named, or a temporary one that a run is exported to."""
     if not (Path(system) / "run.json").is_file():
+        if Path(system).is_dir():
+            raise InputError(f"{system}: a folder without run.json or folds.json is no run")
         yield system
         return
     from tempfile import TemporaryDirectory
