@@ -277,6 +277,30 @@ def test_a_run_is_exported_calibrated_and_estimates_as_it_did_in_training(
         export_run(run, tmp_path / "other.onnx", stage="generation-9")
 
 
+def test_a_run_can_be_exported_mirrored_afterwards(manifest: Path, tmp_path: Path) -> None:
+    plain = train(_recipe(epochs=1), manifest, tmp_path / "plain", cpu=True)
+    mirrored = train(_mirrored(_recipe(epochs=1)), manifest, tmp_path / "mirrored", cpu=True)
+    stage = "generation-2"
+    cards = [
+        export_run(plain, tmp_path / "after.onnx", stage=stage, mirror=manifest),
+        export_run(mirrored, tmp_path / "before.onnx", stage=stage),
+        export_run(mirrored, tmp_path / "twice.onnx", stage=stage, mirror=manifest),
+    ]
+    for card in cards:
+        assert card.decoding["views"].startswith("the crop and its mirror image")
+        assert card.digest == cards[0].digest
+        assert card.calibration == cards[0].calibration
+        assert card.provenance["validation_mae"] == pytest.approx(cards[0].provenance["validation_mae"])
+    assert cards[0].provenance["validation_mae"] != pytest.approx(
+        plain.read_json(stage, "validation.json")["estimates"]["age"]["MAE"]
+    )
+    other = manifest.with_name("other.csv")
+    other.write_text(manifest.read_text().replace(",val", ",test", 1))
+    with pytest.raises(RunError, match=r"not trained on the split of .*other\.csv"):
+        export_run(plain, tmp_path / "other.onnx", mirror=other)
+    assert not (tmp_path / "other.onnx").exists()
+
+
 def test_two_separately_trained_networks_are_one_model_file(manifest: Path, tmp_path: Path) -> None:
     runs = {}
     for head in ("ldl", "reg"):

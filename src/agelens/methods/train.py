@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agelens.calibration import Calibration
@@ -32,10 +33,10 @@ from agelens.methods.lrn import LabelRefinery
 from agelens.methods.ordinal_dark import OrdinalDark
 from agelens.methods.recipe import Recipe, Selection
 from agelens.methods.run import Run, described_by_us, read_tensors, write_tensors
-from agelens.methods.stage import Method, describe_age_network
+from agelens.methods.stage import CropOutputs, Method, describe_age_network, run_on_crops
 from agelens.methods.teachers import named_without_folders, teacher_facts
 from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
-from agelens.metrics import aar
+from agelens.metrics import aar, mae
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.backbones import load_backbone, make_backbone
@@ -113,7 +114,7 @@ def train(
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
-        "split_digest": split_digest(rows) if "digest" in rows else None,
+        "split_digest": _digest(rows),
         "geometry": crop_geometry(Path(rows.attrs["root"])),
         "images": {"train": len(training), "val": len(validation)},
         "clamped": clamped,
@@ -174,6 +175,7 @@ def export_run(
     stage: str | None = None,
     select: str | None = None,
     regression: str | Path | Run | None = None,
+    mirror: str | Path | None = None,
     half: bool = False,
 ) -> ModelCard:
     """Export a finished stage as one model file, calibrated on the validation split.
@@ -185,11 +187,14 @@ def export_run(
         select: What is best: ``mae`` or ``aar``; None: as the run's recipe says.
         regression: Another run whose best stage regresses: Eq. 20 over two separately trained networks
             (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
+        mirror: The run's manifest: export the mirrored form (the face and its mirror image, averaged) of a
+            run that was not judged by it. Its validation rows are estimated again, for the calibration.
         half: Store the weights in 16 bits.
     Returns:
         The card that is in the file.
     Raises:
-        RunError: Not a run, the stage is not finished, or its validation outputs are gone.
+        RunError: Not a run, the stage is not finished, its validation outputs are gone, or the manifest has
+            another split than the run's.
         InputError: The network has no distribution to export.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
@@ -199,9 +204,16 @@ def export_run(
     network: AnyNetwork = load_stage(opened, chosen)
     if regression is not None:
         network = _paired(opened, chosen, regression if isinstance(regression, Run) else Run.open(regression))
-    validation = opened.read_arrays(chosen, "validation.npz")
-    calibration = Calibration.fit(validation.get("logits"), validation["ages"], network.head.age_bins)
     recipe, size = opened.recipe, opened.recipe.network.input_size
+    validation_mae = _validation_mae(opened, chosen)
+    if mirror is None or isinstance(network, MirroredNetwork):
+        validation = opened.read_arrays(chosen, "validation.npz")
+        logits, ages = validation.get("logits"), validation["ages"]
+    else:
+        network = MirroredNetwork(network)
+        said, ages = _estimate_validation(opened, network, mirror)
+        logits, validation_mae = said.logits, mae(said.age, ages)
+    calibration = Calibration.fit(logits, ages, network.head.age_bins)
     if not opened.facts.get("geometry"):
         raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
     geometry = CropGeometry.from_dict(opened.facts["geometry"])
@@ -218,7 +230,7 @@ def export_run(
             "split_digest": opened.facts["split_digest"],
             "images": opened.facts["images"],
             "stage": chosen,
-            "validation_mae": _validation_mae(opened, chosen),
+            "validation_mae": validation_mae,
             "recipe": named_without_folders(recipe.model_dump(mode="json")),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
@@ -329,6 +341,18 @@ def _paired(run: Run, stage: str, other: Run) -> AnyNetwork:
     return MirroredNetwork(pair) if run.recipe.network.mirror else pair
 
 
+def _estimate_validation(
+    run: Run, network: AnyNetwork, manifest: str | Path
+) -> tuple[CropOutputs, NDArray[np.float64]]:
+    """What a network says of the validation rows a run was judged on, and their ages."""
+    rows = read_manifest(manifest)
+    chosen = _rows(rows, "val") if "split" in rows else rows.iloc[:0]
+    if (_digest(rows), len(chosen)) != (run.facts["split_digest"], run.facts["images"]["val"]):
+        raise RunError(run.path, f"was not trained on the split of {manifest}")
+    crops = load_crops(chosen)
+    return run_on_crops(network, crops, run.recipe.network.input_size), crops.ages.astype(np.float64)
+
+
 def _validation_mae(run: Run, stage: str) -> float:
     return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
 
@@ -339,6 +363,10 @@ def _validation_aar(run: Run, stage: str) -> float:
         return aar(arrays["age"], arrays["ages"]).aar
     except ValueError as error:
         raise RunError(run.path, f"cannot be judged by AAR: {error}") from error
+
+
+def _digest(rows: pd.DataFrame) -> str | None:
+    return split_digest(rows) if "digest" in rows else None
 
 
 def _rows(rows: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -97,12 +97,18 @@ def export(
     regression: Annotated[
         Path | None, typer.Option(help="Run whose regressed age is averaged with this run's distribution.")
     ] = None,
+    mirror: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's manifest: the form that sees the face and its mirror image, at twice the time."
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
     from agelens.methods.train import export_run
 
-    card = export_run(run, out, stage=stage, select=select, regression=regression, half=half)
+    card = export_run(run, out, stage=stage, select=select, regression=regression, mirror=mirror, half=half)
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
