@@ -357,6 +357,7 @@ def test_control_c_in_a_training_that_then_goes_on(
         (("prepare", "imdb", "folder", "--out", "out"), "unknown data set 'imdb'"),
         (("audit", "no-such-folder"), "no-such-folder"),
         (("prepare", "gone.csv", "--out", "out"), "gone.csv"),
+        (("prepare", "gone.csv", "--out", "out", "--geometry", "oval"), "there are agelens-v1, arcface"),
         (("train", "no-recipe", "--data", "gone.csv", "--out", "out"), "no-recipe"),
         (("evaluate", "model", "--data", "gone.csv"), "gone.csv"),
         (("export", "no-run", "--out", "model.onnx"), "no-run"),

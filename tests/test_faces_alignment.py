@@ -14,6 +14,7 @@ from PIL import Image
 from agelens.faces.alignment import (
     CHIP_LANDMARKS,
     DEFAULT_GEOMETRY,
+    GEOMETRIES,
     CropGeometry,
     align_chip,
     align_face,
@@ -61,6 +62,18 @@ def test_geometry_survives_json_and_other_sizes():
     assert CropGeometry.from_dict(json.loads(json.dumps(larger.to_dict()))) == larger
     assert larger.template == DEFAULT_GEOMETRY.template
     assert (larger.size, larger.name, DEFAULT_GEOMETRY.size) == (224, "agelens-v1", 112)
+
+
+def test_the_geometry_of_identity_networks_is_arcfaces():
+    points = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]  # of 112 px
+    assert sorted(GEOMETRIES) == ["agelens-v1", "arcface"]
+    np.testing.assert_allclose(112 * np.asarray(GEOMETRIES["arcface"].template), points, atol=0.01)
+    image = smooth_image()
+    for dot in points:  # a face that lies in the photo as in the crop, twice as large
+        x, y = (round(2 * value) for value in dot)
+        image[y - 3 : y + 3, x - 3 : x + 3] = (255, 0, 255)
+    crop = align_face(image, 2 * np.array(points), GEOMETRIES["arcface"])
+    np.testing.assert_allclose([crop[round(y), round(x)] for x, y in points], [(255, 0, 255)] * 5, atol=40)
 
 
 @pytest.mark.parametrize(

@@ -282,10 +282,11 @@ def test_a_run_can_be_exported_mirrored_afterwards(manifest: Path, tmp_path: Pat
     mirrored = train(_mirrored(_recipe(epochs=1)), manifest, tmp_path / "mirrored", cpu=True)
     stage = "generation-2"
     cards = [
-        export_run(plain, tmp_path / "after.onnx", stage=stage, mirror=manifest),
+        export_run(plain, tmp_path / "after.onnx", stage=stage, mirror=manifest, name="after"),
         export_run(mirrored, tmp_path / "before.onnx", stage=stage),
         export_run(mirrored, tmp_path / "twice.onnx", stage=stage, mirror=manifest),
     ]
+    assert [card.name for card in cards] == ["after", mirrored.recipe.name, mirrored.recipe.name]
     for card in cards:
         assert card.decoding["views"].startswith("the crop and its mirror image")
         assert card.digest == cards[0].digest

@@ -37,6 +37,10 @@ class ShippedModel:
 
 
 _UTKFACE_TERMS = "non-commercial research only (trained on UTKFace)"
+_MS1M_TERMS = (
+    "non-commercial research only (trained on UTKFace, from an identity network of MS-Celeb-1M, "
+    "a set withdrawn by its publisher)"
+)
 
 MODELS = {
     "resnet10-tiny-lrn-utkface": ShippedModel(
@@ -48,6 +52,16 @@ MODELS = {
         "resnet10-tiny-lrn-utkface-mirrored.onnx",
         use="the same weights on the face and its mirror image: a little more accurate, about twice the time",
         terms=_UTKFACE_TERMS,
+    ),
+    "mobilefacenet-lae-utkface": ShippedModel(
+        "mobilefacenet-lae-utkface.onnx",
+        use="the accurate one: MobileFaceNet, 1.0 M weights, from identity by LAE's baseline, mirrored",
+        terms=_MS1M_TERMS,
+    ),
+    "mobilefacenet-lae-utkface-balanced": ShippedModel(
+        "mobilefacenet-lae-utkface-balanced.onnx",
+        use="the same trunk, balanced (LAE): even over the ages; better above 60, worse at 18 to 30",
+        terms=_MS1M_TERMS,
     ),
 }
 """The shipped models by name: one entry adds a model."""

@@ -1,7 +1,7 @@
 """Memory of a training step on the CPU: kept by the process instead of returned after every step.
 
 glibc serves each large activation by mapping fresh pages and unmaps them when it is freed, so every step
-pays for zeroing the same gigabyte again (``benchmarks/training_throughput.py`` has what that costs).
+pays for zeroing the same gigabyte again (``benchmarks/allocator.py`` measures what that costs).
 """
 
 from __future__ import annotations

@@ -176,6 +176,7 @@ def export_run(
     select: str | None = None,
     regression: str | Path | Run | None = None,
     mirror: str | Path | None = None,
+    name: str | None = None,
     half: bool = False,
 ) -> ModelCard:
     """Export a finished stage as one model file, calibrated on the validation split.
@@ -189,6 +190,7 @@ def export_run(
             (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
         mirror: The run's manifest: export the mirrored form (the face and its mirror image, averaged) of a
             run that was not judged by it. Its validation rows are estimated again, for the calibration.
+        name: Of the model; None: the recipe's.
         half: Store the weights in 16 bits.
     Returns:
         The card that is in the file.
@@ -218,7 +220,7 @@ def export_run(
         raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
     geometry = CropGeometry.from_dict(opened.facts["geometry"])
     fields: CardFields = {
-        "name": recipe.name,
+        "name": name or recipe.name,
         "geometry": geometry.with_size(size).to_dict(),
         "licence": {
             "code": "Apache-2.0",

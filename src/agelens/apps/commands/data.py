@@ -71,6 +71,10 @@ def prepare(
         ),
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 128,
+    geometry: Annotated[
+        str,
+        typer.Option(help="Where the face lies in the crop: agelens-v1, or arcface for identity networks."),
+    ] = "agelens-v1",
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -87,8 +91,10 @@ def prepare(
     from agelens.data.datasets import CHIP_DATASETS, read_dataset
     from agelens.data.manifest import read_manifest
     from agelens.data.prepare import prepare as prepare_crops
-    from agelens.faces.alignment import DEFAULT_GEOMETRY
+    from agelens.faces.alignment import GEOMETRIES
 
+    if geometry not in GEOMETRIES:
+        raise InputError(f"no geometry {geometry!r}; there are {', '.join(GEOMETRIES)}")
     settings = dict(_setting(text) for text in set_ or ())
     if folder is None:
         if settings:
@@ -104,7 +110,7 @@ def prepare(
             out,
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
-            geometry=DEFAULT_GEOMETRY.with_size(size),
+            geometry=GEOMETRIES[geometry].with_size(size),
             chips=source.replace("-", "_") in CHIP_DATASETS if chips is None else chips,
             workers=workers,
             progress=report,

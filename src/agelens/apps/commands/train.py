@@ -103,12 +103,15 @@ def export(
             help="The run's manifest: the form that sees the face and its mirror image, at twice the time."
         ),
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the recipe's.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
     from agelens.methods.train import export_run
 
-    card = export_run(run, out, stage=stage, select=select, regression=regression, mirror=mirror, half=half)
+    card = export_run(
+        run, out, stage=stage, select=select, regression=regression, mirror=mirror, name=name, half=half
+    )
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
