@@ -592,6 +592,53 @@ class TestAssurance:
                 assert cell.mae.value == pytest.approx(oracle_mae(a, b), **TIGHT)
                 assert cell.bias.value == pytest.approx(oracle_bias(a, b), **TIGHT)
 
+    def test_ends_of_cells(self, judged: Any) -> None:
+        """Drawn are those younger than 31; a draw that leaves a cell empty does not count in it."""
+        page, said, true, sexes, _ = judged
+        chosen = [k for k, age in enumerate(true) if age < 31]
+        cells: list[dict[tuple[str, int], tuple[float, float]]] = []
+        for draw in oracle_draws(len(chosen), 5, 0):
+            gaps: dict[tuple[str, int], list[float]] = {}
+            for k in [chosen[place] for place in draw]:
+                for sex in ("all", sexes[k]):
+                    gaps.setdefault((sex, int(true[k] // 1)), []).append(said[k] - true[k])
+            cells.append({key: (mean([abs(g) for g in drawn]), mean(drawn)) for key, drawn in gaps.items()})
+        for cell in page.cells:
+            drawn = [means[cell.sex, cell.age] for means in cells if (cell.sex, cell.age) in means]
+            if cell.mae is not None:
+                for found, values in zip((cell.mae, cell.bias), zip(*drawn, strict=True), strict=True):
+                    self.same_ends(found, values)
+        for row in page.cell_means:
+            first, last = map(int, row.ages.split("-"))
+            self.same_ends(
+                row.mae,
+                [
+                    mean([m for (sex, age), (m, _) in means.items() if sex != "all" and first <= age <= last])
+                    for means in cells
+                ],
+            )
+
+    def test_ends_of_child_safety(self, judged: Any) -> None:
+        page, said, true, sexes, _ = judged
+        children = [k for k, age in enumerate(true) if 13 <= age < 17]
+        for row in page.child_safety:
+            drawn = [
+                [
+                    abs(said[k] - true[k])
+                    for k in (children[place] for place in draw)
+                    if row.group in ("all", sexes[k])
+                ]
+                for draw in (oracle_draws(len(children), 5, 0) if children else [])
+            ]
+            assert (row.mae is None) == (not any(drawn))
+            if any(drawn):
+                self.same_ends(row.mae, [mean(errors) for errors in drawn if errors])
+
+    @staticmethod
+    def same_ends(found: Any, drawn: Numbers) -> None:
+        ends = oracle_quantile(drawn, 0.025), oracle_quantile(drawn, 0.975)
+        assert (found.low, found.high) == pytest.approx(ends, rel=1e-12, abs=1e-11)
+
 
 class TestRates:
     @pytest.mark.parametrize(
