@@ -509,7 +509,12 @@ class TestAssurance:
 
     def test_curves(self, judged: Any) -> None:
         page, said, true, sexes, adult = judged
+        cuts = {
+            "estimate": [18 + half / 2 for half in range(31)],
+            "probability": [percent / 100 for percent in range(50, 100)] + [0.995, 0.999],
+        }
         for curve in page.curves:
+            assert list(curve.cuts) == cuts[curve.rule]
             scores = said if curve.rule == "estimate" else adult
             of_group = [curve.group in ("all", sex) for sex in sexes]
             for k in range(0, len(curve.cuts), 7):
@@ -541,6 +546,9 @@ class TestAssurance:
             hits = {cut / 10: sum(a >= cut / 10 for a in young) for cut in range(180, 1001)}
             reached = [cut for cut, count in hits.items() if count / len(young) <= point.wished]
             assert point.cut == pytest.approx(reached[0], **TIGHT)
+            self.same(point.false_positives, hits[reached[0]] / len(young))
+            adults = [t >= 18 and point.group in ("all", sex) for t, sex in zip(true, sexes, strict=True)]
+            self.same(point.adults_refused, oracle_share([a < reached[0] for a in said], adults))
             bounds = {
                 count: oracle_binomial(count, len(young), 0.95)[1] for count in {hits[cut] for cut in reached}
             }
