@@ -64,6 +64,9 @@ class TestRate:
         assert found.too_few
         assert all(math.isnan(value) for value in (found.value, found.low, found.high))
 
+    def test_thirty_people_are_enough(self) -> None:
+        assert not rate([True] * LEAST_PEOPLE, np.arange(LEAST_PEOPLE)).too_few
+
     def test_people_count_and_not_images(self) -> None:
         hits = np.arange(400) < 40
         alone, shared = rate(hits, np.arange(400)), rate(hits, np.arange(400) % 40)
@@ -208,6 +211,49 @@ class TestThreshold:
         assert only(found.challenge_rates, group="all").rate.value == 1
         assert only(found.decisions, side="just under").passed.people == 30
 
+    def test_a_fractional_threshold(self) -> None:
+        """The last year before 17.55 began at 17; its challenge ages begin at 17.55 and go on in tenths."""
+        found = assure(judged([16.9] * 30 + [17.0] * 40, [17.57] * 70), (), threshold=17.55, wished=(0.5,))
+        assert only(found.decisions, side="just under").passed.people == 40
+        assert only(found.points, group="all").cut == 17.6
+        below = assure(judged([17.0] * 40, [17.52] * 40), (), threshold=17.55, wished=(0.5,))
+        assert only(below.points, group="all").cut == 17.55
+
+    def test_the_threshold_itself_may_be_the_challenge_age(self) -> None:
+        found = assure(judged([17.0] * 30, [18.0] * 30), (), challenge=18)
+        assert only(found.challenge_rates, group="all").rate.value == 1
+
+    def test_a_failure_refuses_an_adult(self) -> None:
+        found = assure(judged([17.0] * 30 + [25.0] * 40, [16.0] * 30 + [30.0] * 30 + [None] * 10), ())
+        assert only(found.points, wished=0.05).adults_refused.value == 0.25
+
+    def test_many_images_of_few_people(self) -> None:
+        """Sixty images of twenty 17-year-olds are no rate; ninety of forty-five assure no more than 45 do."""
+        subjects = [f"s{k % 20}" for k in range(60)]
+        few = assure(judged([17.0] * 60, [16.0] * 60, subject=subjects), ())
+        assert (few.failures[0].rate.images, few.failures[0].rate.people) == (60, 20)
+        assert few.failures[0].rate.too_few
+        assert math.isnan(only(few.curves, group="all").just_under_passed[0])
+        assert math.isnan(only(few.points, wished=0.05).cut)
+        cell = only(few.cells, age=17, sex="all")
+        assert (cell.images, cell.people) == (60, 20)
+        assert (only(few.cell_means, ages="0-18").small, only(few.cell_means, ages="0-18").images) == (1, 60)
+        subjects = [f"s{k % 45}" for k in range(90)]
+        more = assure(judged([17.0] * 90, [16.0] * 90, subject=subjects), (), wished=(0.05,))
+        assert binomial_interval(0, 90)[1] < 0.05 < binomial_interval(0, 45)[1]
+        assert math.isnan(only(more.points, group="all").assured)
+
+    def test_the_bootstrap_draws_people(self) -> None:
+        errors = np.random.default_rng(0).normal(0, 5, 40)
+        once = assure(judged([14.0] * 40, (14 + errors).clip(0)), ())
+        subjects = [f"s{k // 5}" for k in range(200)]
+        often = assure(judged([14.0] * 200, np.repeat((14 + errors).clip(0), 5), subject=subjects), ())
+        for alone, many in (
+            (only(once.cells, age=14, sex="all"), only(often.cells, age=14, sex="all")),
+            (once.child_safety[0], often.child_safety[0]),
+        ):
+            assert (many.mae.low, many.mae.high) == pytest.approx((alone.mae.low, alone.mae.high))
+
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -236,6 +282,10 @@ class TestCells:
         assert cells.mae.value == pytest.approx(3.2)
         assert (cells.cells, cells.empty, cells.small, cells.images) == (26, 23, 2, 92)
         assert cells.mae.low <= 3.2 <= cells.mae.high
+
+    def test_a_cell_of_thirty_is_not_small(self) -> None:
+        found = assure(judged([20.0] * 30 + [21.0] * 29, [20.0] * 59), ())
+        assert only(found.cell_means, ages="18-30").small == 1
 
     def test_without_sexes_cells_are_years(self) -> None:
         found = assure(judged([18.0, 18.0, 19.0], [19.0, 21.0, 19.0]), ())
@@ -307,7 +357,8 @@ class TestGroups:
         found = group("eye_distance", labels)
         assert found is not None
         assert [found.groups[code] for code in found.codes] == ["40 to 60 px", "unknown", "0 to 20 px"]
-        assert len(found.groups) == 7  # six ranges, and unknown
+        ranges = ("0 to 20 px", "20 to 40 px", "40 to 60 px", "60 to 80 px", "80 to 120 px")
+        assert found.groups == (*ranges, "120 px and more", "unknown")
 
     def test_crossing(self) -> None:
         labels = self.labels(gender=["male", "female", ""], ethnicity=["White", "Black", "Black"])
@@ -320,6 +371,34 @@ class TestGroups:
             "unknown × Black",
         ]
         assert group("gender:subject", labels) is None
+
+    def test_ages_are_completed_years(self) -> None:
+        labels = self.labels(age=[0.0, 2.9, 3.0, 17.9, 18.0, 29.9, 30.0, 59.9, 74.9, 75.0])
+        bands, fives, aar = (group(name, labels) for name in ("age_band", "five_years", "aar_group"))
+        assert bands is not None
+        assert bands.codes.tolist() == [0, 0, 1, 2, 3, 3, 4, 5, 6, 7]
+        assert fives is not None
+        assert [fives.groups[code] for code in fives.codes[[1, 3, 5, 9]]] == [
+            "0-4",
+            "15-19",
+            "25-29",
+            "75-79",
+        ]
+        assert len(fives.groups) == 16
+        assert aar is not None
+        assert aar.codes.tolist() == [-1, 0, 0, 1, 1, 2, 2, 5, 7, 7]
+
+    def test_who_is_in_no_group_is_in_no_crossing(self) -> None:
+        labels = self.labels(age=[0, 5, 15], gender=["male", "female", "male"])
+        for name in ("aar_group:gender", "gender:aar_group"):
+            found = group(name, labels)
+            assert found is not None
+            names = [found.groups[code] if code >= 0 else "" for code in found.codes]
+            assert [sorted(part.split(" × ")) for part in names] == [
+                [""],
+                ["1-10", "female"],
+                ["11-20", "male"],
+            ]
 
     def test_numbers_are_groups_too(self) -> None:
         found = group("site", self.labels(site=[2.0, math.nan, 10.0, 2.0]))
