@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from agelens.label_distribution import AgeBins, gaussian, one_hot
 from agelens.metrics import (
+    Partition,
     aar,
     aar_columns,
     aar_from_means,
     absolute_errors,
     bias,
+    bootstrap_group_means,
     bootstrap_interval,
     bootstrap_means,
     by_group,
@@ -328,6 +330,9 @@ class TestPIT:
 
 
 class TestByGroup:
+    def test_groups_are_sorted(self) -> None:
+        assert list(by_group(mae, ["b", "c", "a"], [1, 2, 3], [1, 2, 3])) == ["a", "b", "c"]
+
     def test_golden_with_an_empty_group(self) -> None:
         found = by_group(mae, ["f", "m", "f", "f"], PREDICTED, AGES, order=["m", "f", "x"])
         assert list(found) == ["m", "f", "x"]
@@ -414,6 +419,16 @@ class TestBootstrap:
             bootstrap_interval([1.0], level=1.0)
         with pytest.raises(ValueError, match="statistic"):
             bootstrap_interval(np.ones((3, 2)))
+
+    def test_a_draw_without_any_group_is_passed_over(self) -> None:
+        found = bootstrap_interval(aar_columns([22.0, 0.5], [21.0, 0.5]), aar_from_means, replicates=50)
+        assert math.isfinite(found.low)
+        assert math.isfinite(found.high)
+
+    @pytest.mark.parametrize("codes", [[-2, 0], [0, 1], [0]])
+    def test_broken_partitions_are_refused(self, codes: list[int]) -> None:
+        with pytest.raises(ValueError, match="codes"):
+            bootstrap_group_means([1.0, 2.0], [Partition(np.array(codes), 1)])
 
 
 class TestPairedBootstrap:
