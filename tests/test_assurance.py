@@ -179,6 +179,12 @@ class TestThreshold:
     def test_failures_are_a_result(self, page: Assurance) -> None:
         assert only(page.failures, group="all").rate.value == pytest.approx(2 / 90)
 
+    def test_missing_images_are_counted(self) -> None:
+        labels = check_manifest(pd.DataFrame({"path": ["a", "b", "c"], "age": [20.0] * 3}), "m.csv")
+        table = check_predictions(pd.DataFrame({"path": ["b"], "age": [20.0]}), "p.csv")
+        said = Predictions(table, None, None, "p.csv")
+        assert assure(evaluate(said, labels, (), allow_missing=True, replicates=5), ()).missing == 2
+
     def test_groupings(self, page: Assurance) -> None:
         assert {row.grouping for row in page.failures} == {"all", "gender"}  # ages are sides already
         assert page.absent == ("pose",)
@@ -330,6 +336,10 @@ class TestChildSafety:
         assert found.mae.value == pytest.approx(
             metrics.mae(estimates, ages[:30]),
         )
+
+    def test_a_failure_is_in_no_range(self) -> None:
+        found = only(assure(judged([14.0] * 40, [14.0] * 30 + [None] * 10), ()).child_safety, group="all")
+        assert found.in_range.value == 0.75
 
     def test_no_child(self) -> None:
         found = only(assure(judged([50.0], [50.0]), ()).child_safety, group="all")
