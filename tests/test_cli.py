@@ -421,7 +421,7 @@ def test_evaluate_with_rows_missing(agelens: Callable[..., Done], tmp_path: Path
     assert refused.err == f"error: {table}: 1 of 3 images of the manifest have no prediction: b.jpg\n"
     counted = agelens("evaluate", table, "--data", manifest, "--allow-missing")
     assert counted.code == 0
-    assert "failed: 1 images\nmissing: 1 images\n" in counted.out
+    assert "failed: 1 images: c.jpg: is damaged\nmissing: 1 images: b.jpg\n" in counted.out
     gone = agelens("evaluate", tmp_path / "gone.csv", "--data", manifest)
     assert gone.err == f"error: {tmp_path / 'gone.csv'}: cannot be read: No such file or directory\n"
 

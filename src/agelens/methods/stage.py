@@ -237,7 +237,7 @@ class CropOutputs:
         return self.estimates() | ({} if self.logits is None else {"logits": self.logits})
 
 
-def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 256) -> CropOutputs:
+def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 64) -> CropOutputs:
     """Estimate the ages of crops.
 
     Args:
