@@ -60,7 +60,7 @@ MODELS = {
     ),
     "mobilefacenet-lae-utkface-balanced": ShippedModel(
         "mobilefacenet-lae-utkface-balanced.onnx",
-        use="the same trunk, balanced (LAE): even over the ages; better above 60, worse at 18 to 30",
+        use="the same trunk, balanced (LAE): even over the ages; better from 60 to 80, worse at 18 to 30",
         terms=_MS1M_TERMS,
     ),
 }
