@@ -20,7 +20,6 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedSettings, BalancedStage
 from agelens.methods.fit import _Trainer
 from agelens.methods.lae import LongTailed
-from agelens.methods.memory import keep_freed_memory
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run
 
@@ -32,7 +31,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
 
-    keep_freed_memory()
     recipe = Recipe.load(arguments.recipe)
     bins = AgeBins(0, 100)
     random = np.random.default_rng(0)

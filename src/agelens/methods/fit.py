@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
 from agelens.errors import CheckpointError, InputError
-from agelens.methods.memory import keep_freed_memory
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.run import Run, read_tensors, write_tensors
 from agelens.methods.stage import CropOutputs, Method, Order, Stage, Validation, run_on_crops
@@ -98,8 +97,6 @@ def fit(
         AcceleratorState._reset_state()  # one process may train twice, with another precision
         precision = stage.precision(PartialState(cpu=cpu).device)
         accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
-        if accelerator.device.type == "cpu":
-            keep_freed_memory()
         stage.ready(finished)
         notes = [*stage.look(train, val)]
         if precision != stage.training.precision:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
 from agelens.errors import RecipeError
-from agelens.methods.memory import keep_freed_memory
 from agelens.methods.recipe import Recipe, TrainSettings
 from agelens.methods.transforms import Augmentation, augment, normalise, resize_crops
 from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
@@ -251,8 +250,6 @@ def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 64
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    if device.type == "cpu":
-        keep_freed_memory()
     parts: dict[str, list[Tensor]] = {"ldl": [], "reg": [], "age": [], "logits": []}
     with torch.inference_mode():
         for start in range(0, len(crops), batch):
