@@ -417,6 +417,8 @@ class TestBootstrap:
             bootstrap_interval([1.0], replicates=0)
         with pytest.raises(ValueError, match="level"):
             bootstrap_interval([1.0], level=1.0)
+        with pytest.raises(ValueError, match="level"):
+            bootstrap_interval([1.0], level=0.0)
         with pytest.raises(ValueError, match="statistic"):
             bootstrap_interval(np.ones((3, 2)))
 
@@ -478,3 +480,5 @@ class TestPairedBootstrap:
             paired_bootstrap([1.0, 2.0], [1.0])
         with pytest.raises(ValueError, match="level"):
             paired_bootstrap([1.0], [1.0], level=0.0)
+        with pytest.raises(ValueError, match="level"):
+            paired_bootstrap([1.0], [1.0], level=1.0)
