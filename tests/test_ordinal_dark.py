@@ -17,17 +17,20 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from agelens.apps.cli import app
+from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
-from agelens.errors import CheckpointError, InputError, RecipeError, RunError
+from agelens.errors import CheckpointError, InputError, ModelFileError, RecipeError, RunError
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.losses import annealed, expected_age_error, hint_error
+from agelens.methods.export import CardFields, export
 from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run
 from agelens.methods.teachers import (
-    Teacher,
+    ModelTeacher,
+    NetworkTeacher,
     answer,
     bins_matrix,
     distillation_settings,
@@ -36,6 +39,7 @@ from agelens.methods.teachers import (
     teacher_facts,
 )
 from agelens.methods.train import best_stage, export_run, load_network, train
+from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, pixels
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.networks.guided import GuidedStudent
@@ -171,8 +175,8 @@ def test_answers_are_softened_and_weighted() -> None:
     bins = AgeBins(0, 2)
     first, second = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 4.0])
     teachers = [
-        Teacher(_Fixed(first, bins), 8, 3.0, torch.eye(3)),
-        Teacher(_Fixed(second, bins, tau=2.0), 16, 1.0, torch.eye(3)),
+        NetworkTeacher(_Fixed(first, bins), 8, 3.0, torch.eye(3)),
+        NetworkTeacher(_Fixed(second, bins, tau=2.0), 16, 1.0, torch.eye(3)),
     ]
     found = answer(teachers, torch.zeros(2, 3, 16, 16), tau=2.0)
     expected = 0.75 * torch.softmax(first / 2, 0) + 0.25 * torch.softmax(second / 4, 0)
@@ -371,7 +375,7 @@ def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:
 
 def test_teachers_that_cannot_teach(whole: Run, manifest: Path, tmp_path: Path) -> None:
     plain = Recipe.load("student-utkface", STRIDED)
-    with pytest.raises(InputError, match="--teacher RUN"):
+    with pytest.raises(InputError, match="pass --teacher"):
         train(plain, manifest, tmp_path / "a", cpu=True)
     hints = Recipe.load("student-utkface", [*STRIDED, "method.settings.lambda_1=0.1"])
     with pytest.raises(InputError, match="--ranker RUN"):
@@ -413,6 +417,46 @@ def test_teachers_that_cannot_teach(whole: Run, manifest: Path, tmp_path: Path) 
 def test_settings_are_checked(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         OrdinalDark(Recipe.load("ordinal-dark-utkface", [override]), AgeBins(0, 100))
+
+
+def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: Path, tmp_path: Path) -> None:
+    """With a calibrated temperature in its graph, and bins of its own."""
+    network = load_network(whole.stage("classifier") / "network.safetensors")
+    assert isinstance(network, AgeNetwork)
+    geometry = DEFAULT_GEOMETRY.with_size(64).to_dict()
+    fields = CardFields(name="taught", geometry=geometry, licence={}, provenance={})
+    calibration = Calibration(1.7, (0.2, 0.8), (0.3, 0.9), 10, "val")
+    file = tmp_path / "taught.onnx"
+    card = export(
+        network, fields, file, size=64, mean=IMAGENET_MEAN, std=IMAGENET_STD, calibration=calibration
+    )
+    bins = AgeBins(0, 120)
+    teacher = load_teacher(file, 2.0, bins)
+    assert isinstance(teacher, ModelTeacher)
+    assert (teacher.size, teacher.weight) == (64, 2.0)
+    crops = torch.randint(0, 256, (5, 64, 64, 3), generator=torch.manual_seed(0), dtype=torch.uint8)
+    views = normalise(crops)
+    assert torch.equal(pixels(views), crops)
+    theirs = NetworkTeacher(network.eval(), 64, 1.0, bins_matrix(AgeBins(0, 100), bins))
+    with torch.no_grad():
+        expected = theirs.said(views, 2.0)
+    found = answer([teacher], views, 2.0)
+    torch.testing.assert_close(found.distribution, expected.distribution, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.age, expected.age, atol=1e-3, rtol=0)
+
+    recipe = Recipe.load("student-utkface", distillation_settings([file]))
+    assert teacher_facts(recipe, geometry) == {"taught": card.digest}
+    moved = {**geometry, "name": "other", "template": [[1.0, 2.0]] * 5}
+    with pytest.raises(ModelFileError, match=r"taught\.onnx.*geometry"):
+        teacher_facts(recipe, moved)
+    with pytest.raises(ModelFileError, match=r"missing\.onnx"):
+        load_teacher(tmp_path / "missing.onnx", 1.0, bins)
+
+    run = train(
+        Recipe.load("student-utkface", [*STRIDED, *distillation_settings([file])]), manifest, tmp_path / "run"
+    )
+    assert run.facts["teachers"] == {"taught": card.digest}
+    assert best_stage(run) == "student"
 
 
 def test_cards_name_runs_without_their_folders() -> None:

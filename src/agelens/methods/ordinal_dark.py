@@ -4,8 +4,8 @@ Four stages, each a network; a run trains those its recipe lists, in this order:
 
 - *ranker*, teacher 1: a Siamese network that tells by which of K permutations n faces in age order were
   shuffled; a ranker of another run can take its place (``ranker_run``);
-- *classifier*, teacher 2: a VGG-16 that classifies ages. Finished runs of any method, weighted, can take its
-  place (``teachers``): so the arms of a comparison share their teachers, and the best network teaches;
+- *classifier*, teacher 2: a VGG-16 that classifies ages. Finished runs of any method or models, weighted,
+  can take its place (``teachers``): so the arms share their teachers, and the best network teaches;
 - *hint*: the student up to its guided layers learns the ranker's maps (Eq. 3);
 - *student*: labels, hints and softened answers together, the weights of the two teachers annealed (Eq. 2).
 
@@ -50,7 +50,15 @@ from agelens.methods.stage import (
     judge_ages,
     run_on_crops,
 )
-from agelens.methods.teachers import Answers, Teacher, answer, load_teacher, resize_views, stage_file
+from agelens.methods.teachers import (
+    Answers,
+    NetworkTeacher,
+    Teacher,
+    answer,
+    load_teacher,
+    resize_views,
+    stage_file,
+)
 from agelens.methods.transforms import augment, normalise, resize_crops
 from agelens.metrics import mae
 from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork
@@ -98,7 +106,8 @@ class OrdinalDarkSettings(BaseModel):
         zca_epsilon: See :func:`fit_patch_zca`.
         initialise: ``normal``: all weights from N(0, 0.02), as the paper; ``own``: as each network does.
         ranker_run: A finished run whose ranker teaches, in place of this run's.
-        teachers: Finished runs that teach dark knowledge, in place of this run's classifier.
+        teachers: Finished runs, or models by name or file, that teach dark knowledge in place of this run's
+            classifier.
         weights: Of the teachers; empty: equal.
         views: 0: the teachers see each training view the student sees. Else their answers on so many views of
             every crop are averaged once, before the first epoch.
@@ -499,6 +508,7 @@ class StudentStage(_GuidedStage):
     _lambdas: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _cached: Answers | None = field(default=None, init=False, repr=False)
     _views: Tensor | None = field(default=None, init=False, repr=False)
+    _device: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -523,11 +533,11 @@ class StudentStage(_GuidedStage):
             if not self.teachers and "classifier" in settings.stages:
                 network = finished("classifier").eval().requires_grad_(False)
                 size = self.recipe.network.input_size
-                self.teachers = [Teacher(network, size, 1.0, torch.eye(len(self.age_bins)))]
+                self.teachers = [NetworkTeacher(network, size, 1.0, torch.eye(len(self.age_bins)))]
             if not self.teachers:
                 raise InputError(
-                    "dark knowledge needs a teacher: pass --teacher RUN, list the stage 'classifier', or set "
-                    "method.settings.lambda_2 = 0"
+                    "dark knowledge needs a teacher: pass --teacher (a run or a model), list the stage "
+                    "'classifier', or set method.settings.lambda_2 = 0"
                 )
 
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
@@ -542,6 +552,7 @@ class StudentStage(_GuidedStage):
     def to(self, device: torch.device) -> None:
         """Move the teachers."""
         super().to(device)
+        self._device = device
         for teacher in self.teachers:
             teacher.to(device)
 
@@ -672,7 +683,7 @@ class StudentStage(_GuidedStage):
         """The teachers' answers to every training crop, averaged over views drawn by the recipe's seed."""
         crops = self._train_crops
         assert crops is not None
-        device = next(self.teachers[0].network.parameters()).device
+        device = self._device
         largest = max(teacher.size for teacher in self.teachers)
         generator = torch.Generator().manual_seed(self.recipe.seed)
         distributions = torch.zeros(len(crops), len(self.age_bins))

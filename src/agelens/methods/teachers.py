@@ -1,4 +1,4 @@
-"""Finished runs as teachers: their networks, their ages mapped to the student's bins, their answers.
+"""Finished runs and model files as teachers: their ages mapped to the student's bins, their answers.
 
 [1] Zhao et al., Distilling ordinal relation and dark knowledge for facial age estimation, 2020.
 """
@@ -10,20 +10,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agelens.errors import InputError, RunError
+from agelens.errors import InputError, ModelFileError, RunError
+from agelens.inference.models import MODELS, open_model
 from agelens.label_distribution import AgeBins
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run
+from agelens.methods.transforms import pixels
 from agelens.networks.age_network import AgeNetwork
 
 __all__ = [
     "Answers",
+    "ModelTeacher",
+    "NetworkTeacher",
     "Teacher",
     "answer",
     "bins_matrix",
@@ -35,27 +39,7 @@ __all__ = [
     "teacher_facts",
 ]
 
-
-@dataclass
-class Teacher:
-    """A frozen age network that teaches.
-
-    Attributes:
-        network: It has an ``ldl`` head.
-        size: Side of its input, pixels.
-        weight: > 0; the teachers' weights are divided by their sum.
-        to_bins: (K', K) moves its K' probabilities to the student's K bins.
-    """
-
-    network: AgeNetwork
-    size: int
-    weight: float
-    to_bins: Tensor
-
-    def to(self, device: torch.device) -> None:
-        """Move the network and its matrix."""
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.to_bins = self.to_bins.to(device)
+_SMALLEST = 1e-12  # a probability below it is taken for it
 
 
 @dataclass(frozen=True)
@@ -69,6 +53,93 @@ class Answers:
 
     distribution: Tensor
     age: Tensor
+
+
+class Teacher(Protocol):
+    """Whoever knows ages and can be asked.
+
+    Attributes:
+        size: Side of its input, pixels.
+        weight: > 0; the teachers' weights are divided by their sum.
+    """
+
+    size: int
+    weight: float
+
+    def to(self, device: torch.device) -> None:
+        """Move it to where the student is."""
+
+    def said(self, views: Tensor, tau: float) -> Answers:
+        """Its answers alone.
+
+        Args:
+            views: (B, 3, size, size) normalised.
+            tau: Softening τ > 0.
+        """
+
+
+@dataclass
+class NetworkTeacher:
+    """A frozen age network that teaches.
+
+    Attributes:
+        network: It has an ``ldl`` head.
+        size: See :class:`Teacher`.
+        weight: See :class:`Teacher`.
+        to_bins: (K', K) moves its K' probabilities to the student's K bins.
+    """
+
+    network: AgeNetwork
+    size: int
+    weight: float
+    to_bins: Tensor
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and its matrix."""
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to_bins = self.to_bins.to(device)
+
+    def said(self, views: Tensor, tau: float) -> Answers:
+        """The distribution softened, the age as the network decodes it."""
+        outputs = self.network(views)
+        logits = outputs.logits.float() / (self.network.head.tau * tau)
+        return Answers(torch.softmax(logits, dim=1) @ self.to_bins, self.network.head.decode(outputs).age)
+
+
+class ModelTeacher:
+    """A model file that teaches: of its run nothing is needed.
+
+    Its graph is run by onnxruntime on the CPU. What it gives is a distribution of the file's calibrated
+    temperature T; its logits are log p · T up to a constant, so that :meth:`said` means the same as for the
+    network the file was made of.
+
+    Args:
+        model: Name of a shipped model, or a model file.
+        weight: Its weight.
+        bins: The student's.
+    Raises:
+        ModelFileError: No such model, or not one of ours.
+        InputError: See :func:`bins_matrix`.
+    """
+
+    def __init__(self, model: str | Path, weight: float, bins: AgeBins) -> None:
+        self._session, self.card = open_model(model, threads=torch.get_num_threads())
+        self.size: int = self.card.geometry["size"]
+        self.weight = weight
+        self.to_bins = bins_matrix(self.card.age_bins, bins)
+
+    def to(self, device: torch.device) -> None:
+        """Keep the matrix where the views will be."""
+        self.to_bins = self.to_bins.to(device)
+
+    def said(self, views: Tensor, tau: float) -> Answers:
+        """The distribution softened, the age as the file gives it."""
+        age, distribution = self._session.run(None, {"images": pixels(views).cpu().numpy()})
+        calibration = self.card.calibration
+        temperature = self.card.tau if calibration is None else calibration.temperature
+        logits = torch.from_numpy(distribution).clamp(min=_SMALLEST).log() * temperature
+        soft = torch.softmax(logits / (self.card.tau * tau), dim=1).to(views.device)
+        return Answers(soft @ self.to_bins, torch.from_numpy(age).to(views.device))
 
 
 def answer(teachers: Sequence[Teacher], views: Tensor, tau: float) -> Answers:
@@ -89,11 +160,9 @@ def answer(teachers: Sequence[Teacher], views: Tensor, tau: float) -> Answers:
         distribution: Tensor | None = None
         age: Tensor | None = None
         for teacher in teachers:
-            outputs = teacher.network(resize_views(views, teacher.size))
             share = teacher.weight / total
-            logits = outputs.logits.float() / (teacher.network.head.tau * tau)
-            soft = share * (torch.softmax(logits, dim=1) @ teacher.to_bins)
-            years = share * teacher.network.head.decode(outputs).age
+            said = teacher.said(resize_views(views, teacher.size), tau)
+            soft, years = share * said.distribution, share * said.age
             distribution = soft if distribution is None else distribution + soft
             age = years if age is None else age + years
     if distribution is None or age is None:
@@ -150,26 +219,34 @@ def stage_file(path: str | Path, preferred: str) -> tuple[Run, Path]:
     return run, run.stage(stage) / "network.safetensors"
 
 
+def names_model(path: str | Path) -> bool:
+    """Tell whether a teacher's path means a model (a shipped one's name, an ``.onnx`` file), not a run."""
+    return not Path(path).is_dir() and (str(path) in MODELS or Path(path).suffix == ".onnx")
+
+
 def load_teacher(path: str | Path, weight: float, bins: AgeBins) -> Teacher:
-    """Load a finished run as a teacher of ages.
+    """Load a finished run, or a model, as a teacher of ages.
 
     Args:
-        path: See :func:`stage_file`; of a two-teacher run the classifier.
+        path: See :func:`stage_file`, of a two-teacher run the classifier; or see :func:`names_model`.
         weight: Its weight.
         bins: The student's.
     Raises:
         RunError: Not a run, or its network has no distribution of ages.
+        ModelFileError: Not a model file of ours.
         InputError: Its bins and the student's differ and neither contains the other.
     """
     from agelens.methods.train import load_network
 
+    if names_model(path):
+        return ModelTeacher(path, weight, bins)
     run, file = stage_file(path, "classifier")
     network = load_network(file)
     if not isinstance(network, AgeNetwork) or "ldl" not in network.head.heads:
         raise RunError(file, "holds no age network with a distribution: it cannot teach dark knowledge")
     matrix = bins_matrix(network.head.age_bins, bins)
     network.eval().requires_grad_(False)
-    return Teacher(network, run.recipe.network.input_size, weight, matrix)
+    return NetworkTeacher(network, run.recipe.network.input_size, weight, matrix)
 
 
 def distillation_settings(
@@ -181,7 +258,7 @@ def distillation_settings(
     """Name teachers and student as replacements of a recipe's values (``Recipe.load``).
 
     Args:
-        teachers: Finished runs that teach dark knowledge.
+        teachers: Finished runs, or models, that teach dark knowledge.
         weights: Of each of them; empty: equal.
         ranker: A finished run whose ranker gives hints.
         student: Backbone of the student.
@@ -225,25 +302,36 @@ def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[st
         recipe: Of any method; teachers are named in ``method.settings.teachers`` and ``.ranker_run``.
         geometry: Of the student's crops, as in ``run.json``.
     Returns:
-        SHA-256 of each network, by run and stage.
+        By run and stage the SHA-256 of its network; by a model's name the digest in its card.
     Raises:
         RunError: Not a run, or one trained on crops of another geometry.
+        ModelFileError: Not a model of ours, or one of another geometry.
     """
     settings = recipe.method.settings
     named = [(str(path), "classifier") for path in settings.get("teachers", ())]
     named += [(str(path), "ranker") for path in [settings.get("ranker_run", "")] if path]
     facts: dict[str, str] = {}
     for path, preferred in named:
+        if preferred == "classifier" and names_model(path):
+            card = open_model(path)[1]
+            if difference := _other_crops(card.geometry, geometry):
+                raise ModelFileError(path, difference)
+            facts[card.name] = card.digest
+            continue
         run, file = stage_file(path, preferred)
-        theirs = run.facts.get("geometry")
-        if theirs is None or geometry is None or theirs["template"] != geometry["template"]:
-            names = [None if known is None else known["name"] for known in (theirs, geometry)]
-            raise RunError(
-                run.path, f"teaches crops of the geometry {names[0]!r}, the student sees {names[1]!r}"
-            )
+        if difference := _other_crops(run.facts.get("geometry"), geometry):
+            raise RunError(run.path, difference)
         try:
             content = file.read_bytes()
         except OSError as error:
             raise RunError(file, f"cannot be read: {error.strerror or error}") from error
         facts[f"{run.path.name}/{file.parent.name}"] = hashlib.sha256(content).hexdigest()
     return facts
+
+
+def _other_crops(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> str:
+    """Say what differs between a teacher's crops and the student's; nothing where nothing does."""
+    if theirs is not None and ours is not None and theirs["template"] == ours["template"]:
+        return ""
+    names = [None if known is None else known["name"] for known in (theirs, ours)]
+    return f"teaches crops of the geometry {names[0]!r}, the student sees {names[1]!r}"

@@ -24,6 +24,7 @@ __all__ = [
     "Augmentation",
     "augment",
     "normalise",
+    "pixels",
     "rand_augment",
     "resize_crops",
 ]
@@ -88,6 +89,14 @@ def normalise(crops: Tensor) -> Tensor:
     scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], device=crops.device)
     shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]).to(crops.device)
     return torch.addcmul(shift, crops.float(), scale).permute(0, 3, 1, 2)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Normalised images (B, 3, S, S) back to uint8 crops (B, S, S, 3), rounded and clipped."""
+    scale = torch.tensor([255.0 * s for s in IMAGENET_STD], device=images.device)
+    shift = torch.tensor([255.0 * m for m in IMAGENET_MEAN], device=images.device)
+    crops = torch.addcmul(shift, images.float().permute(0, 2, 3, 1), scale)
+    return crops.round().clamp(0, 255).to(torch.uint8).contiguous()
 
 
 def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.Generator) -> Tensor:

@@ -36,8 +36,8 @@ def train(
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
     teacher: Annotated[
-        list[Path] | None,
-        typer.Option(help="Finished run that teaches its softened answers. May be repeated."),
+        list[str] | None,
+        typer.Option(help="Finished run, or model, that teaches its softened answers. May be repeated."),
     ] = None,
     teacher_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of each teacher, in their order; default: equal.")
