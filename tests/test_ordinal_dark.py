@@ -29,6 +29,7 @@ from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run
 from agelens.methods.teachers import (
+    Answers,
     ModelTeacher,
     NetworkTeacher,
     answer,
@@ -348,6 +349,44 @@ def test_any_run_teaches_any_student(whole: Run, manifest: Path, tmp_path: Path,
     card = export_run(run, tmp_path / "model.onnx")
     assert str(tmp_path) not in json.dumps(card.to_metadata())
     assert str(whole.path) not in json.dumps(card.to_metadata())
+
+
+def test_answers_are_kept_and_asked_again_where_they_are_damaged(
+    whole: Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def counted(*arguments: Any) -> Answers:
+        nonlocal asked
+        asked += 1
+        return answer(*arguments)
+
+    monkeypatch.setattr("agelens.methods.ordinal_dark.answer", counted)
+
+    def student(out: str, *more: str) -> dict[str, Tensor]:
+        named = [*STRIDED, *distillation_settings([whole.path]), "method.settings.views=3", *more]
+        run = train(Recipe.load("student-utkface", named), manifest, tmp_path / out, cpu=True)
+        return load_network(run.stage("student") / "network.safetensors").state_dict()
+
+    def kept() -> set[Path]:
+        return set((manifest.parent / ".crops").glob("*-answers-*.safetensors"))
+
+    before = kept()
+    first = student("first")
+    (file,) = kept() - before
+    assert asked == 3  # views of one batch
+    student("other-seed", "seed=1")
+    assert asked == 3
+    again = student("again")
+    assert asked == 3
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    file.write_bytes(file.read_bytes()[:100])
+    after = student("after-damage")
+    assert asked == 6
+    assert all(torch.equal(first[name], after[name]) for name in first)
+    student("other-views", "augment.rotation=1.0")
+    assert asked == 9
+    assert len(kept() - before) == 2
 
 
 def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:

@@ -33,12 +33,14 @@ class CropSet:
         rows: (N,) the row of ``pixels`` of each crop.
         subjects: (N,) the person on each crop, as the manifest names people; None if it does not. Ages of
             a manifest that names people only are NaN.
+        stored: Where the pixels are kept beside the manifest, a name no other pixels have; None: nowhere.
     """
 
     pixels: NDArray[np.uint8]
     ages: NDArray[np.float32]
     rows: NDArray[np.int64]
     subjects: NDArray[np.str_] | None = None
+    stored: Path | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != self.pixels.shape[2] or self.pixels.shape[3] != 3:
@@ -61,7 +63,7 @@ class CropSet:
     def select(self, mask: NDArray[np.bool_]) -> CropSet:
         """The crops where ``mask`` (N,) is true."""
         subjects = None if self.subjects is None else self.subjects[mask]
-        return CropSet(self.pixels, self.ages[mask], self.rows[mask], subjects)
+        return CropSet(self.pixels, self.ages[mask], self.rows[mask], subjects, self.stored)
 
 
 def load_crops(
@@ -96,7 +98,7 @@ def load_crops(
     if stored is not None and stored.exists():
         crops: NDArray[Any] = np.load(stored, mmap_mode="r")
         if len(crops) == len(paths):
-            return CropSet(crops, ages, np.arange(count), subjects)
+            return CropSet(crops, ages, np.arange(count), subjects, stored)
     first = read_image(paths[0])
     height, width = first.shape[:2]
     if height != width:
@@ -117,7 +119,7 @@ def load_crops(
     if stored is not None:
         with write_atomically(stored) as temporary:
             np.save(temporary, crops)
-    return CropSet(crops, ages, np.arange(count), subjects)
+    return CropSet(crops, ages, np.arange(count), subjects, stored)
 
 
 def _key(paths: list[Path]) -> str:

@@ -17,8 +17,11 @@ becomes an age (its expectation; the error of the most probable age is reported 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agelens.data.crops import CropSet
-from agelens.errors import InputError, RecipeError, RunError
+from agelens.errors import CheckpointError, InputError, RecipeError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.losses import (
     age_cross_entropy,
@@ -41,6 +44,7 @@ from agelens.losses import (
 )
 from agelens.methods.permutations import AGE_GROUPS, SequenceSampler, permutation_set, shuffle_sequences
 from agelens.methods.recipe import Recipe, TrainSettings
+from agelens.methods.run import read_tensors, write_tensors
 from agelens.methods.stage import (
     Finished,
     Order,
@@ -82,6 +86,7 @@ StageName = Literal["ranker", "classifier", "hint", "student"]
 _ZCA_IMAGES = 4096  # as many training crops, evenly spaced, are enough for a covariance of patches
 _VALIDATION_SEQUENCES = 450
 _VALIDATION_SEED = 20_200
+_VIEWS_SEED = 20_201
 _BATCH = 256
 
 
@@ -110,7 +115,7 @@ class OrdinalDarkSettings(BaseModel):
             classifier.
         weights: Of the teachers; empty: equal.
         views: 0: the teachers see each training view the student sees. Else their answers on so many views of
-            every crop are averaged once, before the first epoch.
+            every crop are averaged once, before the first epoch, and kept beside the crops for other runs.
         hint_layers: Convolutions of the ranker.
         guided_layers: Convolutions of the student.
         label: Weight of the label's cross entropy; 1 in the paper.
@@ -680,25 +685,53 @@ class StudentStage(_GuidedStage):
         return answer(self.teachers, self._views, self.settings.tau)
 
     def _ask(self) -> Answers:
-        """The teachers' answers to every training crop, averaged over views drawn by the recipe's seed."""
+        """The teachers' answers to every training crop, averaged over views.
+
+        They are kept beside the stored crops: a resumed run, and one of another seed or student, find them.
+        The views are the same for all seeds.
+        """
         crops = self._train_crops
         assert crops is not None
-        device = self._device
-        largest = max(teacher.size for teacher in self.teachers)
-        generator = torch.Generator().manual_seed(self.recipe.seed)
+        kept = self._kept_answers(crops)
+        if kept is not None and kept.exists():
+            try:
+                found, _ = read_tensors(kept)
+                return Answers(found["distribution"], found["age"])
+            except (CheckpointError, KeyError):
+                pass  # damaged: asked again, and written anew
         distributions = torch.zeros(len(crops), len(self.age_bins))
         years = torch.zeros(len(crops))
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision(device) == "bf16")
+        largest = max(teacher.size for teacher in self.teachers)
+        generator = torch.Generator().manual_seed(_VIEWS_SEED)
+        bf16 = self.precision(self._device) == "bf16"
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=bf16)
         for _ in range(self.settings.views):
             for start in range(0, len(crops), _BATCH):
                 rows = slice(start, start + _BATCH)
-                block = torch.from_numpy(crops.crops(rows)).to(device)
+                block = torch.from_numpy(crops.crops(rows)).to(self._device)
                 view = augment(block, self.augmentation, largest, generator)
                 with autocast:
                     said = answer(self.teachers, view, self.settings.tau)
                 distributions[rows] += said.distribution.float().cpu() / self.settings.views
                 years[rows] += said.age.float().cpu() / self.settings.views
+        if kept is not None:
+            write_tensors(kept, {"distribution": distributions, "age": years}, {})
         return Answers(distributions, years)
+
+    def _kept_answers(self, crops: CropSet) -> Path | None:
+        """The file of these teachers' answers to these views; None where no crops are stored."""
+        if crops.stored is None:
+            return None
+        asked = {
+            "teachers": [(teacher.digest, teacher.weight) for teacher in self.teachers],
+            "bins": str(self.age_bins),
+            "views": self.settings.views,
+            "tau": self.settings.tau,
+            "augmentation": asdict(self.augmentation),
+            "precision": self.precision(self._device),
+        }
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + crops.rows.tobytes())
+        return crops.stored.with_name(f"{crops.stored.stem}-answers-{digest.hexdigest()[:16]}.safetensors")
 
 
 class OrdinalDark:

@@ -61,10 +61,15 @@ class Teacher(Protocol):
     Attributes:
         size: Side of its input, pixels.
         weight: > 0; the teachers' weights are divided by their sum.
+        digest: Of its weights.
     """
 
     size: int
     weight: float
+
+    @property
+    def digest(self) -> str:
+        """See above."""
 
     def to(self, device: torch.device) -> None:
         """Move it to where the student is."""
@@ -93,6 +98,14 @@ class NetworkTeacher:
     size: int
     weight: float
     to_bins: Tensor
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and of the matrix."""
+        digest = hashlib.sha256()
+        for tensor in (*self.network.state_dict().values(), self.to_bins):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: torch.device) -> None:
         """Move the network and its matrix."""
@@ -127,6 +140,11 @@ class ModelTeacher:
         self.size: int = self.card.geometry["size"]
         self.weight = weight
         self.to_bins = bins_matrix(self.card.age_bins, bins)
+
+    @property
+    def digest(self) -> str:
+        """The digest in its card."""
+        return self.card.digest
 
     def to(self, device: torch.device) -> None:
         """Keep the matrix where the views will be."""
