@@ -65,8 +65,8 @@ TINY = (
 )
 STRIDED = (
     "network.backbone='student-strided'",
-    "network.input_size=32",
     "train.epochs=2",
+    "train.learning_rate=0.003",
     "train.batch_size=16",
     "train.precision='no'",
 )
@@ -390,8 +390,9 @@ def test_answers_are_kept_and_asked_again_where_they_are_damaged(
 
 
 def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:
-    named = distillation_settings([whole.path], student="student-strided")
-    recipe = Recipe.load("student-utkface", [*STRIDED, *named, "method.settings.views=0"])
+    named = distillation_settings([whole.path], student="student-small@0.25")
+    small = ("method.settings.views=0", "network.input_size=32")
+    recipe = Recipe.load("student-utkface", [*STRIDED, *named, *small])
     stage = OrdinalDark(recipe, AgeBins(0, 100)).stages()[0]
     assert isinstance(stage, StudentStage)
     stage.ready(lambda name: None)  # type: ignore[arg-type]
@@ -435,7 +436,8 @@ def test_teachers_that_cannot_teach(whole: Run, manifest: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="2 weights for 1 teachers"):
         distillation_settings([whole.path], [1, 2])
     ranker = distillation_settings([whole.path], ranker=whole.path, student="student-strided")
-    small = Recipe.load("student-utkface", [*STRIDED, *ranker, "method.settings.lambda_1=0.1"])
+    smaller = ("method.settings.lambda_1=0.1", "network.input_size=32")
+    small = Recipe.load("student-utkface", [*STRIDED, *ranker, *smaller])
     with pytest.raises(InputError, match="ranker sees 64 px, the student 32"):
         train(small, manifest, tmp_path / "d", cpu=True)
 

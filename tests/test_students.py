@@ -98,6 +98,8 @@ def test_images_of_another_size_are_told() -> None:
         make_backbone("vgg16-64@0.05")(torch.zeros(2, 3, 80, 80))
     with pytest.raises(InputError, match="grid of 3x3"):
         small_student(3)(torch.zeros(2, 3, 16, 16))
+    with pytest.raises(InputError, match="takes images of 64 px, not \\(80, 80\\)"):
+        StridedStudent()(torch.zeros(2, 3, 80, 80))
     assert small_student(2, 0.25)(torch.zeros(2, 3, 40, 40)).shape == (2, 64)
 
 
@@ -163,8 +165,8 @@ def test_maps_come_on_the_way() -> None:
     images = torch.randn(2, 3, 64, 64)
     for backbone, numbers, channels, sides in (
         (small_student(width=0.5), [5, 9], [16, 8], [32, 8]),
-        (StridedStudent(), [3, 13], [16, 48], [32, 8]),
-        (make_backbone("zca3:student-strided"), [3, 13], [16, 48], [32, 8]),
+        (StridedStudent(), [1, 6, 11], [16, 32, 48], [32, 16, 8]),
+        (make_backbone("zca3:student-strided"), [4, 12], [32, 96], [16, 8]),
     ):
         backbone.eval()
         with torch.inference_mode():
@@ -177,7 +179,7 @@ def test_maps_come_on_the_way() -> None:
     with pytest.raises(InputError, match=r"convolutions 1, 2, not of \[3\]"):
         chain.maps(images, [3])
     with pytest.raises(InputError, match="not of"):
-        StridedStudent().forward_with_maps(images, [2])  # inside a block
+        StridedStudent().forward_with_maps(images, [3])  # inside a block
 
 
 def test_a_guided_student_is_the_student_and_its_regressors() -> None:
