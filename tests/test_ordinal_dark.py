@@ -329,7 +329,7 @@ def test_the_ranker_learns_an_easy_order(manifest: Path, tmp_path: Path) -> None
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert stage.validate(network, crops, 64).figures.keys() == {"accuracy"}
+    assert stage.validate(network, crops, 64).figures.keys() == {"accuracy", "inter", "inner"}
 
 
 @pytest.mark.parametrize("views", [0, 2])

@@ -100,6 +100,8 @@ class OrdinalDarkSettings(BaseModel):
         sequences: Sequences an epoch of the ranker shows.
         groups: Age groups, both ends inside.
         inter: Share of inter-group sequences.
+        inter_epochs: Epochs at the beginning that show inter-group sequences alone (ours; 0 in the paper).
+            Faces of one group are hard to order, and a ranker that sees few sequences stays at chance by them.
         curriculum: Inter-group sequences first, then inner-group ones; off: faces drawn from the whole set.
         ranker: Its convolutions, ``pvp`` or ``vgg16``.
         joint: Where its faces meet, see :class:`PermutationNetwork`.
@@ -138,6 +140,7 @@ class OrdinalDarkSettings(BaseModel):
     sequences: int = Field(default=9_000, ge=1)
     groups: tuple[tuple[int, int], ...] = AGE_GROUPS
     inter: float = Field(default=1 / 9, ge=0, le=1)
+    inter_epochs: int = Field(default=0, ge=0)
     curriculum: bool = True
     ranker: Literal["pvp", "vgg16"] = "pvp"
     joint: Joint = "connected"
@@ -267,8 +270,8 @@ class RankerStage(_OrdinalDarkStage):
 
     permutations: NDArray[np.int64] = field(init=False, repr=False)
     _sampler: SequenceSampler | None = field(default=None, init=False, repr=False)
-    _validation: tuple[NDArray[np.int64], NDArray[np.int64]] | None = field(
-        default=None, init=False, repr=False
+    _validation: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict, init=False, repr=False
     )
 
     def __post_init__(self) -> None:
@@ -281,7 +284,7 @@ class RankerStage(_OrdinalDarkStage):
         return "ranker"
 
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
-        """Prepare the sequences; those of validation are drawn once.
+        """Prepare the sequences; those of validation are drawn once, as many of each kind.
 
         Raises:
             InputError: The training crops cannot fill the groups, or validation has too few different ages.
@@ -293,19 +296,36 @@ class RankerStage(_OrdinalDarkStage):
         )
         random = np.random.default_rng(_VALIDATION_SEED)
         notes: list[str] = []
+        count = _VALIDATION_SEQUENCES // 2
+        drawn: dict[str, NDArray[np.int64]]
         try:
-            sampler = SequenceSampler(val.ages, settings.length, settings.groups, settings.inter)
-            sequences = sampler.epoch(_VALIDATION_SEQUENCES, random, curriculum=settings.curriculum)
+            if not settings.curriculum:
+                sampler = SequenceSampler(val.ages, settings.length, settings.groups, 1.0)
+                drawn = {"all": sampler.epoch(2 * count, random, curriculum=False)}
+            else:
+                kinds = {"inter": 1.0, "inner": 0.0}
+                drawn = {
+                    kind: replace(self._sampler, ages=val.ages, inter=inter).epoch(count, random)
+                    for kind, inter in kinds.items()
+                    if kind == "inter" or settings.inter < 1
+                }
         except InputError as error:
             years = np.floor(val.ages)
             whole = SequenceSampler(
                 val.ages, settings.length, [(int(years.min()), int(years.max()))], inter=0.0
             )
-            sequences = whole.epoch(_VALIDATION_SEQUENCES, random)
+            drawn = {"all": whole.epoch(2 * count, random)}
             notes.append(f"validation sequences are drawn from all ages, not from the groups: {error}")
-        labels = random.integers(len(self.permutations), size=len(sequences))
-        self._validation = (shuffle_sequences(sequences, self.permutations, labels), labels)
+        for kind, sequences in drawn.items():
+            labels = random.integers(len(self.permutations), size=len(sequences))
+            self._validation[kind] = (shuffle_sequences(sequences, self.permutations, labels), labels)
         return notes
+
+    def begin(self, epoch: int) -> None:
+        """Inter-group sequences alone at first, where the settings say so."""
+        inter = 1.0 if epoch < self.settings.inter_epochs else self.settings.inter
+        if self._sampler is not None and self.settings.curriculum and self._sampler.inter != inter:
+            self._sampler = replace(self._sampler, inter=inter)
 
     def network(self) -> PermutationNetwork:
         """The Siamese network at its start."""
@@ -342,22 +362,40 @@ class RankerStage(_OrdinalDarkStage):
         return {"train accuracy": (outputs.argmax(1) == targets).float().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
-        """Permutation accuracy on the validation sequences, beside chance."""
-        assert self._validation is not None
-        sequences, labels = self._validation
+        """Permutation accuracy on the validation sequences, beside chance.
+
+        ``accuracy`` is that of both kinds in the shares that training has; ``inter`` and ``inner`` are those
+        of each kind.
+        """
         training = network.training
         network.eval()
         device = next(network.parameters()).device
-        told = []
-        with torch.inference_mode():
-            for start in range(0, len(sequences), _BATCH // 8):
-                rows = sequences[start : start + _BATCH // 8].reshape(-1)
-                block = torch.from_numpy(crops.crops(rows)).to(device)
-                told.append(network(normalise(resize_crops(block, size))).argmax(1).cpu().numpy())
+        accuracies: dict[str, float] = {}
+        for kind, (sequences, labels) in self._validation.items():
+            told = []
+            with torch.inference_mode():
+                for start in range(0, len(sequences), _BATCH // 8):
+                    rows = sequences[start : start + _BATCH // 8].reshape(-1)
+                    block = torch.from_numpy(crops.crops(rows)).to(device)
+                    told.append(network(normalise(resize_crops(block, size))).argmax(1).cpu().numpy())
+            accuracies[kind] = float(np.mean(np.concatenate(told) == labels))
         network.train(training)
-        accuracy = float(np.mean(np.concatenate(told) == labels))
-        table = {"sequences": len(labels), "accuracy": accuracy, "chance": 1 / len(self.permutations)}
-        return Validation({"accuracy": round(accuracy, 5)}, {"permutations": table})
+        inter = self.settings.inter
+        accuracy = (
+            inter * accuracies["inter"] + (1 - inter) * accuracies["inner"]
+            if "inner" in accuracies
+            else next(iter(accuracies.values()))
+        )
+        count = sum(len(labels) for _, labels in self._validation.values())
+        table = {
+            "sequences": count,
+            "accuracy": accuracy,
+            "chance": 1 / len(self.permutations),
+            "by kind": accuracies,
+        }
+        figures = {"accuracy": accuracy, **{k: v for k, v in accuracies.items() if k != "all"}}
+        rounded = {kind: round(value, 5) for kind, value in figures.items()}
+        return Validation(rounded, {"permutations": table})
 
     def merit(self, figures: Mapping[str, float]) -> float:
         """The accuracy."""
