@@ -332,6 +332,31 @@ def test_the_ranker_learns_an_easy_order(manifest: Path, tmp_path: Path) -> None
     assert stage.validate(network, crops, 64).figures.keys() == {"accuracy", "inter", "inner"}
 
 
+def test_the_ranker_sees_inter_group_sequences_alone_at_first(manifest: Path) -> None:
+    more = (
+        "method.settings.stages=['ranker']",
+        "method.settings.inter_epochs=2",
+        "method.settings.inter=0.25",
+    )
+    stage = OrdinalDark(Recipe.load("ordinal-dark-utkface", [*TINY, *more]), AgeBins(0, 100)).stages()[0]
+    assert isinstance(stage, RankerStage)
+    crops = load_crops(read_manifest(manifest))
+    stage.look(crops, crops)
+
+    def within_a_group(epoch: int) -> int:
+        stage.begin(epoch)
+        ages = crops.ages[stage.order(crops, epoch, torch.Generator().manual_seed(0)).rows]
+        lowest, highest = ages.min(1), ages.max(1)
+        groups = ((0, 30), (20, 50), (40, 80))
+        return int(sum(((lowest >= low) & (highest <= high)) for low, high in groups).astype(bool).sum())
+
+    assert within_a_group(0) == within_a_group(1) < 6
+    assert (
+        within_a_group(2) >= 24
+    )  # of 32, as the share of 0.25 has it; beginning anew, as a resumed run does
+    assert within_a_group(1) < 6
+
+
 @pytest.mark.parametrize("views", [0, 2])
 def test_any_run_teaches_any_student(whole: Run, manifest: Path, tmp_path: Path, views: int) -> None:
     named = distillation_settings([whole.path, whole.path], [2, 1], student="student-strided")

@@ -101,7 +101,7 @@ class OrdinalDarkSettings(BaseModel):
         groups: Age groups, both ends inside.
         inter: Share of inter-group sequences.
         inter_epochs: Epochs at the beginning that show inter-group sequences alone (ours; 0 in the paper).
-            Faces of one group are hard to order, and a ranker that sees few sequences stays at chance by them.
+            Faces of one group are hard to order: a ranker that sees few sequences stays at chance by them.
         curriculum: Inter-group sequences first, then inner-group ones; off: faces drawn from the whole set.
         ranker: Its convolutions, ``pvp`` or ``vgg16``.
         joint: Where its faces meet, see :class:`PermutationNetwork`.
