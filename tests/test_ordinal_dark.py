@@ -365,7 +365,7 @@ def test_any_run_teaches_any_student(whole: Run, manifest: Path, tmp_path: Path,
     (stage,) = run.finished_stages()
     assert stage == "student"
     rows = _log(run, stage)
-    assert {"age", "dark", "reg"} <= set(rows[0])
+    assert {"dark", "expected"} <= set(rows[0])
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     assert list(run.facts["teachers"]) == ["run/classifier"]
     again = train(recipe, manifest, tmp_path / "again", cpu=True)
