@@ -507,6 +507,8 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
     with torch.no_grad():
         expected = theirs.said(views, 2.0)
     found = answer([teacher], views, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(answer([teacher], views, 2.0).distribution, found.distribution)
     torch.testing.assert_close(found.distribution, expected.distribution, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found.age, expected.age, atol=1e-3, rtol=0)
 

@@ -116,7 +116,8 @@ class NetworkTeacher:
         """The distribution softened, the age as the network decodes it."""
         outputs = self.network(views)
         logits = outputs.logits.float() / (self.network.head.tau * tau)
-        return Answers(torch.softmax(logits, dim=1) @ self.to_bins, self.network.head.decode(outputs).age)
+        years = self.network.head.decode(outputs).age
+        return Answers(_moved(torch.softmax(logits, dim=1), self.to_bins), years)
 
 
 class ModelTeacher:
@@ -157,7 +158,13 @@ class ModelTeacher:
         temperature = self.card.tau if calibration is None else calibration.temperature
         logits = torch.from_numpy(distribution).clamp(min=_SMALLEST).log() * temperature
         soft = torch.softmax(logits / (self.card.tau * tau), dim=1).to(views.device)
-        return Answers(soft @ self.to_bins, torch.from_numpy(age).to(views.device))
+        return Answers(_moved(soft, self.to_bins), torch.from_numpy(age).to(views.device))
+
+
+def _moved(distribution: Tensor, to_bins: Tensor) -> Tensor:
+    """Probabilities on the student's bins; in float32 also where autocast would multiply in bfloat16."""
+    with torch.autocast(distribution.device.type, enabled=False):
+        return distribution.float() @ to_bins
 
 
 def answer(teachers: Sequence[Teacher], views: Tensor, tau: float) -> Answers:
