@@ -358,6 +358,20 @@ def test_the_ranker_sees_inter_group_sequences_alone_at_first(manifest: Path) ->
 
 
 @pytest.mark.parametrize("views", [0, 2])
+def test_a_run_goes_on_when_a_weight_has_fallen_to_nothing(
+    whole: Run, manifest: Path, tmp_path: Path, views: int
+) -> None:
+    fall = ("method.settings.label=1", "method.settings.lambda_2=0.5", "method.settings.lambda_2_fall=0.5")
+    named = [*STRIDED, *distillation_settings([whole.path]), *fall, "method.settings.fall_every=1"]
+    recipe = Recipe.load("student-utkface", [*named, f"method.settings.views={views}"])
+    run = train(recipe, manifest, tmp_path / "run", cpu=True)
+    first, second = _log(run, "student")
+    assert float(first["dark"]) > 0
+    assert second["dark"] == ""
+    assert float(second["age"]) > 0
+
+
+@pytest.mark.parametrize("views", [0, 2])
 def test_any_run_teaches_any_student(whole: Run, manifest: Path, tmp_path: Path, views: int) -> None:
     named = distillation_settings([whole.path, whole.path], [2, 1], student="student-strided")
     recipe = Recipe.load("student-utkface", [*STRIDED, *named, f"method.settings.views={views}"])

@@ -193,7 +193,8 @@ class Run:
     def log(self, stage: str, row: Mapping[str, Any]) -> None:
         """Append one epoch to the stage's log, dropping rows of that epoch or later.
 
-        An epoch that was logged but not checkpointed before a kill is run again, and its row replaced.
+        An epoch that was logged but not checkpointed before a kill is run again, and its row replaced. Rows may
+        differ in what they hold (a part of a loss whose weight has fallen to 0): the others stay empty.
         """
         path = self.stage(stage) / "log.csv"
         rows: list[dict[str, str]] = []
@@ -203,7 +204,9 @@ class Run:
             write_atomically(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as handle,
         ):
-            writer = csv.DictWriter(handle, fieldnames=list(row))
+            writer = csv.DictWriter(
+                handle, fieldnames=list(dict.fromkeys([*(rows[-1] if rows else ()), *row]))
+            )
             writer.writeheader()
             writer.writerows(rows)
             writer.writerow(row)
