@@ -193,8 +193,8 @@ class Run:
     def log(self, stage: str, row: Mapping[str, Any]) -> None:
         """Append one epoch to the stage's log, dropping rows of that epoch or later.
 
-        An epoch that was logged but not checkpointed before a kill is run again, and its row replaced. Rows may
-        differ in what they hold (a part of a loss whose weight has fallen to 0): the others stay empty.
+        An epoch that was logged but not checkpointed before a kill is run again, and its row replaced. What a
+        row lacks (a part of the loss whose weight has fallen to 0) stays empty.
         """
         path = self.stage(stage) / "log.csv"
         rows: list[dict[str, str]] = []
