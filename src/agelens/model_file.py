@@ -1,7 +1,6 @@
-"""The metadata of a model file: what an .onnx file says of itself, as text under ``agelens.`` keys.
+"""Model files: what an .onnx file says of itself, as text under ``agelens.`` keys, and opening one.
 
-Nothing here reads or writes ONNX: the exporter stores :meth:`ModelCard.to_metadata`, the estimator hands what
-its runtime found to :meth:`ModelCard.from_metadata`.
+The exporter stores :meth:`ModelCard.to_metadata`; whoever runs a file opens it with :func:`open_model_file`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import onnxruntime
+
 from agelens.calibration import Calibration
 from agelens.errors import InputError, ModelFileError, NewerModelError
+from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
 
-__all__ = ["FORMAT_VERSION", "ModelCard"]
+__all__ = ["FORMAT_VERSION", "ModelCard", "open_model_file"]
 
 FORMAT_VERSION = 1
 """The format that this agelens writes, and the newest that it reads."""
@@ -110,6 +112,55 @@ class ModelCard:
             **structured,
             digest=_text(mapping, "digest", path),
         )
+
+
+def open_model_file(path: str | Path, *, threads: int = 1) -> tuple[onnxruntime.InferenceSession, ModelCard]:
+    """Open a model file on the CPU.
+
+    Args:
+        path: The file.
+        threads: Threads that compute one batch.
+    Returns:
+        The session and what the file says of itself.
+    Raises:
+        ModelFileError: No such file, no ONNX, or not one of ours.
+        NewerModelError: It was written by a newer agelens.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(path, "no such file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
+    options.log_severity_level = 4  # what is wrong with a file is said by our error, once
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base of their own
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelFileError(path, f"onnxruntime cannot read it as an ONNX model: {first_line}") from error
+    card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, path)
+    try:
+        CropGeometry.from_dict(card.geometry)
+    except ValueError as error:
+        raise ModelFileError(path, f"damaged model file: agelens.geometry: {error}") from error
+    _check_graph(session, card, path)
+    return session, card
+
+
+def _check_graph(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
+    """Raise ModelFileError unless the graph maps images to ages and distributions as the card says."""
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    found = [(node.name, node.type, node.shape[1:]) for node in nodes]
+    size = card.geometry["size"]
+    expected = [
+        ("images", "tensor(uint8)", [size, size, 3]),
+        ("age", "tensor(float)", []),
+        ("distribution", "tensor(float)", [len(card.age_bins)]),
+    ]
+    if found != expected:
+        raise ModelFileError(path, f"damaged model file: its graph has {found}, not {expected}")
 
 
 def _check_version(mapping: Mapping[str, str], path: str | Path) -> None:

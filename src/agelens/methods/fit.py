@@ -294,7 +294,7 @@ class _Trainer:
             for start in range(0, len(pixels), 512):
                 block = torch.from_numpy(self.train_set.crops(slice(start, start + 512)))
                 pixels[start : start + 512] = resize_crops(block, side).numpy()
-            self._resized = replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)))
+            self._resized = replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)), stored=None)
         return self._resized
 
     def _average(self, step: int) -> None:

@@ -17,6 +17,7 @@ becomes an age (its expectation; the error of the most probable age is reported 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agelens.data.crops import CropSet
-from agelens.errors import CheckpointError, InputError, RecipeError, RunError
+from agelens.errors import CheckpointError, InputError, OutputError, RecipeError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.losses import (
     age_cross_entropy,
@@ -87,6 +88,7 @@ _ZCA_IMAGES = 4096  # as many training crops, evenly spaced, are enough for a co
 _VALIDATION_SEQUENCES = 450
 _VALIDATION_SEED = 20_200
 _VIEWS_SEED = 20_201
+_ANSWERS_FORMAT = 2  # to be raised when the same question would be answered otherwise
 _BATCH = 256
 
 
@@ -113,7 +115,7 @@ class OrdinalDarkSettings(BaseModel):
         zca_epsilon: See :func:`fit_patch_zca`.
         initialise: ``normal``: all weights from N(0, 0.02), as the paper; ``own``: as each network does.
         ranker_run: A finished run whose ranker teaches, in place of this run's.
-        teachers: Finished runs, or models by name or file, that teach dark knowledge in place of this run's
+        teachers: Finished runs, or model files, that teach dark knowledge in place of this run's
             classifier.
         weights: Of the teachers; empty: equal.
         views: 0: the teachers see each training view the student sees. Else their answers on so many views of
@@ -182,6 +184,8 @@ class OrdinalDarkSettings(BaseModel):
             raise ValueError(f"{len(self.weights)} weights for {len(self.teachers)} teachers")
         if any(weight <= 0 for weight in self.weights):
             raise ValueError("weights must be positive")
+        if self.inter_epochs and not self.curriculum:
+            raise ValueError("inter_epochs is a part of the curriculum, which is off")
         if self.zca and self.zca % 2 == 0:
             raise ValueError("zca must be odd, or 0")
         return self
@@ -294,6 +298,7 @@ class RankerStage(_OrdinalDarkStage):
         self._sampler = SequenceSampler(
             train.ages, settings.length, settings.groups, settings.inter if settings.curriculum else 1.0
         )
+        self._validation = {}
         random = np.random.default_rng(_VALIDATION_SEED)
         notes: list[str] = []
         count = _VALIDATION_SEQUENCES // 2
@@ -364,8 +369,8 @@ class RankerStage(_OrdinalDarkStage):
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Permutation accuracy on the validation sequences, beside chance.
 
-        ``accuracy`` is that of both kinds in the shares that training has; ``inter`` and ``inner`` are those
-        of each kind.
+        ``accuracy`` is that of both kinds, in the shares that ``settings.inter`` sets; ``inter`` and
+        ``inner`` are those of each kind.
         """
         training = network.training
         network.eval()
@@ -562,9 +567,17 @@ class StudentStage(_GuidedStage):
         """Fetch the teachers that have a weight, and the student that the hints prepared.
 
         Raises:
-            InputError: A weight without its teacher.
+            InputError: A weight without its teacher, or a loss that has or will have no term.
         """
         settings = self.settings
+        self.begin(self.training.epochs - 1)  # by then the weights have fallen as far as they do
+        if not any((settings.label, settings.expectation, *self._lambdas)) and (
+            "reg" not in self.recipe.network.heads or not settings.regression
+        ):
+            raise InputError(
+                "no part of the student's loss has a weight in the last epoch: set method.settings.label "
+                "or .expectation, or let lambda_1 or lambda_2 stay (fall_every = 0)"
+            )
         if "hint" in settings.stages:
             self._hinted = finished("hint")
         if settings.lambda_1 > 0:
@@ -753,7 +766,8 @@ class StudentStage(_GuidedStage):
                 distributions[rows] += said.distribution.float().cpu() / self.settings.views
                 years[rows] += said.age.float().cpu() / self.settings.views
         if kept is not None:
-            write_tensors(kept, {"distribution": distributions, "age": years}, {})
+            with contextlib.suppress(OutputError):  # a folder that cannot be written: asked again next time
+                write_tensors(kept, {"distribution": distributions, "age": years}, {})
         return Answers(distributions, years)
 
     def _kept_answers(self, crops: CropSet) -> Path | None:
@@ -762,6 +776,7 @@ class StudentStage(_GuidedStage):
             return None
         asked = {
             "teachers": [(teacher.digest, teacher.weight) for teacher in self.teachers],
+            "format": _ANSWERS_FORMAT,
             "bins": str(self.age_bins),
             "views": self.settings.views,
             "tau": self.settings.tau,

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agelens.errors import InputError, ModelFileError, RunError
-from agelens.inference.models import MODELS, open_model
 from agelens.label_distribution import AgeBins
 from agelens.methods.recipe import Recipe
 from agelens.methods.run import Run
 from agelens.methods.transforms import pixels
+from agelens.model_file import open_model_file
 from agelens.networks.age_network import AgeNetwork
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "resize_views",
     "stage_file",
     "teacher_facts",
+    "with_teachers",
 ]
 
 _SMALLEST = 1e-12  # a probability below it is taken for it
@@ -128,16 +129,16 @@ class ModelTeacher:
     network the file was made of.
 
     Args:
-        model: Name of a shipped model, or a model file.
+        model: A model file.
         weight: Its weight.
         bins: The student's.
     Raises:
-        ModelFileError: No such model, or not one of ours.
+        ModelFileError: No such file, or not one of ours.
         InputError: See :func:`bins_matrix`.
     """
 
     def __init__(self, model: str | Path, weight: float, bins: AgeBins) -> None:
-        self._session, self.card = open_model(model, threads=torch.get_num_threads())
+        self._session, self.card = open_model_file(model, threads=torch.get_num_threads())
         self.size: int = self.card.geometry["size"]
         self.weight = weight
         self.to_bins = bins_matrix(self.card.age_bins, bins)
@@ -245,8 +246,8 @@ def stage_file(path: str | Path, preferred: str) -> tuple[Run, Path]:
 
 
 def names_model(path: str | Path) -> bool:
-    """Tell whether a teacher's path means a model (a shipped one's name, an ``.onnx`` file), not a run."""
-    return not Path(path).is_dir() and (str(path) in MODELS or Path(path).suffix == ".onnx")
+    """Tell whether a teacher's path means a model file, not a run."""
+    return Path(path).suffix == ".onnx" and not Path(path).is_dir()
 
 
 def load_teacher(path: str | Path, weight: float, bins: AgeBins) -> Teacher:
@@ -283,7 +284,7 @@ def distillation_settings(
     """Name teachers and student as replacements of a recipe's values (``Recipe.load``).
 
     Args:
-        teachers: Finished runs, or models, that teach dark knowledge.
+        teachers: Finished runs, or model files, that teach dark knowledge.
         weights: Of each of them; empty: equal.
         ranker: A finished run whose ranker gives hints.
         student: Backbone of the student.
@@ -320,14 +321,15 @@ def named_without_folders(table: dict[str, Any]) -> dict[str, Any]:
     return {**table, "method": {**table["method"], "settings": settings}, "network": network}
 
 
-def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[str, str]:
-    """Digests of the networks a recipe names as teachers, after a look at the crops they know.
+def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    """What a run notes of the networks its recipe names as teachers, after a look at the crops they know.
 
     Args:
         recipe: Of any method; teachers are named in ``method.settings.teachers`` and ``.ranker_run``.
         geometry: Of the student's crops, as in ``run.json``.
     Returns:
-        By run and stage the SHA-256 of its network; by a model's name the digest in its card.
+        By name (of run and stage, or of a model; a number behind a name that was there) what each is:
+        ``digest`` of its weights, and of its card ``data`` and ``data_terms``, which go into the student's.
     Raises:
         RunError: Not a run, or one trained on crops of another geometry.
         ModelFileError: Not a model of ours, or one of another geometry.
@@ -335,23 +337,43 @@ def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[st
     settings = recipe.method.settings
     named = [(str(path), "classifier") for path in settings.get("teachers", ())]
     named += [(str(path), "ranker") for path in [settings.get("ranker_run", "")] if path]
-    facts: dict[str, str] = {}
+    facts: dict[str, dict[str, str]] = {}
     for path, preferred in named:
         if preferred == "classifier" and names_model(path):
-            card = open_model(path)[1]
+            card = open_model_file(path)[1]
             if difference := _other_crops(card.geometry, geometry):
                 raise ModelFileError(path, difference)
-            facts[card.name] = card.digest
-            continue
-        run, file = stage_file(path, preferred)
-        if difference := _other_crops(run.facts.get("geometry"), geometry):
-            raise RunError(run.path, difference)
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise RunError(file, f"cannot be read: {error.strerror or error}") from error
-        facts[f"{run.path.name}/{file.parent.name}"] = hashlib.sha256(content).hexdigest()
+            data, terms = card.provenance.get("data", ""), card.licence.get("data", "")
+            name, digest = card.name, card.digest
+        else:
+            run, file = stage_file(path, preferred)
+            if difference := _other_crops(run.facts.get("geometry"), geometry):
+                raise RunError(run.path, difference)
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise RunError(file, f"cannot be read: {error.strerror or error}") from error
+            data, terms = run.recipe.card.data, run.recipe.card.data_terms
+            name, digest = f"{run.path.name}/{file.parent.name}", hashlib.sha256(content).hexdigest()
+        known = {"digest": digest, "data": str(data), "data_terms": str(terms)}
+        if facts.setdefault(name, known) != known:
+            facts[f"{name} ({len(facts) + 1})"] = known
     return facts
+
+
+def with_teachers(own: str, teachers: Mapping[str, Mapping[str, str]] | None, key: str) -> str:
+    """A card's text on data or terms, with what the teachers' cards have beyond it.
+
+    Args:
+        own: The recipe's text.
+        teachers: As :func:`teacher_facts` gives them.
+        key: ``data`` or ``data_terms``.
+    """
+    further: dict[str, list[str]] = {}
+    for name, known in (teachers or {}).items():
+        if known.get(key) and known[key] not in own:
+            further.setdefault(known[key], []).append(name)
+    return "; ".join([own, *(f"taught by {' and '.join(names)}: {text}" for text, names in further.items())])
 
 
 def _other_crops(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> str:

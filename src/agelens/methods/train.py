@@ -34,7 +34,7 @@ from agelens.methods.ordinal_dark import OrdinalDark
 from agelens.methods.recipe import Recipe, Selection
 from agelens.methods.run import Run, described_by_us, read_tensors, write_tensors
 from agelens.methods.stage import CropOutputs, Method, describe_age_network, run_on_crops
-from agelens.methods.teachers import named_without_folders, teacher_facts
+from agelens.methods.teachers import named_without_folders, teacher_facts, with_teachers
 from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
 from agelens.metrics import aar, mae
 from agelens.model_file import ModelCard
@@ -224,11 +224,11 @@ def export_run(
         "geometry": geometry.with_size(size).to_dict(),
         "licence": {
             "code": "Apache-2.0",
-            "data": recipe.card.data_terms,
+            "data": with_teachers(recipe.card.data_terms, opened.facts.get("teachers"), "data_terms"),
             "use": recipe.card.use,
         },
         "provenance": {
-            "data": recipe.card.data,
+            "data": with_teachers(recipe.card.data, opened.facts.get("teachers"), "data"),
             "split_digest": opened.facts["split_digest"],
             "images": opened.facts["images"],
             "stage": chosen,

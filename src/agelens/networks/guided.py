@@ -84,7 +84,8 @@ class GuidedStudent(nn.Module):
         behind = list(chain)[max(chain.ends[number] for number in self.guided) :]
         backbone: Any = self.student.backbone
         inner = backbone.backbone if isinstance(backbone, Whitened) else backbone
-        return [*behind, *([inner.top] if isinstance(inner, ChainBackbone) else []), self.student.head]
+        top: Any = inner.top if isinstance(inner, ChainBackbone) else inner.gdconv
+        return [*behind, top, self.student.head]
 
 
 def chain_of(student: AgeNetwork) -> Chain:

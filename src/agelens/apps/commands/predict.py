@@ -135,4 +135,4 @@ def models() -> None:
 
     for name, model in list_models().items():
         size = model_path(name).stat().st_size / 1e6
-        typer.echo(f"{name} ({size:.1f} MB)\n  {model.use}\n  {model.terms}")
+        typer.echo(f"{name} ({size:.2f} MB)\n  {model.use}\n  {model.terms}")

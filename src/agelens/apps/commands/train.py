@@ -37,7 +37,7 @@ def train(
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="Finished run, or model, that teaches its softened answers. May be repeated."),
+        typer.Option(help="Finished run, shipped model or model file that teaches. May be repeated."),
     ] = None,
     teacher_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of each teacher, in their order; default: equal.")
@@ -59,7 +59,9 @@ def train(
 
     options = {"select": select, "finish.name": finish}
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
-    named = distillation_settings(teacher or (), teacher_weight or (), ranker, student)
+    named = distillation_settings(
+        [_teacher(name) for name in teacher or ()], teacher_weight or (), ranker, student
+    )
     settings = Recipe.load(recipe, [*(set_ or ()), *chosen, *named])
     if protocol is not None:
         from agelens.methods.folds import train_folds
@@ -112,7 +114,19 @@ def export(
     card = export_run(
         run, out, stage=stage, select=select, regression=regression, mirror=mirror, name=name, half=half
     )
-    typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.2f} MB")
+
+
+def _teacher(name: str) -> str:
+    """The file of a shipped model, or the path itself."""
+    from agelens.inference.models import MODELS, model_path
+
+    if name in MODELS:
+        return str(model_path(name))
+    if not Path(name).exists():
+        known = ", ".join(MODELS)
+        raise InputError(f"--teacher {name}: no such run or model file, and no shipped model ({known})")
+    return name
 
 
 @command("", extra="train")
