@@ -68,7 +68,7 @@ MODELS = {
     ),
     "student-strided-utkface": ShippedModel(
         "student-strided-utkface.onnx",
-        use="a tenth of the weights and better: 0.11 M, 64 px, taught by mobilefacenet-lae-utkface",
+        use="tiny, and more accurate than the default: 0.11 M weights, taught by mobilefacenet-lae-utkface",
         terms=_TAUGHT_TERMS,
     ),
     "student-strided-utkface-int8": ShippedModel(
