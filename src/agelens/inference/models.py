@@ -114,15 +114,5 @@ def model_path(name_or_path: str | Path | None = None) -> Path:
 def open_model(
     name_or_path: str | Path | None = None, *, threads: int = 1
 ) -> tuple[onnxruntime.InferenceSession, ModelCard]:
-    """Open a model file on the CPU.
-
-    Args:
-        name_or_path: As in `model_path`.
-        threads: Threads that compute one batch.
-    Returns:
-        The session and what the file says of itself.
-    Raises:
-        ModelFileError: No such file, no ONNX, or not one of ours.
-        NewerModelError: It was written by a newer agelens.
-    """
+    """Open a model on the CPU: what `model_path` finds, by `open_model_file`, whose errors it raises too."""
     return open_model_file(model_path(name_or_path), threads=threads)
