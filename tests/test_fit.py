@@ -287,10 +287,15 @@ def test_a_run_can_be_exported_mirrored_afterwards(manifest: Path, tmp_path: Pat
         export_run(mirrored, tmp_path / "twice.onnx", stage=stage, mirror=manifest),
     ]
     assert [card.name for card in cards] == ["after", mirrored.recipe.name, mirrored.recipe.name]
+    first = cards[0].calibration
+    assert first is not None
     for card in cards:
         assert card.decoding["views"].startswith("the crop and its mirror image")
         assert card.digest == cards[0].digest
-        assert card.calibration == cards[0].calibration
+        assert card.calibration is not None
+        # The validation outputs of the run and those computed again may differ in their last bits.
+        assert card.calibration.temperature == pytest.approx(first.temperature)
+        assert card.calibration.nominal_levels == pytest.approx(first.nominal_levels)
         assert card.provenance["validation_mae"] == pytest.approx(cards[0].provenance["validation_mae"])
     assert cards[0].provenance["validation_mae"] != pytest.approx(
         plain.read_json(stage, "validation.json")["estimates"]["age"]["MAE"]
