@@ -20,7 +20,7 @@ from agelens.apps.cli import app
 from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
-from agelens.errors import CheckpointError, InputError, ModelFileError, RecipeError, RunError
+from agelens.errors import CheckpointError, InputError, ModelFileError, OutputError, RecipeError, RunError
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.losses import annealed, expected_age_error, hint_error
@@ -429,6 +429,14 @@ def test_answers_are_kept_and_asked_again_where_they_are_damaged(
     assert asked == 9
     assert len(kept() - before) == 2
 
+    def refuse(path: Path, *_: Any) -> None:
+        raise OutputError(path, "cannot write: Read-only file system")
+
+    monkeypatch.setattr("agelens.methods.ordinal_dark.write_tensors", refuse)
+    student("nothing-kept", "augment.rotation=2.0")
+    assert asked == 12
+    assert len(kept() - before) == 2
+
 
 def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:
     named = distillation_settings([whole.path], student="student-small@0.25")
@@ -489,6 +497,7 @@ def test_teachers_that_cannot_teach(whole: Run, manifest: Path, tmp_path: Path) 
         ("method.settings.lambda_3=1", r"method\.settings\.lambda_3"),
         ("method.settings.stages=['student', 'hint']", "in this order"),
         ("method.settings.hint_layers=[5]", "pair up"),
+        ("method.settings.curriculum=false", "part of the curriculum, which is off"),
         ("method.settings.weights=[1, 2]", "2 weights for 0 teachers"),
         ("method.settings.zca=4", "zca must be odd"),
         ("method.settings.permutations=30000", "20160 orders of 8"),
@@ -546,6 +555,10 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
     taught = export_run(run, tmp_path / "student.onnx")
     assert taught.provenance["data"].endswith("; taught by taught: drawn faces")
     assert taught.licence["data"].endswith("; taught by taught: tests only")
+    (next_one,) = teacher_facts(
+        Recipe.load("student-utkface", distillation_settings([run.path])), geometry
+    ).values()
+    assert next_one["data_terms"] == taught.licence["data"]  # a student teaches with its own teacher's terms
     assert best_stage(run) == "student"
 
 
@@ -562,10 +575,24 @@ def test_a_loss_without_a_term_is_told_before_it_is_needed(
         train(recipe, manifest, tmp_path / "run", cpu=True)
 
 
-def test_teachers_of_one_name_are_all_noted(whole: Run) -> None:
+def test_teachers_of_one_name_are_all_noted(whole: Run, tmp_path: Path) -> None:
     named = distillation_settings([whole.path, whole.path, whole.stage("ranker") / "network.safetensors"])
     facts = teacher_facts(Recipe.load("student-utkface", named), whole.facts["geometry"])
     assert list(facts) == ["run/classifier", "run/ranker"]
+    one = load_network(whole.stage("classifier") / "network.safetensors")
+    assert isinstance(one, AgeNetwork)
+    files = []
+    for half in (False, True):
+        files.append(tmp_path / f"{half}.onnx")
+        geometry = whole.facts["geometry"]
+        fields = CardFields(name="same", geometry=geometry, licence={}, provenance={})
+        export(
+            one, fields, files[-1], size=64, mean=IMAGENET_MEAN, std=IMAGENET_STD, calibration=None, half=half
+        )
+    both = Recipe.load("student-utkface", distillation_settings([*files, files[1]]))
+    facts = teacher_facts(both, whole.facts["geometry"])
+    assert list(facts) == ["same", "same (2)"]
+    assert facts["same"]["digest"] != facts["same (2)"]["digest"]
     own = "UTKFace: research"
     terms = {"a": {"data_terms": "X"}, "b": {"data_terms": "X"}, "c": {"data_terms": own}}
     assert with_teachers(own, terms, "data_terms") == "UTKFace: research; taught by a and b: X"

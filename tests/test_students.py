@@ -182,6 +182,13 @@ def test_maps_come_on_the_way() -> None:
         StridedStudent().forward_with_maps(images, [3])  # inside a block
 
 
+def test_what_no_hint_reaches_is_told_for_the_strided_student() -> None:
+    guided = GuidedStudent(_network(StridedStudent(), 101), (6, 9), (40, 64))
+    torch.stack([hint.sum() for hint in guided(torch.randn(4, 3, 64, 64)).hints]).sum().backward()
+    told = {id(parameter) for part in guided.unguided() for parameter in part.parameters()}
+    assert told == {id(parameter) for parameter in guided.parameters() if parameter.grad is None}
+
+
 def test_a_guided_student_is_the_student_and_its_regressors() -> None:
     torch.manual_seed(0)
     student = _network(small_student(width=0.25), 101)

@@ -340,11 +340,11 @@ def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[st
     facts: dict[str, dict[str, str]] = {}
     for path, preferred in named:
         if preferred == "classifier" and names_model(path):
-            card = open_model_file(path)[1]
-            if difference := _other_crops(card.geometry, geometry):
+            file_card = open_model_file(path)[1]
+            if difference := _other_crops(file_card.geometry, geometry):
                 raise ModelFileError(path, difference)
-            data, terms = card.provenance.get("data", ""), card.licence.get("data", "")
-            name, digest = card.name, card.digest
+            data, terms = file_card.provenance.get("data", ""), file_card.licence.get("data", "")
+            name, digest = file_card.name, file_card.digest
         else:
             run, file = stage_file(path, preferred)
             if difference := _other_crops(run.facts.get("geometry"), geometry):
@@ -353,11 +353,13 @@ def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[st
                 content = file.read_bytes()
             except OSError as error:
                 raise RunError(file, f"cannot be read: {error.strerror or error}") from error
-            data, terms = run.recipe.card.data, run.recipe.card.data_terms
+            card, taught = run.recipe.card, run.facts.get("teachers")  # it may be a student itself
+            data = with_teachers(card.data, taught, "data")
+            terms = with_teachers(card.data_terms, taught, "data_terms")
             name, digest = f"{run.path.name}/{file.parent.name}", hashlib.sha256(content).hexdigest()
         known = {"digest": digest, "data": str(data), "data_terms": str(terms)}
-        if facts.setdefault(name, known) != known:
-            facts[f"{name} ({len(facts) + 1})"] = known
+        if known not in facts.values() or name not in facts:
+            facts[name if name not in facts else f"{name} ({len(facts) + 1})"] = known
     return facts
 
 
