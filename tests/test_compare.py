@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from agelens.evaluation.compare import (
     group_rows,
     measure_latency,
     model_system,
+    over_seeds,
     pareto_front,
     predictions_system,
     stored_weights,
@@ -313,6 +315,54 @@ class TestCompare:
         assert comparison.images == COUNT
         assert comparison.left_out == 0
 
+    def test_seeds_of_a_system_are_averaged_image_by_image(self, manifest: pd.DataFrame) -> None:
+        ours = [says("ours", manifest, 2.0, seed) for seed in (1, 4, 5)]
+        ours = [replace(system, source=f"{number}.csv") for number, system in enumerate(ours)]
+        rival = says("rival", manifest, 12.0, 2)
+        found = compare([over_seeds(ours), rival], manifest, ("gender",), replicates=400)
+        ages = manifest["age"].to_numpy()
+        errors = [np.abs(said.predictions.frame["age"].to_numpy() - ages) for said in (*ours, rival)]
+        mean = np.mean(errors[:3], axis=0)
+        expected = metrics.paired_bootstrap(mean, errors[3], 400)
+        (row,) = [row for row in found.differences if row.metric == "MAE"]
+        assert row.found.difference == pytest.approx(expected.difference, abs=1e-9)
+        assert (row.found.low, row.found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        told, other = found.systems
+        assert told.mae_by_seed == pytest.approx([error.mean() for error in errors[:3]])
+        interval = metrics.bootstrap_interval(mean, replicates=400)
+        of_mean = told.metrics["MAE"]
+        assert (of_mean.value, of_mean.low, of_mean.high) == pytest.approx(
+            (interval.value, interval.low, interval.high), abs=1e-9
+        )
+        assert set(told.metrics) == {"MAE", "CA(3)", "CA(5)", "CA(7)", "CRPS"}
+        assert not other.mae_by_seed
+        assert "RMSE" in other.metrics
+        assert [verdict.winner for verdict in found.groups] == ["ours", "ours"]
+        first = found.system_rows()[0]
+        deviation = np.std([error.mean() for error in errors[:3]], ddof=1)
+        assert first["MAE by seed"].endswith(f"(sd {deviation:.3f})")
+        assert first["source"] == "0.csv, 1.csv, 2.csv"
+
+    def test_seeds_that_cannot_be_of_one_system(self, manifest: pd.DataFrame) -> None:
+        one = says("one", manifest, 2.0)
+        with pytest.raises(InputError, match=r"'one': source one\.csv is there twice"):
+            over_seeds([one, one])
+        with pytest.raises(InputError, match="'one' and 'two' are two systems"):
+            over_seeds([one, says("two", manifest, 2.0)])
+        with pytest.raises(InputError, match="'one' is a predictions and a model"):
+            over_seeds([one, replace(one, kind="model", source="1.onnx")])
+        with pytest.raises(InputError, match="one training or more"):
+            over_seeds([])
+
+    def test_images_that_one_seed_did_not_answer_are_left_out(self, manifest: pd.DataFrame) -> None:
+        whole, failed = says("ours", manifest, 2.0), says("ours", manifest, 2.0, 3, failed=7)
+        ours = over_seeds([whole, replace(failed, source="b.csv")])
+        found = compare([ours, says("rival", manifest, 9.0, 2)], manifest, ())
+        assert found.images == COUNT - 1
+        assert found.left_out == 1
+        assert found.systems[0].answered == COUNT - 1
+        assert found.systems[0].failed == (("7.png", "no face found"),)
+
     def test_a_winner_beats_every_other_system(self, manifest: pd.DataFrame, comparison: Comparison) -> None:
         # Two equally good ones: neither is called best, though one of them has the smallest MAE.
         overall = [verdict for verdict in comparison.groups if verdict.grouping == "gender"]
@@ -580,6 +630,22 @@ class TestCommand:
         assert "Paplhám and Franc 2024: UTKFace, all ages" in text
         assert (tmp_path / "report" / "comparison.html").is_file()
 
+    def test_one_name_of_several_is_one_system_of_several_seeds(self, bright: Path, tmp_path: Path) -> None:
+        rival = pd.read_csv(bright / "rival.csv")
+        rival.assign(age=rival["age"] + 1).to_csv(tmp_path / "b.csv", index=False)
+        truth = pd.read_csv(bright / "manifest.csv")[["path", "age"]]
+        truth.to_csv(tmp_path / "truth.csv", index=False)
+        code, text = self.run(
+            *("compare", f"rival={bright / 'rival.csv'}", f"rival={tmp_path / 'b.csv'}"),
+            *(tmp_path / "truth.csv", "--data", bright / "manifest.csv", "--report", tmp_path / "report"),
+        )
+        assert code == 0, text
+        assert "MAE by seed" in text
+        told = json.loads((tmp_path / "report" / "comparison.json").read_text())["systems"][0]
+        assert len(told["mae_by_seed"]) == 2
+        assert told["metrics"]["MAE"]["value"] == pytest.approx(np.mean(told["mae_by_seed"]))
+        assert "MAE by seed" in (tmp_path / "report" / "comparison.html").read_text()
+
     def test_our_own_predictions_are_compared_with_the_model(
         self, small_model: Path, bright: Path, tmp_path: Path
     ) -> None:
@@ -611,6 +677,7 @@ class TestCommand:
         [
             (["rival.csv"], "two systems or more"),
             (["rival.csv", "rival.csv"], "two systems are called 'rival'"),
+            (["a=rival.csv", "a=rival.csv", "b=rival.csv"], "'a': source rival.csv is there twice"),
             (["rival.csv", "none.csv"], "none.csv: cannot be read"),
             (["rival.csv", "none.onnx"], "none.onnx: no such file"),
             (["rival.csv", "=x.csv"], "NAME=SYSTEM needs both"),

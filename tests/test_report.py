@@ -321,6 +321,26 @@ class TestReport:
         assert read.count('src="data:image/jpeg') >= 23
         assert Page(read).tags.count("img") == read.count('src="data:image/jpeg')
 
+    @pytest.mark.usefixtures("without_figures")
+    def test_who_is_estimated_wrong_stands_beside_others_of_that_age(self, tmp_path: Path) -> None:
+        ages = np.array([60.0, 25, 26, 24, 40, 24, 50])
+        estimates = np.array([25.0, 25, 26, 31, 40, 24, 50])  # the first is taken for 25
+        paths = [f"{k}.png" for k in range(len(ages))]
+        for path in paths:
+            Image.new("RGB", (30, 30), (90, 30, 20)).save(tmp_path / path)
+        table = pd.DataFrame({"path": paths, "age": ages, "subject": list("abcdeaf")})
+        labels = check_manifest(table, "m.csv")
+        labels.attrs["root"] = tmp_path
+        table = check_predictions(pd.DataFrame({"path": paths, "age": estimates}), "p.csv")
+        found = evaluate(Predictions(table, None, None, "p.csv"), labels, report_groupings(()), replicates=5)
+        write_report(tmp_path / "out", found, [], make_stamp(found, labels), thumbnails=True)
+        read = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        study = read[read.index("Mistaken for</h2>") :]
+        first = study[study.index('<div class="gallery">') :]
+        captions = re.findall(r"<figcaption>(.*?)</figcaption>", first[: first.index("</div>")])
+        # Nearest first by age and estimate; 5.png shows the same person, 4.png and 6.png have other ages.
+        assert captions == ["aged 60, taken for 25", "aged 25", "aged 26", "aged 24"]
+
     def test_one_image_without_anything(self, tmp_path: Path) -> None:
         labels = check_manifest(pd.DataFrame({"path": ["a"], "age": [40.0]}), "m.csv")
         table = check_predictions(pd.DataFrame({"path": ["a"], "age": [42.0]}), "p.csv")

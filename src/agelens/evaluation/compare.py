@@ -2,7 +2,8 @@
 
 Every system is judged on the images that all of them gave an age for; what one could not answer is counted
 beside it. Differences are paired: each bootstrap draw takes the same images of all systems. A system is
-called best in a group only where its interval against every other one excludes zero. Quoted results
+called best in a group only where its interval against every other one excludes zero. A system may have been
+trained from several seeds: its score on an image is then the mean of theirs. Quoted results
 (:mod:`agelens.evaluation.published`) are rows of the table and hollow points of the plots, nothing more.
 """
 
@@ -13,11 +14,11 @@ import importlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, thread_time
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,7 @@ __all__ = [
     "group_rows",
     "measure_latency",
     "model_system",
+    "over_seeds",
     "pareto_front",
     "predictions_system",
     "stored_weights",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
+_Item = TypeVar("_Item")
 
 _WARM_UP, _REPEATS = 20, 200
 _QUOTED = "quoted"
@@ -80,6 +83,8 @@ class System:
         model: Its model file, which is timed and weighed; None for a table of predictions.
         calibration: The model's, for its intervals.
         digest: Digest of the model's weights; empty for a table of predictions.
+        repeats: The same system trained from other seeds, see :func:`over_seeds`; its cost is that of the
+            first.
     """
 
     name: str
@@ -89,6 +94,12 @@ class System:
     model: Path | None = None
     calibration: Calibration | None = None
     digest: str = ""
+    repeats: tuple[System, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[System, ...]:
+        """All its trainings, one for most systems."""
+        return (replace(self, repeats=()), *self.repeats)
 
 
 @dataclass(frozen=True)
@@ -140,8 +151,10 @@ class SystemResult:
         failed: Path and error of those it could not use.
         missing: Paths without any prediction.
         unknown: Predicted paths that the manifest lacks.
-        metrics: On the images that all systems answered.
+        metrics: On the images that all systems answered. Of a system of several seeds: the means over them,
+            of the metrics that are means over images.
         cost: None for a table of predictions.
+        mae_by_seed: MAE of each seed, where there are several.
     """
 
     name: str
@@ -154,6 +167,7 @@ class SystemResult:
     unknown: tuple[str, ...]
     metrics: dict[str, BootstrapInterval]
     cost: Cost | None
+    mae_by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -265,10 +279,12 @@ class Comparison:
             shown: Metrics to show, where there are any.
         """
         names = [name for name in shown if any(name in system.metrics for system in self.systems)]
+        repeated = any(system.mae_by_seed for system in self.systems)
         rows = [
             {
                 "system": system.name,
                 "kind": system.kind,
+                **({"MAE by seed": _by_seed(system)} if repeated else {}),
                 **{
                     name: TOO_FEW
                     if is_rate(name) and self.people < SMALL_GROUP
@@ -290,6 +306,7 @@ class Comparison:
                 {
                     "system": quoted.name,
                     "kind": _QUOTED,
+                    **({"MAE by seed": ""} if repeated else {}),
                     **{name: quoted.metrics.get(name, "") for name in names},
                     "latency [ms]": "",
                     "processor [ms]": "",
@@ -347,6 +364,31 @@ def predictions_system(name: str, path: str | Path) -> System:
     return System(name, "predictions", str(path), read_predictions(path))
 
 
+def over_seeds(systems: Sequence[System]) -> System:
+    """Make one system of several trainings of it: what is told of it are means over them.
+
+    Its intervals are those of the mean on other images, for these trainings: what the seed adds is in the MAE
+    of each, told beside it.
+
+    Args:
+        systems: One or more of one name and kind.
+    Raises:
+        InputError: None, other names or kinds, or one of them twice.
+    """
+    if not systems:
+        raise InputError("a system needs one training or more")
+    first, *others = systems
+    if names := {system.name for system in others} - {first.name}:
+        raise InputError(f"{first.name!r} and {min(names)!r} are two systems, not seeds of one")
+    if kinds := {system.kind for system in others} - {first.kind}:
+        raise InputError(f"{first.name!r} is a {first.kind} and a {min(kinds)}: seeds are of one kind")
+    for key in ("source", "digest"):
+        values = [getattr(system, key) for system in systems]
+        if twice := {value for value in values if value and values.count(value) > 1}:
+            raise InputError(f"{first.name!r}: {key} {min(twice)} is there twice, seeds differ")
+    return replace(first, repeats=tuple(others))
+
+
 def compare(
     systems: Sequence[System],
     manifest: pd.DataFrame,
@@ -387,7 +429,9 @@ def compare(
         raise InputError(f"a comparison needs two systems or more, not {len(systems)}")
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two systems are called {min(twice)!r}: name them, NAME=SYSTEM")
-    matches = [match_manifest(system.predictions, manifest, split, allow_missing) for system in systems]
+    trained = [seed for system in systems for seed in system.seeds]
+    ends = np.cumsum([len(system.seeds) for system in systems])
+    matches = [match_manifest(seed.predictions, manifest, split, allow_missing) for seed in trained]
     answered = [set(match.labelled.tolist()) for match in matches]
     common = sorted(set.intersection(*answered))
     if not common:
@@ -395,39 +439,46 @@ def compare(
     labels = manifest.iloc[common]
     evaluations = [
         evaluate(
-            system.predictions,
+            training.predictions,
             labels,
             (),
-            calibration=system.calibration,
+            calibration=training.calibration,
             allow_missing=True,
             replicates=replicates,
             level=level,
             seed=seed,
-            system=system.name,
+            system=training.name,
         )
-        for system in systems
+        for training in trained
     ]
-    scores = _scores(evaluations)
+    by_seed = _scores(evaluations)
+    members = np.split(np.arange(len(trained)), ends[:-1])
+    scores = {
+        metric: np.column_stack([values[:, rows].mean(axis=1) for rows in members])
+        for metric, values in by_seed.items()
+    }
     groupings = {name: group(name, evaluations[0].labels) for name in split_groupings(by)}
     found = [grouping for grouping in groupings.values() if grouping is not None]
     persons = people(evaluations[0].labels)
-    differences, groups = _paired(names, scores, found, persons, replicates, level, seed)
+    differences, groups, intervals = _paired(names, scores, found, persons, replicates, level, seed)
     costs = _costs(systems, latency)
+    several = [len(rows) > 1 for rows in members]
     return Comparison(
         systems=tuple(
             SystemResult(
                 name=system.name,
                 kind=system.kind,
-                source=system.source,
-                digest=system.digest,
-                answered=len(match.labelled),
-                failed=match.failed,
-                missing=match.missing,
-                unknown=match.unknown,
-                metrics=evaluation.overall,
+                source=", ".join(training.source for training in system.seeds),
+                digest=", ".join(training.digest for training in system.seeds if training.digest),
+                answered=len(set.intersection(*(answered[row] for row in rows))),
+                failed=_union(matches[row].failed for row in rows),
+                missing=_union(matches[row].missing for row in rows),
+                unknown=_union(matches[row].unknown for row in rows),
+                metrics=intervals[number] if several[number] else evaluations[rows[0]].overall,
                 cost=costs.get(system.name),
+                mae_by_seed=tuple(by_seed["MAE"][:, rows].mean(axis=0).tolist()) if several[number] else (),
             )
-            for system, match, evaluation in zip(systems, matches, evaluations, strict=True)
+            for number, (system, rows) in enumerate(zip(systems, members, strict=True))
         ),
         differences=tuple(differences),
         groups=tuple(groups),
@@ -562,8 +613,11 @@ def _paired(
     replicates: int,
     level: float,
     seed: int,
-) -> tuple[list[PairedDifference], list[GroupVerdict]]:
-    """Compare all pairs on all images, and in each group by MAE, from one set of draws of people."""
+) -> tuple[list[PairedDifference], list[GroupVerdict], list[dict[str, BootstrapInterval]]]:
+    """Compare all pairs on all images, and in each group by MAE, from one set of draws of people.
+
+    Third is the interval of each system's mean scores.
+    """
     errors, systems = scores["MAE"], len(names)
     partitions = [
         Partition(np.zeros(len(errors), dtype=np.int64), 1),
@@ -572,9 +626,14 @@ def _paired(
     columns = np.concatenate(list(scores.values()), axis=1)  # MAE first
     drawn = metrics.bootstrap_group_means(columns, partitions, replicates, seed, persons)
     differences = []
+    intervals: list[dict[str, BootstrapInterval]] = [{} for _ in names]
     number_of_people = len(np.unique(persons))
     for number, (metric, values) in enumerate(scores.items()):
         part = drawn[0][:, 0, number * systems : (number + 1) * systems]
+        ends = np.quantile(part, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        for position, interval in enumerate(intervals):
+            mean = float(values[:, position].mean())
+            interval[metric] = BootstrapInterval(mean, *map(float, ends[:, position]))
         compared = _pairs(names, values.mean(axis=0), part, level)
         differences += [
             PairedDifference(metric, a, b, found, number_of_people) for (a, b), found in compared.items()
@@ -591,7 +650,7 @@ def _paired(
             mae = errors[members].mean(axis=0)
             compared = _pairs(names, mae, means[:, position], level)
             verdicts.append(_verdict(grouping.name, name, int(members.sum()), number, names, mae, compared))
-    return differences, verdicts
+    return differences, verdicts, intervals
 
 
 def _pairs(
@@ -677,7 +736,7 @@ def _system_blocks(comparison: Comparison) -> list[Text | Table]:
     blocks.append(
         _table(
             "Accuracy",
-            [_only(row, ("system", "kind", *_SHOWN, "not answered")) for row in rows],
+            [_only(row, ("system", "kind", "MAE by seed", *_SHOWN, "not answered")) for row in rows],
             names=2,
             note="[bootstrap interval] on the images that every system answered. Quoted rows are figures "
             "that others printed, under the protocol named below, not measured on these images; they enter "
@@ -869,6 +928,16 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
         writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _by_seed(system: SystemResult) -> str:
+    """``5.95, 5.96, 5.96 (sd 0.004)``; empty for a single training."""
+    found = system.mae_by_seed
+    return f"{', '.join(f'{mae:.2f}' for mae in found)} (sd {np.std(found, ddof=1):.3f})" if found else ""
+
+
+def _union(parts: Iterable[Sequence[_Item]]) -> tuple[_Item, ...]:
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(parts)))
 
 
 def _interval(interval: BootstrapInterval | None) -> str:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -24,6 +25,7 @@ from typing import Protocol
 import numpy as np
 import onnxruntime
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from agelens import __version__, metrics
@@ -61,6 +63,8 @@ LABELS = {
 """What the labels of a data set mean."""
 
 WORST = 24
+_MISTAKEN, _BESIDE = 8, 5  # faces of the case study, others beside each
+_SAME_AGE = 2  # years between those others' true age and the estimate, at most
 """How many worst cases are listed."""
 
 _PLOTS = "plots"
@@ -196,6 +200,7 @@ def write_report(
             *(_assurance(assurance, evaluation, out) for assurance in assurances),
             _failures(evaluation),
             _worst(evaluation, thumbnails),
+            *([_mistaken_for(evaluation)] if thumbnails else []),
         ]
     write_predictions(evaluation.predictions, out / "predictions.csv")
     table = {
@@ -674,18 +679,55 @@ def _worst(evaluation: Evaluation, thumbnails: bool) -> Section:
     if not thumbnails:
         told = Text("Their images are not shown: faces are personal (--thumbnails shows them).")
         return Section("Worst cases", (table, told))
-    rows = evaluation.labels.iloc[order]
-    rows.attrs = dict(evaluation.labels.attrs)
-    pictures, unreadable = [], 0
-    for rank, (k, path) in enumerate(zip(order, image_paths(rows), strict=True), start=1):
-        try:
-            pictures.append((_thumbnail(path), f"{rank}. aged {ages[k]:g}, estimated {estimates[k]:.1f}"))
-        except ImageError:
-            unreadable += 1
-    blocks: list[Block] = [table, Gallery(tuple(pictures))]
+    pictures, unreadable = _pictures(
+        evaluation,
+        order,
+        [f"{n}. aged {ages[k]:g}, estimated {estimates[k]:.1f}" for n, k in enumerate(order, start=1)],
+    )
+    blocks: list[Block] = [table, Gallery(pictures)]
     if unreadable:
         blocks.append(Text(f"{unreadable} of these images cannot be read.", warning=True))
     return Section("Worst cases", tuple(blocks))
+
+
+def _mistaken_for(evaluation: Evaluation) -> Section:
+    """What wrong answers tell: the worst cases, each beside others of the age it was taken for.
+
+    The case study of Zhao et al. 2020, Appendix D: who is estimated wrong often looks like the age that was
+    estimated (or the label is wrong); whoever reads the page judges. Beside stand faces whose true age and
+    estimate are nearest to it.
+    """
+    ages, estimates = evaluation.ages, evaluation.estimates
+    persons = people(evaluation.labels)
+    order = np.argsort(-metrics.absolute_errors(estimates, ages), kind="stable")
+    galleries: list[Block] = []
+    for k in order[:_MISTAKEN]:
+        off = np.abs(ages - estimates[k])
+        likely = np.flatnonzero((off <= _SAME_AGE) & (persons != persons[k]))
+        distance = off[likely] + np.abs(estimates[likely] - estimates[k])
+        beside = likely[np.argsort(distance, kind="stable")[:_BESIDE]]
+        shown = np.array([k, *beside])
+        captions = [f"aged {ages[k]:g}, taken for {estimates[k]:.0f}", *(f"aged {ages[j]:g}" for j in beside)]
+        galleries.append(Gallery(_pictures(evaluation, shown, captions)[0]))
+    told = Text(
+        "First in each row: a face that was estimated wrong. Beside it: other faces of the age that was "
+        "estimated, told right. Does the first look like them, or like its own age? It may look it, or its "
+        "label may be wrong."
+    )
+    return Section("Mistaken for", (told, *galleries))
+
+
+def _pictures(
+    evaluation: Evaluation, which: NDArray[np.int64], captions: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], int]:
+    """Thumbnails of some images with their captions, and how many of them cannot be read."""
+    rows = evaluation.labels.iloc[which]
+    rows.attrs = dict(evaluation.labels.attrs)
+    pictures = []
+    for path, caption in zip(image_paths(rows), captions, strict=True):
+        with contextlib.suppress(ImageError):
+            pictures.append((_thumbnail(path), caption))
+    return tuple(pictures), len(which) - len(pictures)
 
 
 def _thumbnail(path: Path) -> str:

@@ -21,7 +21,7 @@ def compare(
         list[str],
         typer.Argument(
             help="Two or more models, runs (also over folds) or tables of predictions (.csv); "
-            "NAME=SYSTEM names one."
+            "NAME=SYSTEM names one; one NAME of several is one system trained from several seeds."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
@@ -53,6 +53,7 @@ def compare(
         difference_rows,
         group_rows,
         model_system,
+        over_seeds,
         predictions_system,
         write_report,
     )
@@ -70,12 +71,16 @@ def compare(
         for name, _, protocol in map(_quote, quote or ())
         for row in quoted_systems(results, name, protocol)
     ]
-    if len(systems) < 2:
-        raise InputError(f"a comparison needs two systems or more, not {len(systems)}")
+    named = [_named(text) for text in systems]
+    names = list(dict.fromkeys(name for name, *_ in named))
+    for name in names:
+        if len(given := [explicit for other, _, explicit in named if other == name]) > 1 and not all(given):
+            raise InputError(f"two systems are called {name!r}: name them, NAME=SYSTEM")
+    if len(names) < 2:
+        raise InputError(f"a comparison needs two systems or more, not {len(names)}")
     with ExitStack() as exported:
         found = []
-        for text in systems:
-            name, source = _named(text)
+        for name, source, _ in named:
             folds = pooled_run(source)
             if folds is not None or source.lower().endswith(".csv"):
                 found.append(predictions_system(name, folds.predictions if folds is not None else source))
@@ -96,7 +101,7 @@ def compare(
                     )
                 )
         comparison = compare_systems(
-            found,
+            [over_seeds([one for one in found if one.name == name]) for name in names],
             rows,
             groupings,
             split=part,
@@ -115,8 +120,8 @@ def compare(
             ("unknown", system.unknown),
         ):
             if paths:
-                named = ", ".join([*paths[:NAMED], "…"][: len(paths)])
-                typer.echo(f"{system.name}, {what}: {len(paths)} images: {named}")
+                some = ", ".join([*paths[:NAMED], "…"][: len(paths)])
+                typer.echo(f"{system.name}, {what}: {len(paths)} images: {some}")
     if comparison.absent:
         typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
     for table in (
@@ -173,14 +178,15 @@ def _quote(text: str) -> tuple[str, str, str]:
     return text.partition(":")
 
 
-def _named(text: str) -> tuple[str, str]:
-    """Split ``NAME=SYSTEM``; a system without a name is called by its file or folder."""
+def _named(text: str) -> tuple[str, str, bool]:
+    """Split ``NAME=SYSTEM``; a system without a name (third: False) is called by its file or folder."""
     name, equals, source = text.partition("=")
     if equals and not Path(text).exists() and "/" not in name:
         if not name or not source:
             raise InputError(f"{text!r}: NAME=SYSTEM needs both")
-        return name, source
+        return name, source, True
     path = Path(text)
     if path.suffix.lower() == ".csv" and path.stem == "predictions":
-        return path.absolute().parent.name, text
-    return (path.stem if path.suffix.lower() in (".csv", ".onnx") else path.absolute().name), text
+        return path.absolute().parent.name, text, False
+    stem = path.stem if path.suffix.lower() in (".csv", ".onnx") else path.absolute().name
+    return stem, text, False
