@@ -333,6 +333,36 @@ def test_the_ranker_learns_an_easy_order(manifest: Path, tmp_path: Path) -> None
     assert stage.validate(network, crops, 64).figures.keys() == {"accuracy", "inter", "inner"}
 
 
+def test_a_sweep_over_permutations_tells_the_rankers_accuracy(manifest: Path, tmp_path: Path) -> None:
+    # Fig. 4: accuracy of the ranker and error of the student it teaches, against K.
+    command = [
+        *("sweep", "ordinal-dark-utkface", "--data", str(manifest), "--out", str(tmp_path), "--cpu"),
+        *("--grid", "method.settings.permutations=3,6"),
+        *(part for value in TINY for part in ("--set", value)),
+        *("--set", "method.settings.stages=['ranker','student']", "--set", "method.settings.lambda_2=0"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    with open(tmp_path / "sweep.csv", newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    ranked = [row for row in rows if row["estimate"] == "permutations"]
+    assert [(row["method.settings.permutations"], row["stage"]) for row in ranked] == [
+        ("3", "ranker"),
+        ("6", "ranker"),
+    ]
+    for row, count in zip(ranked, (3, 6), strict=True):
+        run = Run.open(tmp_path / f"method.settings.permutations={count},seed=0")
+        told = run.read_json("ranker", "validation.json")["permutations"]
+        assert float(row["accuracy"]) == told["accuracy"]
+        assert float(row["chance"]) == pytest.approx(1 / count)
+        assert row["MAE"] == ""
+    answered = [row for row in rows if row["estimate"] == "age"]
+    assert [row["stage"] for row in answered] == ["student", "student"]
+    assert all(float(row["MAE"]) > 0 and row["accuracy"] == "" for row in answered)
+    header = "method.settings.permutations  stage   estimate      seeds  accuracy"
+    assert header in done.output
+
+
 def test_the_ranker_sees_inter_group_sequences_alone_at_first(manifest: Path) -> None:
     more = (
         "method.settings.stages=['ranker']",

@@ -1,7 +1,8 @@
 """Sweeps: one recipe over a grid of settings and several seeds, resumed after a kill, tabulated.
 
-LRN's Table 9 (τ, α, λ, one by one), ordinal-dark KD's Figs. 3 and 4 (sequence length, permutations) and,
-with seeds alone, LRN's Tables 7 and 8 with a deviation beside each figure. Every point and seed is an
+LRN's Table 9 (τ, α, λ, one by one), ordinal-dark KD's Figs. 3 and 4 (sequence length, permutations; the
+ranker's accuracy beside its student's errors) and, with seeds alone, LRN's Tables 7 and 8 with a deviation
+beside each figure. Every point and seed is an
 ordinary run folder: whatever was finished stays, whatever was interrupted goes on, and a larger grid takes in
 the runs that are there. Figures are of the validation split unless another one is asked for.
 """
@@ -47,6 +48,7 @@ _METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
         for n in (3, 5, 7)
     },
 }
+_ACCURACIES = ("accuracy", "inter", "inner", "chance")
 _LONGEST_NAME = 120
 
 
@@ -89,7 +91,8 @@ class SweepRow:
     Attributes:
         values: Label to value.
         stage: ``generation-2`` …
-        estimate: ``ldl``, ``reg``, ``age`` (what the network answers) …
+        estimate: ``ldl``, ``reg``, ``age`` (what the network answers) …; ``permutations`` of a ranker, whose
+            metrics are shares of validation sequences told right, and chance.
         seeds: Those that are finished.
         mean: Metric to mean over the seeds.
         deviation: Metric to standard deviation over the seeds (n - 1); None with one seed.
@@ -106,7 +109,7 @@ class SweepRow:
         """Give the row as text: ``4.98 ± 0.03``."""
         shown = {}
         for name, mean in self.mean.items():
-            deviation, digits = self.deviation[name], 3 if name == "MAE" else 2
+            deviation, digits = self.deviation[name], 2 if name.startswith("CA(") else 3
             shown[name] = f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
         return {
             **self.values,
@@ -300,12 +303,18 @@ def sweep(
 
 
 def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[dict[str, Any]]:
-    """The figures of every stage of a finished run that estimates ages."""
+    """The figures of every stage of a finished run that estimates ages, and of rankers on validation."""
     found = []
     for stage in run.finished_stages():
-        told = run.read_json(stage, "validation.json").get("estimates")
+        validation = run.read_json(stage, "validation.json")
+        place = {**point.values, "seed": point.seed, "folder": point.folder, "stage": stage}
+        if "permutations" in validation and split == "val":
+            ranked = {**validation["permutations"], **validation["permutations"]["by kind"]}
+            accuracies = {name: float(ranked[name]) for name in _ACCURACIES if name in ranked}
+            found.append({**place, "estimate": "permutations", **accuracies})
+        told = validation.get("estimates")
         if told is None:
-            continue  # a stage that estimates no age: a ranker
+            continue
         if split == "val":
             arrays = run.read_arrays(stage, "validation.npz")
             ages, estimates = arrays["ages"], {name: arrays[name] for name in told if name in arrays}
@@ -315,16 +324,7 @@ def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[d
             ages, estimates = chosen["age"].to_numpy(), estimate_stage(run, stage, chosen).estimates()
         for name, values in estimates.items():
             figures = {metric: float(function(values, ages)) for metric, function in _METRICS.items()}
-            found.append(
-                {
-                    **point.values,
-                    "seed": point.seed,
-                    "folder": point.folder,
-                    "stage": stage,
-                    "estimate": name,
-                    **figures,
-                }
-            )
+            found.append({**place, "estimate": name, **figures})
     return found
 
 
@@ -335,7 +335,8 @@ def _tabulate(table: Sweep, runs: Sequence[Mapping[str, Any]]) -> Sweep:
         groups.setdefault((*place, run["stage"], run["estimate"]), []).append(run)
     rows = []
     for (*values, stage, estimate), members in groups.items():
-        figures = {name: [float(member[name]) for member in members] for name in _METRICS}
+        told = [name for name in (*_METRICS, *_ACCURACIES) if all(name in member for member in members)]
+        figures = {name: [float(member[name]) for member in members] for name in told}
         rows.append(
             SweepRow(
                 values=dict(zip(table.labels, values, strict=True)),
@@ -368,7 +369,9 @@ def _write(table: Sweep, folder: Path) -> None:
         if not rows:
             continue
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(
+            text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         with write_atomically(folder / name) as temporary:

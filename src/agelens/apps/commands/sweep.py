@@ -61,10 +61,11 @@ def sweep(
         table = sweep_points(
             points, data, out, split=split, start=start, reporter=reporter, announce=announce, cpu=cpu
         )
-    rows = [row.cells() for row in (table.rows if stages else table.last_stage())]
     typer.echo(f"{table.recipe}, split {table.split}: mean ± standard deviation over seeds")
-    if rows:
-        print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    ranked = table.last_stage("permutations")
+    for rows in ([row for row in table.rows if row not in ranked] if stages else table.last_stage(), ranked):
+        if rows:
+            print_table(tuple(rows[0].cells()), [tuple(row.cells().values()) for row in rows])
     typer.echo(f"wrote {out / 'sweep.csv'}, {out / 'runs.csv'} and {out / 'sweep.json'}")
 
 
