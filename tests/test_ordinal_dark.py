@@ -363,6 +363,22 @@ def test_a_sweep_over_permutations_tells_the_rankers_accuracy(manifest: Path, tm
     assert header in done.output
 
 
+def test_a_sweep_prints_rankers_of_different_kinds_of_sequences(manifest: Path, tmp_path: Path) -> None:
+    command = [
+        *("sweep", "ordinal-dark-utkface", "--data", str(manifest), "--out", str(tmp_path), "--cpu"),
+        *("--grid", "method.settings.curriculum=true,false"),
+        *(part for value in TINY for part in ("--set", value)),
+        *("--set", "method.settings.stages=['ranker']", "--set", "method.settings.inter_epochs=0"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    header, *rows = [
+        line for line in done.output.splitlines() if " estimate " in line or " permutations " in line
+    ]
+    assert header.split()[-4:] == ["accuracy", "inter", "inner", "chance"]
+    assert [len(row.split()) for row in rows] == [8, 6]  # no kinds where faces are drawn from all ages
+
+
 def test_the_ranker_sees_inter_group_sequences_alone_at_first(manifest: Path) -> None:
     more = (
         "method.settings.stages=['ranker']",

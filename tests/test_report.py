@@ -340,6 +340,12 @@ class TestReport:
         captions = re.findall(r"<figcaption>(.*?)</figcaption>", first[: first.index("</div>")])
         # Nearest first by age and estimate; 5.png shows the same person, 4.png and 6.png have other ages.
         assert captions == ["aged 60, taken for 25", "aged 25", "aged 26", "aged 24"]
+        (tmp_path / "0.png").unlink()
+        write_report(tmp_path / "again", found, [], make_stamp(found, labels), thumbnails=True)
+        read = (tmp_path / "again" / "report.html").read_text(encoding="utf-8")
+        study = read[read.index("Mistaken for</h2>") :]
+        assert "aged 60, taken for 25" not in study
+        assert "aged 24, taken for 31" in study
 
     def test_one_image_without_anything(self, tmp_path: Path) -> None:
         labels = check_manifest(pd.DataFrame({"path": ["a"], "age": [40.0]}), "m.csv")

@@ -708,7 +708,9 @@ def _mistaken_for(evaluation: Evaluation) -> Section:
         beside = likely[np.argsort(distance, kind="stable")[:_BESIDE]]
         shown = np.array([k, *beside])
         captions = [f"aged {ages[k]:g}, taken for {estimates[k]:.0f}", *(f"aged {ages[j]:g}" for j in beside)]
-        galleries.append(Gallery(_pictures(evaluation, shown, captions)[0]))
+        pictures, _ = _pictures(evaluation, shown, captions)
+        if pictures and pictures[0][1] == captions[0]:  # else the face itself cannot be read
+            galleries.append(Gallery(pictures))
     told = Text(
         "First in each row: a face that was estimated wrong. Beside it: other faces of the age that was "
         "estimated, told right. Does the first look like them, or like its own age? It may look it, or its "

@@ -64,8 +64,10 @@ def sweep(
     typer.echo(f"{table.recipe}, split {table.split}: mean ± standard deviation over seeds")
     ranked = table.last_stage("permutations")
     for rows in ([row for row in table.rows if row not in ranked] if stages else table.last_stage(), ranked):
+        cells = [row.cells() for row in rows]
+        header = tuple(dict.fromkeys(name for row in cells for name in row))
         if rows:
-            print_table(tuple(rows[0].cells()), [tuple(row.cells().values()) for row in rows])
+            print_table(header, [tuple(row.get(name, "") for name in header) for row in cells])
     typer.echo(f"wrote {out / 'sweep.csv'}, {out / 'runs.csv'} and {out / 'sweep.json'}")
 
 
