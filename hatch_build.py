@@ -19,7 +19,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 WEB = "web"
-ENGINE = "src/agelens/apps/page/engine"
+ENGINE = "src/agelens/serve/page/engine"
 PACKAGE = "node_modules/onnxruntime-web"
 FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 NPM_SECONDS = 300

@@ -18,10 +18,10 @@ from accelerate import Accelerator
 from agelens.data.crops import CropSet
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedSettings, BalancedStage
-from agelens.methods.fit import _Trainer
 from agelens.methods.lae import LongTailed
-from agelens.methods.recipe import Recipe
-from agelens.methods.run import Run
+from agelens.training.fit import _Trainer
+from agelens.training.recipe import Recipe
+from agelens.training.run import Run
 
 
 def main() -> None:

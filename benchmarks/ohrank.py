@@ -12,10 +12,10 @@ import numpy as np
 
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
+from agelens.experiments.train import load_network
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
-from agelens.methods.teachers import stage_file
-from agelens.methods.train import load_network
 from agelens.metrics import cumulative_accuracy, mae
+from agelens.training.teachers import stage_file
 
 
 def main() -> None:

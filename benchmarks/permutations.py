@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from agelens.methods.permutations import permutation_set
+from agelens.methods.ordinal_dark.permutations import permutation_set
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from agelens.data.manifest import write_manifest
-from agelens.evaluation.predictions import Predictions, check_predictions, write_predictions
+from agelens.data.predictions import Predictions, check_predictions, write_predictions
 from agelens.label_distribution import AgeBins, gaussian
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from agelens.export.onnx_graph import export
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
-from agelens.methods.export import export
-from agelens.methods.transforms import IMAGENET_MEAN, IMAGENET_STD
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import make_backbone
+from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 def session(path: Path, *, optimised: bool = True) -> onnxruntime.InferenceSession:

@@ -382,8 +382,8 @@ class TestEvaluation:
     def test_overall(self, case: Case) -> None:
         pd = pytest.importorskip("pandas", reason="evaluation needs the extra report")
         from agelens.data.manifest import check_manifest
+        from agelens.data.predictions import Predictions, check_predictions
         from agelens.evaluation.evaluate import evaluate
-        from agelens.evaluation.predictions import Predictions, check_predictions
 
         paths = [f"{k}.png" for k in range(len(case.said))]
         labels = check_manifest(
@@ -441,9 +441,9 @@ class TestEvaluation:
 def judged(request: pytest.FixtureRequest) -> Any:
     pd = pytest.importorskip("pandas", reason="evaluation needs the extra report")
     from agelens.data.manifest import check_manifest
+    from agelens.data.predictions import Predictions, check_predictions
     from agelens.evaluation.assurance import assure
     from agelens.evaluation.evaluate import evaluate
-    from agelens.evaluation.predictions import Predictions, check_predictions
 
     random = np.random.default_rng(request.param)
     count = (40, 700, 1500, 130)[request.param]

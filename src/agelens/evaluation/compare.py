@@ -27,19 +27,19 @@ from numpy.typing import NDArray
 
 from agelens import __version__, metrics
 from agelens.calibration import Calibration
+from agelens.data.predictions import Predictions, match_manifest, read_predictions
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
 from agelens.evaluation.evaluate import SMALL_GROUP, TOO_FEW, Evaluation, evaluate, is_rate, json_value
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
-from agelens.evaluation.page import Drawing, Section, Table, Text, drawing, plot_style, write_page
 from agelens.evaluation.predict import Crops, predict_manifest
-from agelens.evaluation.predictions import Predictions, match_manifest, read_predictions
 from agelens.evaluation.published import QuotedSystem
-from agelens.evaluation.report import label_meaning
 from agelens.files import write_atomically
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.models import model_path, open_model
 from agelens.metrics import BootstrapInterval, PairedComparison, Partition
+from agelens.reports.page import Drawing, Section, Table, Text, drawing, plot_style, write_page
+from agelens.reports.report import label_meaning
 
 __all__ = [
     "Comparison",
@@ -412,7 +412,7 @@ def compare(
         split: Only these rows of the manifest; None for all.
         quoted: Published rows to stand beside.
         allow_missing: Count and name the paths that only one side has instead of raising.
-        meaning: What the labels are, one of :data:`~agelens.evaluation.report.LABELS`, for the stamp.
+        meaning: What the labels are, one of :data:`~agelens.reports.report.LABELS`, for the stamp.
         latency: Time the models.
         replicates: Bootstrap replicates.
         level: Level of the intervals.

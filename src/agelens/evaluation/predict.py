@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from agelens.data.manifest import image_paths
+from agelens.data.predictions import Predictions, check_predictions
 from agelens.errors import InputError
-from agelens.evaluation.predictions import Predictions, check_predictions
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
-from agelens.inference.predictions import COLUMNS, problem
+from agelens.inference.output import COLUMNS, problem
 from agelens.model_file import ModelCard
 
 __all__ = ["Crops", "Estimator", "predict_manifest"]

@@ -14,10 +14,10 @@ from PIL import Image
 
 from agelens.errors import AgelensError, ImageError, InputError
 from agelens.faces.alignment import CropGeometry
+from agelens.faces.crops import Crop, crop_aligned, crop_chip, crop_photo
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import MAX_PIXELS, read_image
-from agelens.inference.crops import Crop, crop_aligned, crop_chip, crop_photo
 from agelens.inference.face import Face, Photo
 from agelens.inference.models import open_model
 

@@ -28,9 +28,11 @@ from agelens.data.crops import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import expectation_error, gaussian_labels, label_divergence, squared_excess
-from agelens.methods.recipe import Recipe, TrainSettings
-from agelens.methods.samplers import class_balanced
-from agelens.methods.stage import (
+from agelens.metrics import AAR_GROUPS
+from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+from agelens.training.recipe import Recipe, TrainSettings
+from agelens.training.samplers import class_balanced
+from agelens.training.stage import (
     CropOutputs,
     Finished,
     Method,
@@ -40,9 +42,7 @@ from agelens.methods.stage import (
     judge_ages,
     run_on_crops,
 )
-from agelens.methods.transforms import augment, normalise, resize_crops
-from agelens.metrics import AAR_GROUPS
-from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+from agelens.training.transforms import augment, normalise, resize_crops
 
 __all__ = ["FINISHERS", "BalancedSettings", "BalancedStage", "FinishedMethod", "finish"]
 

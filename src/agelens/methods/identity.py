@@ -25,11 +25,11 @@ from agelens.data.crops import CropSet
 from agelens.errors import InputError, RecipeError, SplitError
 from agelens.label_distribution import AgeBins
 from agelens.losses import additive_margin_softmax
-from agelens.methods.recipe import Recipe
-from agelens.methods.stage import Order, Stage, Validation
 from agelens.methods.verification import Pairs, embed, verification_pairs, verify
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
+from agelens.training.recipe import Recipe
+from agelens.training.stage import Order, Stage, Validation
 
 __all__ = [
     "IdentityNetwork",

@@ -3,8 +3,8 @@
 A softmax over the ages learns Gaussian label distributions and their expectation. *Baseline-S* and the
 *strong baseline* differ in what a recipe says: backbone, start, schedule, augmentation. The recipe
 ``lae-baseline-s`` offers the paper's tricks one by one (``tricks``), so Table 2's ladder is one sweep
-(:mod:`agelens.methods.ladder`). The classification stage is a finisher (:mod:`agelens.methods.balanced`): it
-follows this stage or any other method's.
+(:mod:`agelens.experiments.ladder`). The classification stage is a finisher (:mod:`agelens.methods.balanced`):
+it follows this stage or any other method's.
 
 [1] Bao et al., LAE: long-tailed age estimation, CAIP 2021.
 """
@@ -22,10 +22,10 @@ from torch import Tensor
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import expectation_error, gaussian_labels, label_divergence
-from agelens.methods.recipe import Recipe
-from agelens.methods.stage import Stage
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
+from agelens.training.recipe import Recipe
+from agelens.training.stage import Stage
 
 __all__ = ["LongTailed", "LongTailedSettings", "Representation"]
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import age_cross_entropy, l1_regression, refined_label_distribution, slack_regression
-from agelens.methods.recipe import Recipe
-from agelens.methods.stage import Stage
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
+from agelens.training.recipe import Recipe
+from agelens.training.stage import Stage
 
 __all__ = ["Generation", "LabelRefinery", "RefinerySettings"]
 

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from agelens.data.crops import CropSet
 from agelens.errors import InputError
-from agelens.methods.transforms import normalise, resize_crops
 from agelens.networks.chain import Chain
 from agelens.networks.pvp import PermutationNetwork
+from agelens.training.transforms import normalise, resize_crops
 
 __all__ = ["OrdinalHyperplanes", "pooled_features"]
 

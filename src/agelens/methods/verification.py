@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, ManifestError, RunError, SplitError
-from agelens.methods.run import Run, described_by_us
-from agelens.methods.transforms import normalise, resize_crops
 from agelens.networks.backbones import load_backbone, make_backbone
+from agelens.training.run import Run, described_by_us
+from agelens.training.transforms import normalise, resize_crops
 
 __all__ = ["Pairs", "Verification", "embed", "verification_pairs", "verify", "verify_weights"]
 
@@ -220,7 +220,7 @@ def verify_weights(
     path = Path(weights)
     network: nn.Module
     if path.is_dir():
-        from agelens.methods.train import load_network  # which imports the methods
+        from agelens.experiments.train import load_network  # which imports the methods
 
         run = Run.open(path)
         if not run.finished("identity"):

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from agelens.errors import AgelensError
 from agelens.faces.alignment import align_detected
+from agelens.faces.crops import Crop, crop_aligned, crop_chip
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.faces.quality import FaceQuality, face_quality
-from agelens.inference.crops import Crop, crop_aligned, crop_chip
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.face import Face
 from agelens.serve.settings import ServeSettings

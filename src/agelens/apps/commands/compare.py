@@ -48,6 +48,7 @@ def compare(
     """Put systems side by side: paired differences with intervals, cost, who is best in each group."""
     from agelens.apps.progress import progress_bar
     from agelens.data.manifest import read_manifest
+    from agelens.data.pooled import pooled_run
     from agelens.evaluation.compare import compare as compare_systems
     from agelens.evaluation.compare import (
         difference_rows,
@@ -58,7 +59,6 @@ def compare(
         write_report,
     )
     from agelens.evaluation.groups import check_groupings, split_groupings
-    from agelens.evaluation.pooled import pooled_run
     from agelens.evaluation.published import quoted_systems, read_published
 
     rows, part = read_manifest(data), None if split == "all" else split

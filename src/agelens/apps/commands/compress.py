@@ -35,7 +35,7 @@ def quantise(
     ] = False,
 ) -> None:
     """Write a smaller form of a model file; prints sizes and errors before and after."""
-    from agelens.methods.quantise import compress
+    from agelens.export.quantise import compress
 
     done = compress(model, data, out, form=form.value, images=images, split=split, reduce_range=reduce_range)
     rows = [

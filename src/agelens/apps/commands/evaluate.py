@@ -90,11 +90,11 @@ def evaluate(
     """Measure how good a model, or any system's predictions, are; by group, with bootstrap intervals."""
     from agelens.apps.progress import progress_bar
     from agelens.data.manifest import read_manifest
+    from agelens.data.pooled import pooled_run, rows_tested
+    from agelens.data.predictions import read_predictions, write_predictions
     from agelens.evaluation.evaluate import evaluate as compare
     from agelens.evaluation.evaluate import evaluate_model
     from agelens.evaluation.groups import split_groupings
-    from agelens.evaluation.pooled import pooled_run, rows_tested
-    from agelens.evaluation.predictions import read_predictions, write_predictions
 
     thresholds = threshold or [18.0]
     challenges: list[float | None] = [*challenge] if challenge else [None for _ in thresholds]
@@ -105,7 +105,7 @@ def evaluate(
     groupings = asked
     if report is not None:
         from agelens.evaluation.assurance import assure, check_settings
-        from agelens.evaluation.report import make_stamp, report_groupings, write_report
+        from agelens.reports.report import make_stamp, report_groupings, write_report
 
         groupings = report_groupings(asked)
         for age, upper in zip(thresholds, challenges, strict=True):
@@ -198,7 +198,7 @@ def model_of(system: str) -> Iterator[str]:
     from tempfile import TemporaryDirectory
 
     try:
-        from agelens.methods.train import export_run
+        from agelens.experiments.train import export_run
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from error
     with TemporaryDirectory() as folder:

@@ -50,8 +50,8 @@ def explain(
     Several faces also get mean maps by age group.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.evaluation.explain import ModelExplainer, face_crops, write_explanation
-    from agelens.evaluation.explain import explain as explain_faces
+    from agelens.explanation.explain import ModelExplainer, face_crops, write_explanation
+    from agelens.explanation.explain import explain as explain_faces
     from agelens.faces.detectors import make_detector
     from agelens.faces.image import find_images
 
@@ -104,8 +104,8 @@ def explain(
 def _run_explainer(folder: str, kind: str, age: float | None) -> tuple[CropGeometry, Any]:
     """Geometry of a run, and what explains crops by each of its stages."""
     try:
-        from agelens.methods.explain import age_stages, explain_stage
-        from agelens.methods.run import Run
+        from agelens.explanation.networks import age_stages, explain_stage
+        from agelens.training.run import Run
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from error
     from agelens.errors import RunError

@@ -60,7 +60,7 @@ def predict(
     from agelens.faces.detectors import make_detector
     from agelens.faces.image import MAX_PIXELS, find_images
     from agelens.inference.estimator import AgeEstimator
-    from agelens.inference.predictions import write_csv, write_json
+    from agelens.inference.output import write_csv, write_json
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
@@ -115,7 +115,7 @@ def _shown(sources: list[Source]) -> Iterator[Source]:
 
 
 def _write_table(photos: Iterable[Photo], out: TextIO, *, level: float, threshold: float) -> None:
-    from agelens.inference.predictions import prediction_rows
+    from agelens.inference.output import prediction_rows
 
     rows = []
     for photo in photos:

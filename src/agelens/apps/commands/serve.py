@@ -14,7 +14,7 @@ from agelens.errors import InputError
 
 __all__ = ["read_token", "serve"]
 
-_PAGE = Path(__file__).parents[1] / "page"
+_PAGE = Path(__file__).parents[2] / "serve" / "page"
 _LOOPBACK = ("127.", "::1", "localhost")
 
 

@@ -11,7 +11,7 @@ from agelens.apps.command import command, print_table
 from agelens.errors import InputError
 
 if TYPE_CHECKING:
-    from agelens.methods.sweep import Point
+    from agelens.experiments.sweep import Point
 
 __all__ = ["sweep"]
 
@@ -48,9 +48,9 @@ def sweep(
 
     Figures are means and standard deviations over seeds.
     """
-    from agelens.methods.progress import RichReporter
-    from agelens.methods.sweep import plan
-    from agelens.methods.sweep import sweep as sweep_points
+    from agelens.apps.training_progress import RichReporter
+    from agelens.experiments.sweep import plan
+    from agelens.experiments.sweep import sweep as sweep_points
 
     points = plan(recipe, grid or (), _seeds(seeds), set_ or (), one_at_a_time)
 

@@ -52,10 +52,10 @@ def train(
     ] = None,
 ) -> None:
     """Train by a recipe. Over several devices: accelerate launch -m agelens train ..."""
-    from agelens.methods.progress import RichReporter
-    from agelens.methods.recipe import Recipe
-    from agelens.methods.teachers import distillation_settings
-    from agelens.methods.train import train as train_recipe
+    from agelens.apps.training_progress import RichReporter
+    from agelens.experiments.train import train as train_recipe
+    from agelens.training.recipe import Recipe
+    from agelens.training.teachers import distillation_settings
 
     options = {"select": select, "finish.name": finish}
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -64,7 +64,7 @@ def train(
     )
     settings = Recipe.load(recipe, [*(set_ or ()), *chosen, *named])
     if protocol is not None:
-        from agelens.methods.folds import train_folds
+        from agelens.experiments.folds import train_folds
 
         with RichReporter() as reporter:
             result = train_folds(
@@ -109,7 +109,7 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
-    from agelens.methods.train import export_run
+    from agelens.experiments.train import export_run
 
     card = export_run(
         run, out, stage=stage, select=select, regression=regression, mirror=mirror, name=name, half=half
@@ -136,7 +136,7 @@ def generations(
     split: Annotated[str, typer.Option(help="Rows to judge on.")] = "test",
 ) -> None:
     """Compare all stages of runs, head by head, with paired intervals (LRN Tables 7 and 8)."""
-    from agelens.methods.generations import generation_table
+    from agelens.experiments.generations import generation_table
 
     table = generation_table(runs, data, split)
     header = ("run", "stage", "estimate", *table[0].figures, "difference of MAE [95 %]")
@@ -164,8 +164,8 @@ def ladder(
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
     """Train a baseline, each trick alone on it, all of them, and the balanced stage (LAE Table 2)."""
-    from agelens.methods.ladder import climb, judge_rungs
-    from agelens.methods.progress import RichReporter
+    from agelens.apps.training_progress import RichReporter
+    from agelens.experiments.ladder import climb, judge_rungs
 
     starts: dict[str, str | Path] = {}
     for text in start or ():
@@ -194,9 +194,9 @@ def tradeoff(
     out: Annotated[Path | None, typer.Option(help="Draw it to this file (.svg, .png, .pdf).")] = None,
 ) -> None:
     """Show what the balanced stage trades, epoch by epoch: MAE against the deviation of the groups' MAE."""
-    from agelens.methods.run import Run
-    from agelens.methods.tradeoff import plot_tradeoff
-    from agelens.methods.tradeoff import tradeoff as points_of
+    from agelens.experiments.tradeoff import plot_tradeoff
+    from agelens.experiments.tradeoff import tradeoff as points_of
+    from agelens.training.run import Run
 
     opened = Run.open(run)
     points = points_of(opened)

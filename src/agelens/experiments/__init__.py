@@ -1,0 +1,1 @@
+"""Studies made of training runs: train, folds, sweep, ladder, generations, trade-off."""

@@ -1,0 +1,388 @@
+"""All folds of a protocol: each trained and tested, resumed where it stopped, pooled.
+
+::
+
+    RUN/
+      folds.json             protocol, digest, recipe: what a resumed run must agree with
+      fold-01/               a run folder as always, with the fold's split in it
+        test.npz             what the fold's network says of its test images (its presence: the fold is done)
+      …
+      predictions.csv        every test image once, by the network that never saw it
+      distributions.npz      its calibrated distributions, where the network has any
+      folds.csv              a row a fold: who was held out, images, MAE
+      pooled.json            the pooled MAE and the mean of the folds
+
+A fold's network is the stage that its own validation chooses, calibrated on its own validation images: the
+test images decide nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from numpy.typing import NDArray
+
+from agelens.calibration import Calibration
+from agelens.data.crops import load_crops
+from agelens.data.manifest import read_manifest, write_manifest
+from agelens.data.protocols import Fold, Protocol, ProtocolSplit, apply_protocol, load_protocol
+from agelens.errors import RunError
+from agelens.experiments.train import best_stage, load_stage, train
+from agelens.files import write_atomically
+from agelens.label_distribution import AgeBins, probability_at_least
+from agelens.metrics import mae
+from agelens.training.fit import Reporter, run_on_crops
+from agelens.training.recipe import Recipe
+from agelens.training.run import Run
+
+__all__ = ["FoldFigures", "FoldsResult", "train_folds"]
+
+FOLDS_FORMAT = 1
+
+_TEST = "test.npz"
+_INTERVAL_LEVEL, _THRESHOLD = 0.9, 18.0  # of low … high and p_at_least, as predict's defaults
+
+
+@dataclass(frozen=True)
+class FoldFigures:
+    """One fold's result.
+
+    Attributes:
+        fold: ``fold-01`` …
+        held_out: Who tests, in words.
+        images: Number of test images.
+        mae: On them, years.
+        stage: The stage that its validation chose.
+        validation_mae: Of that stage, years.
+    """
+
+    fold: str
+    held_out: str
+    images: int
+    mae: float
+    stage: str
+    validation_mae: float
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """All folds' result.
+
+    Attributes:
+        path: The folder of the run.
+        protocol: Name of the protocol.
+        digest: Of its folds.
+        folds: In order.
+        images: Number of test images, all folds.
+        pooled_mae: Over all test images, years: every image counts the same.
+        mean_of_folds: Mean of the folds' MAE, years: every fold (person) counts the same.
+        deviation_of_folds: Sample deviation of the folds' MAE; None for one fold.
+    """
+
+    path: Path
+    protocol: str
+    digest: str
+    folds: tuple[FoldFigures, ...]
+    images: int
+    pooled_mae: float
+    mean_of_folds: float
+    deviation_of_folds: float | None
+
+    def line(self) -> str:
+        """The figures, each by its name."""
+        pooled = f"{self.protocol}: MAE {self.pooled_mae:.3f} pooled over {self.images:,} images"
+        if self.deviation_of_folds is None:
+            return f"{pooled} of one fold"
+        return (
+            f"{pooled}; {self.mean_of_folds:.3f} as the mean of {len(self.folds)} folds "
+            f"(deviation {self.deviation_of_folds:.3f})"
+        )
+
+
+def train_folds(
+    recipe: Recipe,
+    manifest: str | Path,
+    out: str | Path,
+    protocol: str | Protocol,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    reporter: Reporter | None = None,
+    told: Callable[[str], None] | None = None,
+    cpu: bool = False,
+) -> FoldsResult:
+    """Train and test every fold of a protocol, and pool the test predictions.
+
+    Stopped at any moment, it goes on at the fold, and inside the fold at the epoch, where it stopped.
+
+    Args:
+        recipe: What each fold does.
+        manifest: CSV or Parquet of aligned crops of one size; its own ``split`` is not used.
+        out: The folder of the run.
+        protocol: A protocol or its name (:func:`agelens.data.protocols.load_protocol`).
+        resume: Go on with what is in ``out`` (start it if there is nothing).
+        start: As in :func:`agelens.experiments.train.train`, for each fold.
+        reporter: Told of steps and epochs; stages are named ``fold-01 generation-1``.
+        told: Called with a line about the protocol at the start and about each fold when it is done.
+        cpu: Keep to the CPU.
+    Returns:
+        The figures; predictions are in the folder.
+    Raises:
+        InputError: An unknown protocol.
+        SplitError: The protocol cannot be applied to the manifest.
+        RunError: ``out`` is not empty (without resume), or was started otherwise.
+    """
+    folder, say = Path(out), told or _nobody
+    rows = read_manifest(manifest)
+    named = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    split = apply_protocol(rows, named)
+    state = PartialState(cpu=cpu)
+    facts = {
+        "format": FOLDS_FORMAT,
+        "protocol": named.model_dump(mode="json", exclude={"labels"}),
+        "digest": split.digest,
+        "labels": _labels_digest(rows),
+        "folds": len(split.folds),
+        "recipe": recipe.to_toml(),
+        "start": None if start is None else str(Path(start).absolute()),
+    }
+    if state.is_main_process:
+        _open(folder, facts, resume)
+        for line in split.lines():
+            say(line)
+    state.wait_for_everyone()
+    figures: list[FoldFigures] = []
+    for fold in split.folds:
+        if not (folder / fold.name / _TEST).exists():
+            _train_fold(recipe, split, fold, folder, start, reporter, state, cpu)
+        if state.is_main_process:
+            _tidy(folder, fold)  # of finished folds, too: one may have been killed in between
+        state.wait_for_everyone()
+        done = _figures(folder, fold, rows)
+        say(f"{done.fold} ({done.held_out}): MAE {done.mae:.3f} on {done.images} images")
+        figures.append(done)
+    result = _pool(folder, split, tuple(figures))
+    if state.is_main_process:
+        _write_predictions(folder, split, rows)
+        _write_figures(result)
+    state.wait_for_everyone()
+    return result
+
+
+def _open(folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
+    path = folder / "folds.json"
+    if resume and path.exists():
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(path, f"cannot be read: {error}") from error
+        if not isinstance(known, dict):
+            raise RunError(path, "cannot be read: it holds no record of a run")
+        for key, value in facts.items():
+            if key == "labels" and key not in known:
+                continue  # begun before labels were recorded
+            if known.get(key) != value:
+                raise RunError(folder, f"was started with another {key}; choose another folder")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        reason = "is not empty; pass --resume to go on with the folds in it"
+        raise RunError(folder, "is not empty and holds no folds.json of a protocol" if resume else reason)
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _train_fold(
+    recipe: Recipe,
+    split: ProtocolSplit,
+    fold: Fold,
+    folder: Path,
+    start: str | Path | None,
+    reporter: Reporter | None,
+    state: PartialState,
+    cpu: bool,
+) -> None:
+    data, place = folder / f".{fold.name}", folder / fold.name
+    if state.is_main_process:
+        if place.exists() and not (place / "run.json").exists():
+            shutil.rmtree(place)  # killed before the run began
+        write_manifest(split.fold_manifest(fold), data / "manifest.csv")
+        geometry = Path(split.manifest.attrs["root"]) / "geometry.json"
+        if geometry.exists():
+            with write_atomically(data / "geometry.json") as temporary:
+                shutil.copyfile(geometry, temporary)
+    state.wait_for_everyone()
+    named = None if reporter is None else _FoldReporter(reporter, fold.name)
+    run = train(recipe, data / "manifest.csv", place, resume=True, start=start, reporter=named, cpu=cpu)
+    if state.is_main_process:
+        _test(run, split, fold)
+    state.wait_for_everyone()
+
+
+def _tidy(folder: Path, fold: Fold) -> None:
+    """Remove what a finished fold no longer needs: checkpoints, its manifest and decoded crops."""
+    for checkpoint in (folder / fold.name).glob("*/checkpoint.safetensors"):
+        checkpoint.unlink()  # nothing goes on from them, and folds are many
+    shutil.rmtree(folder / f".{fold.name}", ignore_errors=True)
+
+
+def _labels_digest(rows: pd.DataFrame) -> str:
+    """Over images and ages, in order: a finished fold's estimates belong to these rows."""
+    labels = rows[["digest" if "digest" in rows else "path", "age"]]
+    text = labels.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _test(run: Run, split: ProtocolSplit, fold: Fold) -> None:
+    """Estimate the fold's test images and keep what its network says."""
+    stage = best_stage(run)
+    network = load_stage(run, stage)
+    positions = fold.rows("test")
+    rows = split.manifest.iloc[positions]
+    rows.attrs = dict(split.manifest.attrs)
+    outputs = run_on_crops(network, load_crops(rows, cache=False), run.recipe.network.input_size)
+    arrays: dict[str, NDArray[Any]] = {"age": outputs.age, "stage": np.array(stage)}
+    if outputs.logits is not None:
+        bins = network.head.age_bins
+        validation = run.read_arrays(stage, "validation.npz")
+        calibration = Calibration.fit(validation["logits"], validation["ages"], bins)
+        distribution = calibration.distribution(outputs.logits)
+        low, high = calibration.interval(distribution, bins, _INTERVAL_LEVEL)
+        arrays |= {
+            "low": low,
+            "high": high,
+            "distribution": distribution.astype(np.float32),
+            "age_bins": bins.ages.astype(np.int64),
+            "p_at_least": probability_at_least(distribution, bins, _THRESHOLD),
+        }
+    with write_atomically(run.path / _TEST) as temporary:  # last: its presence says that the fold is done
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+
+def _tested(folder: Path, fold: Fold) -> dict[str, NDArray[Any]]:
+    """What :func:`_test` kept."""
+    path = folder / fold.name / _TEST
+    arrays = Run.open(folder / fold.name).read_arrays(".", _TEST)
+    if "age" not in arrays or "stage" not in arrays or len(arrays["age"]) != len(fold.rows("test")):
+        raise RunError(path, "does not hold the fold's test images; remove it to test them again")
+    return arrays
+
+
+def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldFigures:
+    arrays = _tested(folder, fold)
+    stage = str(arrays["stage"])
+    validation = Run.open(folder / fold.name).read_json(stage, "validation.json")
+    ages = rows["age"].to_numpy(dtype=np.float64)[fold.rows("test")]
+    return FoldFigures(
+        fold=fold.name,
+        held_out=fold.held_out,
+        images=len(ages),
+        mae=mae(arrays["age"], ages),
+        stage=stage,
+        validation_mae=float(validation["estimates"]["age"]["MAE"]),
+    )
+
+
+def _pool(folder: Path, split: ProtocolSplit, figures: tuple[FoldFigures, ...]) -> FoldsResult:
+    starts = {Run.open(folder / fold.name).facts.get("start") for fold in split.folds}
+    if len(starts) > 1:
+        raise RunError(folder, "its folds started from different weights: they are no one system")
+    images = np.array([fold.images for fold in figures])
+    errors = np.array([fold.mae for fold in figures])
+    return FoldsResult(
+        path=folder,
+        protocol=split.protocol.name,
+        digest=split.digest,
+        folds=figures,
+        images=int(images.sum()),
+        pooled_mae=float((errors * images).sum() / images.sum()),
+        mean_of_folds=float(errors.mean()),
+        deviation_of_folds=float(errors.std(ddof=1)) if len(errors) > 1 else None,
+    )
+
+
+def _write_predictions(folder: Path, split: ProtocolSplit, rows: pd.DataFrame) -> None:
+    """Write ``predictions.csv`` and ``distributions.npz`` in the order of the manifest."""
+    tested = {fold.name: _tested(folder, fold) for fold in split.folds}
+    positions = np.concatenate([fold.rows("test") for fold in split.folds])
+    order = np.argsort(positions, kind="stable")
+    paths = rows["path"].to_numpy(dtype=object)[positions][order]
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([tested[fold.name][name] for fold in split.folds])[order]
+
+    names = np.concatenate([np.full(len(fold.rows("test")), fold.name) for fold in split.folds])
+    table = pd.DataFrame({"path": paths, "face": 1, "age": joined("age"), "fold": names[order]})
+    if all("distribution" in arrays for arrays in tested.values()):
+        for name in ("low", "high", "p_at_least"):
+            table[name] = joined(name)
+        bins, mass = _over_common_bins([tested[fold.name] for fold in split.folds])
+        with write_atomically(folder / "distributions.npz") as temporary:
+            np.savez_compressed(
+                temporary,
+                path=paths.astype(np.str_),
+                distribution=mass[order],
+                age_bins=bins.ages.astype(np.int64),
+            )
+    with write_atomically(folder / "predictions.csv") as temporary:
+        table.to_csv(temporary, index=False, errors="surrogateescape", lineterminator="\n")
+
+
+def _over_common_bins(tested: list[dict[str, NDArray[Any]]]) -> tuple[AgeBins, NDArray[np.float32]]:
+    """The folds' distributions over the range of all their bins (``age_bins = "train"`` differs by fold)."""
+    bins = AgeBins(
+        min(int(arrays["age_bins"][0]) for arrays in tested),
+        max(int(arrays["age_bins"][-1]) for arrays in tested),
+    )
+    parts = []
+    for arrays in tested:
+        mass, first = arrays["distribution"], int(arrays["age_bins"][0]) - bins.minimum
+        part = np.zeros((len(mass), len(bins)), dtype=np.float32)
+        part[:, first : first + mass.shape[1]] = mass
+        parts.append(part)
+    return bins, np.concatenate(parts)
+
+
+def _write_figures(result: FoldsResult) -> None:
+    with write_atomically(result.path / "folds.csv") as temporary:
+        pd.DataFrame([asdict(fold) for fold in result.folds]).to_csv(temporary, index=False)
+    pooled = {
+        "protocol": result.protocol,
+        "digest": result.digest,
+        "images": result.images,
+        "folds": len(result.folds),
+        "pooled MAE": result.pooled_mae,
+        "mean of folds MAE": result.mean_of_folds,
+        "deviation of folds MAE": result.deviation_of_folds,
+    }
+    with write_atomically(result.path / "pooled.json") as temporary:
+        temporary.write_text(json.dumps(pooled, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _FoldReporter:
+    """Passes on what it is told, with the fold before the stage's name."""
+
+    to: Reporter
+    fold: str
+
+    def note(self, message: str) -> None:
+        self.to.note(f"{self.fold}: {message}")
+
+    def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
+        self.to.step(f"{self.fold} {stage}", epoch, epochs, share, figures)
+
+    def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
+        self.to.epoch(f"{self.fold} {stage}", epoch, epochs, row)
+
+
+def _nobody(_: str) -> None:
+    """Nobody is told."""

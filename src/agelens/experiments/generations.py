@@ -1,0 +1,93 @@
+"""The table of a refinery: every generation, every head, on one split, with paired intervals.
+
+The form of LRN's Tables 7 and 8: rows are generations (and other runs, such as the control of equal compute),
+columns the estimates of the distribution head, the regression head and both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agelens.data.crops import load_crops
+from agelens.data.manifest import read_manifest
+from agelens.errors import SplitError
+from agelens.experiments.train import load_stage
+from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
+from agelens.training.fit import CropOutputs, run_on_crops
+from agelens.training.run import Run
+
+__all__ = ["GenerationRow", "estimate_stage", "generation_table"]
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """One estimate of one stage.
+
+    Attributes:
+        run: Folder name of the run.
+        stage: E.g. ``generation-2``.
+        estimate: ``ldl``, ``reg`` or ``age`` (Eq. 20: the mean of both; what the network answers).
+        figures: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)`` and the validation ``val MAE`` of the same estimate.
+        difference: MAE minus the first row's of the same estimate, years; with its 95 % paired bootstrap
+            interval. None on the first stage.
+    """
+
+    run: str
+    stage: str
+    estimate: str
+    figures: Mapping[str, float]
+    difference: tuple[float, float, float] | None
+
+
+def estimate_stage(run: Run, stage: str, manifest: pd.DataFrame) -> CropOutputs:
+    """What a finished stage says of every row of a prepared manifest, mirrored if its recipe says so."""
+    return run_on_crops(load_stage(run, stage), load_crops(manifest), run.recipe.network.input_size)
+
+
+def generation_table(
+    runs: Sequence[str | Path], manifest: str | Path, split: str = "test", replicates: int = 2000
+) -> list[GenerationRow]:
+    """Judge every finished stage of some runs on one split.
+
+    Differences are paired: both networks see the same resampled images. The first stage of the first run is
+    what the others are compared with.
+
+    Args:
+        runs: Run folders; the first one's first stage is the reference.
+        manifest: Prepared manifest.
+        split: Its rows to judge on.
+        replicates: Of the bootstrap.
+    Returns:
+        A row a stage and estimate, in order.
+    Raises:
+        SplitError: The manifest has no such rows.
+    """
+    rows = read_manifest(manifest)
+    chosen = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
+    if chosen.empty:
+        raise SplitError(f"{manifest}: no rows with split {split!r}")
+    ages = chosen["age"].to_numpy(dtype=np.float64)
+    reference: dict[str, NDArray[np.float64]] = {}
+    table: list[GenerationRow] = []
+    for folder in runs:
+        run = Run.open(folder)
+        for stage in run.finished_stages():
+            validation = run.read_json(stage, "validation.json")["estimates"]
+            for name, values in estimate_stage(run, stage, chosen).estimates().items():
+                figures = {"MAE": mae(values, ages)}
+                figures |= {f"CA({n})": cumulative_accuracy(values, ages, n) for n in (3, 5, 7)}
+                figures["val MAE"] = float(validation[name]["MAE"])
+                errors = np.abs(values - ages)
+                difference = None
+                if name in reference:
+                    found = paired_bootstrap(errors, reference[name], replicates)
+                    difference = (found.difference, found.low, found.high)
+                reference.setdefault(name, errors)
+                table.append(GenerationRow(run.path.name, stage, name, figures, difference))
+    return table

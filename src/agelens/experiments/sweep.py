@@ -1,0 +1,435 @@
+"""Sweeps: one recipe over a grid of settings and several seeds, resumed after a kill, tabulated.
+
+LRN's Table 9 (τ, α, λ, one by one), ordinal-dark KD's Figs. 3 and 4 (sequence length, permutations; the
+ranker's accuracy beside its student's errors) and, with seeds alone, LRN's Tables 7 and 8 with a deviation
+beside each figure. Every point and seed is an
+ordinary run folder: whatever was finished stays, whatever was interrupted goes on, and a larger grid takes in
+the runs that are there. Figures are of the validation split unless another one is asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import re
+import statistics
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from agelens import metrics
+from agelens.data.manifest import read_manifest
+from agelens.errors import InputError, SplitError
+from agelens.experiments.generations import estimate_stage
+from agelens.experiments.train import make_method, train
+from agelens.files import write_atomically
+from agelens.label_distribution import AgeBins
+from agelens.networks.backbones import make_backbone
+from agelens.training.fit import Reporter
+from agelens.training.recipe import Recipe
+from agelens.training.run import Run
+
+__all__ = ["Axis", "Point", "Sweep", "SweepRow", "parse_axis", "plan", "resolved_settings", "sweep"]
+
+_METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
+    "MAE": metrics.mae,
+    **{
+        f"CA({n})": lambda said, ages, n=n: metrics.cumulative_accuracy(said, ages, n)  # type: ignore[misc]
+        for n in (3, 5, 7)
+    },
+}
+_ACCURACIES = ("accuracy", "inter", "inner", "chance")
+_LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting that varies.
+
+    Attributes:
+        label: As it was asked for: ``tau``, or ``lambda_1+lambda_t`` for settings that vary together.
+        keys: The dotted keys it stands for.
+        values: What they take, as in TOML.
+    """
+
+    label: str
+    keys: tuple[str, ...]
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        values: Label of each axis to what the recipe has there, as text.
+        seed: Of the run.
+        recipe: What is trained.
+        folder: Name of the run folder within the sweep's.
+    """
+
+    values: dict[str, str]
+    seed: int
+    recipe: Recipe
+    folder: str
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One estimate of one stage at one point of the grid, over its seeds.
+
+    Attributes:
+        values: Label to value.
+        stage: ``generation-2`` …
+        estimate: ``ldl``, ``reg``, ``age`` (what the network answers) …; ``permutations`` of a ranker, whose
+            metrics are shares of validation sequences told right, and chance.
+        seeds: Those that are finished.
+        mean: Metric to mean over the seeds.
+        deviation: Metric to standard deviation over the seeds (n - 1); None with one seed.
+    """
+
+    values: dict[str, str]
+    stage: str
+    estimate: str
+    seeds: tuple[int, ...]
+    mean: dict[str, float]
+    deviation: dict[str, float | None]
+
+    def cells(self) -> dict[str, str]:
+        """Give the row as text: ``4.98 ± 0.03``."""
+        shown = {}
+        for name, mean in self.mean.items():
+            deviation, digits = self.deviation[name], 2 if name.startswith("CA(") else 3
+            shown[name] = f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+        return {
+            **self.values,
+            "stage": self.stage,
+            "estimate": self.estimate,
+            "seeds": str(len(self.seeds)),
+            **shown,
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The table of a sweep.
+
+    Attributes:
+        recipe: Its name.
+        split: What the figures are of.
+        labels: The axes.
+        runs: One a run, stage and estimate: values, ``seed``, ``folder``, ``stage``, ``estimate``, metrics.
+        rows: Means over seeds, in the order of the grid.
+    """
+
+    recipe: str
+    split: str
+    labels: tuple[str, ...]
+    runs: tuple[dict[str, Any], ...]
+    rows: tuple[SweepRow, ...]
+
+    def last_stage(self, estimate: str = "age") -> list[SweepRow]:
+        """Give the rows of the stage that predicts, for one estimate."""
+        last: dict[tuple[str, ...], SweepRow] = {}
+        for row in self.rows:
+            if row.estimate == estimate:
+                last[tuple(row.values.values())] = row
+        return list(last.values())
+
+
+def parse_axis(text: str, recipe: Recipe) -> Axis:
+    """Read ``key=value,value,…``.
+
+    A key is a dotted key of the recipe, its end (``tau`` for ``method.settings.tau``) if that is unique, or
+    several of them joined by ``+`` that take the same value.
+
+    Args:
+        text: E.g. ``tau=1,2,3,4`` or ``network.backbone=resnet10,resnet18``.
+        recipe: Whose settings they are.
+    Returns:
+        The axis.
+    Raises:
+        InputError: No such setting, several of that name, no value, or a value twice.
+    """
+    label, equals, listed = text.partition("=")
+    label = label.strip()
+    if not equals or not label or not listed.strip():
+        raise InputError(f"--grid {text!r} must read key=value,value")
+    known = resolved_settings(recipe)
+    keys = tuple(_resolve(part.strip(), known) for part in label.split("+"))
+    if "seed" in keys:
+        raise InputError("seeds vary by --seeds, not by --grid")
+    values = _values(listed)
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise InputError(f"--grid {text!r} has the value {_text(value)} twice")
+    return Axis(label, keys, values)
+
+
+def resolved_settings(recipe: Recipe) -> dict[str, Any]:
+    """Give every setting of a recipe by its dotted key, the method's defaults too.
+
+    Raises:
+        RecipeError: The method refuses its settings.
+        InputError: An unknown method.
+    """
+    settings = getattr(make_method(recipe, AgeBins(0, 100)), "settings", None)
+    table = recipe.model_dump(mode="json")
+    if isinstance(settings, BaseModel):
+        table["method"]["settings"] = settings.model_dump(mode="json")
+    return dict(_leaves("", table))
+
+
+def plan(
+    source: str | Path,
+    grid: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    one_at_a_time: bool = False,
+) -> list[Point]:
+    """Lay out the runs of a sweep; every recipe is validated before any of them is trained.
+
+    Args:
+        source: Name of a recipe, or its file.
+        grid: An axis each, as :func:`parse_axis` reads it; empty: seeds alone.
+        seeds: One run of each point for each.
+        overrides: ``key=value`` for all runs.
+        one_at_a_time: Vary one axis, the others as the recipe has them (LRN's Table 9), instead of all
+            combinations.
+    Returns:
+        The runs; points that several axes share occur once.
+    Raises:
+        RecipeError: A recipe that cannot be used.
+        InputError: An axis that cannot be used, an axis twice, an unknown backbone, no seeds, or one twice.
+    """
+    base = Recipe.load(source, overrides)
+    axes = [parse_axis(text, base) for text in grid]
+    named = [key for axis in axes for key in axis.keys]
+    if twice := {key for key in named if named.count(key) > 1}:
+        raise InputError(f"--grid names {min(twice)} twice")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise InputError(f"seeds must be different numbers from 0 on, not {list(seeds)}")
+    choices: Iterable[tuple[tuple[Axis, Any], ...]]
+    if one_at_a_time:
+        choices = [((axis, value),) for axis in axes for value in axis.values] or [()]
+    else:
+        choices = itertools.product(*([(axis, value) for value in axis.values] for axis in axes))
+    points: dict[str, Point] = {}
+    for choice in choices:
+        chosen = [f"{key}={json.dumps(value)}" for axis, value in choice for key in axis.keys]
+        for seed in seeds:
+            recipe = Recipe.load(source, [*overrides, *chosen, f"seed={seed}"])
+            settings = resolved_settings(recipe)
+            values = {axis.label: _shown([settings.get(key) for key in axis.keys]) for axis in axes}
+            folder = _folder(values, seed)
+            points.setdefault(folder, Point(values, seed, recipe, folder))
+    if "network.backbone" in named:
+        for name in {point.recipe.network.backbone for point in points.values()}:
+            with torch.device("meta"):  # without memory: only to learn whether there is one
+                make_backbone(name)
+    return list(points.values())
+
+
+def sweep(
+    points: Sequence[Point],
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    split: str = "val",
+    start: str | Path | None = None,
+    reporter: Reporter | None = None,
+    loading: Callable[[int, int], None] | None = None,
+    announce: Callable[[int, Point], None] | None = None,
+    cpu: bool = False,
+) -> Sweep:
+    """Train every point that is not finished, and tabulate all of them.
+
+    ``sweep.csv`` (means), ``runs.csv`` (every run) and ``sweep.json`` (both) are written anew after each run.
+
+    Args:
+        points: Of :func:`plan`.
+        manifest: Of aligned crops, as for ``train``.
+        out: Folder of the run folders.
+        split: Rows that the figures are of; the validation figures cost nothing.
+        start: Pre-training that every run starts from.
+        reporter: Told of steps and epochs.
+        loading: Called with (done, total) while crops are decoded.
+        announce: Called with the number of a run, from 1, before it is trained or taken in.
+        cpu: Keep to the CPU.
+    Returns:
+        The table.
+    Raises:
+        RunError: A run folder belongs to other data or another recipe.
+        SplitError: The manifest has no rows of the split, none to train on or none to validate on.
+        OutputError: A file cannot be written.
+    """
+    if not points:
+        raise InputError("a sweep needs a run")
+    if split != "val":
+        rows = read_manifest(manifest)
+        if "split" not in rows or not (rows["split"] == split).any():
+            raise SplitError(f"{manifest}: no rows with split {split!r}")
+    folder = Path(out)
+    found: list[dict[str, Any]] = []
+    table = Sweep(points[0].recipe.name, split, tuple(points[0].values), (), ())
+    for number, point in enumerate(points, start=1):
+        if announce is not None:
+            announce(number, point)
+        run = train(
+            point.recipe,
+            manifest,
+            folder / point.folder,
+            resume=True,
+            start=start,
+            reporter=reporter,
+            loading=loading,
+            cpu=cpu,
+        )
+        if PartialState().is_main_process:
+            found += _figures(run, point, manifest, split)
+            table = _tabulate(table, found)
+            _write(table, folder)
+    return table
+
+
+def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[dict[str, Any]]:
+    """The figures of every stage of a finished run that estimates ages, and of rankers on validation."""
+    found = []
+    for stage in run.finished_stages():
+        validation = run.read_json(stage, "validation.json")
+        place = {**point.values, "seed": point.seed, "folder": point.folder, "stage": stage}
+        if "permutations" in validation and split == "val":
+            ranked = {**validation["permutations"], **validation["permutations"]["by kind"]}
+            accuracies = {name: float(ranked[name]) for name in _ACCURACIES if name in ranked}
+            found.append({**place, "estimate": "permutations", **accuracies})
+        told = validation.get("estimates")
+        if told is None:
+            continue
+        if split == "val":
+            arrays = run.read_arrays(stage, "validation.npz")
+            ages, estimates = arrays["ages"], {name: arrays[name] for name in told if name in arrays}
+        else:
+            rows = read_manifest(manifest)
+            chosen = rows[rows["split"] == split]
+            ages, estimates = chosen["age"].to_numpy(), estimate_stage(run, stage, chosen).estimates()
+        for name, values in estimates.items():
+            figures = {metric: float(function(values, ages)) for metric, function in _METRICS.items()}
+            found.append({**place, "estimate": name, **figures})
+    return found
+
+
+def _tabulate(table: Sweep, runs: Sequence[Mapping[str, Any]]) -> Sweep:
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        place = tuple(run[label] for label in table.labels)
+        groups.setdefault((*place, run["stage"], run["estimate"]), []).append(run)
+    rows = []
+    for (*values, stage, estimate), members in groups.items():
+        told = [name for name in (*_METRICS, *_ACCURACIES) if all(name in member for member in members)]
+        figures = {name: [float(member[name]) for member in members] for name in told}
+        rows.append(
+            SweepRow(
+                values=dict(zip(table.labels, values, strict=True)),
+                stage=stage,
+                estimate=estimate,
+                seeds=tuple(int(member["seed"]) for member in members),
+                mean={name: statistics.fmean(taken) for name, taken in figures.items()},
+                deviation={
+                    name: statistics.stdev(taken) if len(taken) > 1 else None
+                    for name, taken in figures.items()
+                },
+            )
+        )
+    return Sweep(table.recipe, table.split, table.labels, tuple(dict(run) for run in runs), tuple(rows))
+
+
+def _write(table: Sweep, folder: Path) -> None:
+    summary = [
+        {
+            **row.values,
+            "stage": row.stage,
+            "estimate": row.estimate,
+            "seeds": len(row.seeds),
+            **row.mean,
+            **{f"{name} deviation": value for name, value in row.deviation.items()},
+        }
+        for row in table.rows
+    ]
+    for name, rows in (("sweep.csv", summary), ("runs.csv", list(table.runs))):
+        if not rows:
+            continue
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(
+            text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        with write_atomically(folder / name) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+    with write_atomically(folder / "sweep.json") as temporary:
+        temporary.write_text(json.dumps(asdict(table), indent=2) + "\n", encoding="utf-8")
+
+
+def _leaves(prefix: str, table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _resolve(name: str, known: Mapping[str, Any]) -> str:
+    if name in known:
+        return name
+    found = [key for key in known if key.endswith(f".{name}")] if name else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"--grid {name}: there are several, {', '.join(found)}: give one in full")
+    raise InputError(f"--grid {name!r}: no such setting; there are {', '.join(known)}")
+
+
+def _values(text: str) -> tuple[Any, ...]:
+    """Read values as a TOML array; words need no quotes."""
+    try:
+        values: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
+    except tomllib.TOMLDecodeError:
+        values = [_value(part.strip()) for part in text.split(",")]
+    if any(value == "" for value in values):
+        raise InputError(f"--grid: an empty value in {text!r}")
+    return tuple(values)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _shown(values: Sequence[Any]) -> str:
+    return "/".join(dict.fromkeys(_text(value) for value in values))
+
+
+def _folder(values: Mapping[str, str], seed: int) -> str:
+    named = ",".join(f"{label}={values[label]}" for label in sorted(values))
+    safe = re.sub(r"[^\w.+=,-]", "_", named)
+    if safe != named or len(safe) > _LONGEST_NAME:  # two values must not share a folder
+        safe = f"{safe[:_LONGEST_NAME]},{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+    return f"{safe},seed={seed}" if safe else f"seed={seed}"

@@ -1,0 +1,1 @@
+"""Activation maps and age distributions of models and runs."""

@@ -1,0 +1,1 @@
+"""From a finished run to one model file, and to eight bits."""

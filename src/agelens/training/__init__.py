@@ -1,0 +1,1 @@
+"""How a network is trained: stages, the epoch loop, recipes and run folders."""

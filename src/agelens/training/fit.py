@@ -1,0 +1,455 @@
+"""The only epoch loop: trains a method's stages one after another, on whatever accelerate finds.
+
+A stage is fully determined by the recipe's seed: its initial weights, and the order and augmentation of
+every epoch, are drawn from generators seeded by (seed, stage, epoch, rank), so a run that was killed at any
+moment and resumed from its last checkpoint ends in the same weights as one that was not. Stages draw apart,
+so that without a pre-trained start an offspring does not repeat its ancestor's path; whether that helps the
+refinery is open (docs/results.md: neither way gained here).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import cos, inf, pi
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agelens.data.crops import CropSet
+from agelens.errors import CheckpointError, InputError
+from agelens.networks.age_network import AgeNetwork, MirroredNetwork
+from agelens.training.recipe import Recipe, TrainSettings
+from agelens.training.run import Run, read_tensors, write_tensors
+from agelens.training.stage import CropOutputs, Method, Order, Stage, Validation, run_on_crops
+from agelens.training.transforms import resize_crops
+
+__all__ = [
+    "CropOutputs",
+    "Method",
+    "Reporter",
+    "SaveNetwork",
+    "Stage",
+    "fit",
+    "learning_rate",
+    "run_on_crops",
+]
+
+_CHECKPOINT = "checkpoint.safetensors"
+_STAGE_SEEDS = 1_000_003  # stages draw apart: recipes' seeds are small numbers
+
+
+class Reporter(Protocol):
+    """Who is told how it goes."""
+
+    def note(self, message: str) -> None:
+        """Once, before a stage: something about its data that its owner should know."""
+
+    def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
+        """After a step: share of the epoch done; running figures (``loss``, …) and ``eta`` in seconds."""
+
+    def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
+        """After an epoch: the row of the log."""
+
+
+SaveNetwork = Callable[[str, nn.Module, Mapping[str, Any]], None]
+"""Keeps a finished stage's network: its name, the network, what builds it again."""
+
+
+def fit(
+    run: Run,
+    method: Method,
+    train: CropSet,
+    val: CropSet,
+    *,
+    load_network: Callable[[str], nn.Module],
+    save_network: SaveNetwork,
+    reporter: Reporter | None = None,
+    cpu: bool = False,
+) -> None:
+    """Train every stage that the run does not hold yet, going on inside the one that was interrupted.
+
+    Args:
+        run: Where checkpoints, logs and networks go.
+        method: What to train.
+        train: Training crops.
+        val: Validation crops; figures of each epoch and the stage's ``validation.json``.
+        load_network: A finished stage's network by name.
+        save_network: Keeps a finished stage's network.
+        reporter: Told after each step and epoch.
+        cpu: Do not use an accelerator even where there is one.
+    Raises:
+        InputError: Fewer training images than a batch.
+        CheckpointError: A checkpoint of another network or a damaged one.
+    """
+    finished = _Finished(run, load_network)
+    for index, stage in enumerate(method.stages()):
+        if run.finished(stage.name):
+            continue
+        AcceleratorState._reset_state()  # one process may train twice, with another precision
+        precision = stage.precision(PartialState(cpu=cpu).device)
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+        stage.ready(finished)
+        notes = [*stage.look(train, val)]
+        if precision != stage.training.precision:
+            notes.append("this CPU has no bfloat16 arithmetic: trained in float32")
+        if reporter is not None and accelerator.is_main_process:
+            for note in notes:
+                reporter.note(f"{stage.name}: {note}")
+        stage.to(accelerator.device)
+        seed = run.recipe.seed + _STAGE_SEEDS * index
+        trainer = _Trainer(run, stage, accelerator, train, val, reporter, seed)
+        network = stage.finish(trainer.train())
+        if accelerator.is_main_process:
+            mirrored = run.recipe.network.mirror and isinstance(network, AgeNetwork)
+            judged = MirroredNetwork(network) if mirrored else network  # type: ignore[arg-type]
+            validation = stage.validate(judged, val, run.recipe.network.input_size)
+            table = {"images": len(val), **validation.table, **({"notes": notes} if notes else {})}
+            run.write_json(stage.name, "validation.json", table)
+            run.write_arrays(stage.name, "validation.npz", validation.arrays)
+            # Last: its presence says that the stage is finished.
+            save_network(stage.name, network, stage.describe(network))
+        accelerator.wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """See :class:`agelens.training.stage.Finished`."""
+
+    run: Run
+    load: Callable[[str], nn.Module]
+
+    def __call__(self, name: str) -> nn.Module:
+        return self.load(name)
+
+    def validation(self, name: str) -> dict[str, Any]:
+        return self.run.read_json(name, "validation.json")
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        return self.run.read_arrays(name, "validation.npz")
+
+
+@dataclass
+class _Trainer:
+    run: Run
+    stage: Stage
+    accelerator: Accelerator
+    train_set: CropSet
+    val_set: CropSet
+    reporter: Reporter | None
+    seed: int
+    settings: TrainSettings = field(init=False)
+    recipe: Recipe = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recipe = self.run.recipe
+        settings = self.settings = self.stage.training
+        images = len(self._order(0).rows)
+        if images < settings.batch_size:
+            raise InputError(f"{images} training images are fewer than one batch ({settings.batch_size})")
+        if settings.batch_size % self.accelerator.num_processes:
+            raise InputError(
+                f"batch_size {settings.batch_size} is not a multiple of "
+                f"{self.accelerator.num_processes} processes"
+            )
+        self.steps = images // settings.batch_size
+        torch.manual_seed(self.seed)
+        network = self.stage.network().to(memory_format=torch.channels_last)
+        for part in self.stage.frozen(network):
+            part.requires_grad_(False)
+        self.averaged = self._copy(network) if settings.average else None
+        self.optimizer = _optimizer(network, settings)
+        self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
+        self.first_epoch = 0
+        self.seconds = 0.0
+        self.best: dict[str, Tensor] = {}
+        self.best_merit = -inf
+        self._resized: CropSet | None = None
+        self.board = (
+            _tensorboard(self.run.stage(self.stage.name)) if self.accelerator.is_main_process else None
+        )
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network in training, without accelerate's wrapping."""
+        network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        return network
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one, or the one in training."""
+        return self.averaged if self.averaged is not None else self.plain
+
+    def train(self) -> nn.Module:
+        """Run the epochs that are left; returns the network of the last or the best epoch."""
+        checkpoint = self.run.stage(self.stage.name) / _CHECKPOINT
+        if checkpoint.exists() and not self._passed_over(checkpoint):
+            self._restore(checkpoint)
+        for epoch in range(self.first_epoch, self.settings.epochs):
+            started = time.monotonic()
+            figures = self._epoch(epoch)
+            self.seconds += time.monotonic() - started
+            if self.accelerator.is_main_process:
+                validated = self._validate(epoch).figures
+                row: dict[str, Any] = {
+                    "epoch": epoch + 1,
+                    **figures,
+                    **{f"val {name}": value for name, value in validated.items()},
+                    "seconds": round(self.seconds, 1),
+                }
+                if self.settings.keep == "best" and self.stage.merit(validated) > self.best_merit:
+                    self.best_merit = self.stage.merit(validated)
+                    self.best = {name: t.clone() for name, t in self.judged.state_dict().items()}
+                self.run.log(self.stage.name, row)
+                if self.board is not None:
+                    for name in row.keys() - {"epoch"}:
+                        self.board.add_scalar(name, row[name], epoch + 1)
+                    self.board.flush()
+                self._save(checkpoint, epoch + 1)
+                if self.reporter is not None:
+                    self.reporter.epoch(self.stage.name, epoch + 1, self.settings.epochs, row)
+            self.accelerator.wait_for_everyone()
+        if self.board is not None:
+            self.board.close()
+        if self.best:
+            self.judged.load_state_dict(self.best)
+        return self.judged
+
+    def _order(self, epoch: int) -> Order:
+        self.stage.begin(epoch)
+        return self.stage.order(self.train_set, epoch, _generator(self.seed, epoch))
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        settings = self.settings
+        size = _size_at(epoch / settings.epochs, settings, self.recipe.network.input_size)
+        crops = self._crops_for(size)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = settings.batch_size // world
+        order = self._order(epoch)
+        views = _generator(self.seed, epoch, 1 + rank)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=views)))  # dropout, if a backbone has it
+        device = self.accelerator.device
+        self.network.train()
+        for part in self.stage.frozen(self.plain):
+            part.eval()
+        sums: dict[str, float] = {}
+        started = time.monotonic()
+        for step in range(self.steps):
+            first = step * settings.batch_size + rank * share
+            mine = slice(first, first + share)
+            targets = torch.from_numpy(order.targets[mine]).to(device)
+            images = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
+            rate = learning_rate(
+                epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings
+            )
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            with self.accelerator.autocast():
+                outputs = _in_float32(self.network(images))
+                parts = self.stage.loss(outputs, images, targets)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(parts["loss"])
+            if settings.clip_gradient:
+                self.accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+            self.optimizer.step()
+            self._average(epoch * self.steps + step)
+            with torch.no_grad():
+                scored = self.stage.score(self.plain, outputs, targets)
+            for name, value in (*parts.items(), *scored.items()):
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if self.reporter is not None and self.accelerator.is_main_process:
+                done = epoch * self.steps + step + 1
+                per_step = (time.monotonic() - started) / (step + 1)
+                self.reporter.step(
+                    self.stage.name,
+                    epoch + 1,
+                    settings.epochs,
+                    (step + 1) / self.steps,
+                    {
+                        **{name: sums[name] / (step + 1) for name in ("loss", *scored)},
+                        "eta": per_step * (settings.epochs * self.steps - done),
+                    },
+                )
+        figures: dict[str, float] = {"size": size, "rate": rate}
+        figures.update({name: round(total / self.steps, 5) for name, total in sums.items()})
+        images_seen = order.rows[: self.steps * settings.batch_size].size
+        figures["images/s"] = round(images_seen / (time.monotonic() - started), 1)
+        return figures
+
+    def _crops_for(self, size: int) -> CropSet:
+        """The training crops at 8/7 of the view's size (at most as they come), anti-aliased once a phase."""
+        side = min(self.train_set.side, round(size * 8 / 7))
+        if side == self.train_set.side:
+            return self.train_set
+        if self._resized is None or self._resized.side != side:
+            pixels = np.empty((len(self.train_set), side, side, 3), np.uint8)
+            for start in range(0, len(pixels), 512):
+                block = torch.from_numpy(self.train_set.crops(slice(start, start + 512)))
+                pixels[start : start + 512] = resize_crops(block, side).numpy()
+            self._resized = replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)), stored=None)
+        return self._resized
+
+    def _average(self, step: int) -> None:
+        if self.averaged is None:
+            return
+        decay = min(self.settings.average, (1 + step) / (10 + step))
+        mine, theirs = list(self.averaged.state_dict().values()), list(self.plain.state_dict().values())
+        floating = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
+
+    def _validate(self, epoch: int) -> Validation:
+        size = _size_at(epoch / self.settings.epochs, self.settings, self.recipe.network.input_size)
+        with self.accelerator.autocast():
+            return self.stage.validate(self.judged, self.val_set, size)
+
+    def _copy(self, network: nn.Module) -> nn.Module:
+        return copy.deepcopy(network).requires_grad_(False).to(self.accelerator.device).eval()
+
+    def _save(self, path: Any, epochs_done: int) -> None:
+        tensors = {f"network.{name}": tensor for name, tensor in self.plain.state_dict().items()}
+        if self.averaged is not None:
+            tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        facts: dict[str, Any] = {
+            "stage": self.stage.name,
+            "epochs_done": epochs_done,
+            "seconds": self.seconds,
+        }
+        if self.best:
+            facts["best_merit"] = self.best_merit
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            facts["scaler"] = scaler.state_dict()
+        write_tensors(path, tensors, facts)
+
+    def _passed_over(self, path: Path) -> bool:
+        """Whether the checkpoint is damaged and the stage begins again, which is told."""
+        if not self.stage.restarts:
+            return False
+        try:
+            read_tensors(path)
+        except CheckpointError as error:
+            if self.reporter is not None and self.accelerator.is_main_process:
+                self.reporter.note(f"{error}; {self.stage.name} begins again from the stage before it")
+            return True
+        return False
+
+    def _restore(self, path: Any) -> None:
+        tensors, facts = read_tensors(path)
+        try:
+            self.plain.load_state_dict(_under("network.", tensors))
+            if self.averaged is not None:
+                self.averaged.load_state_dict(_under("averaged.", tensors))
+            self.best = _under("best.", tensors)
+            self.best_merit = float(facts.get("best_merit", -inf))
+            state = self.optimizer.state_dict()
+            state["state"] = {}
+            for name, tensor in _under("optimizer.", tensors).items():
+                index, key = name.split(".", 1)
+                state["state"].setdefault(int(index), {})[key] = tensor
+            self.optimizer.load_state_dict(state)
+            if self.accelerator.scaler is not None and "scaler" in facts:
+                self.accelerator.scaler.load_state_dict(facts["scaler"])
+            self.first_epoch, self.seconds = int(facts["epochs_done"]), float(facts["seconds"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(path, f"does not fit this recipe's network: {error}") from error
+
+
+def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSettings) -> float:
+    """The rate of one step.
+
+    Args:
+        step: 0 … total - 1.
+        total: Steps of the whole stage.
+        steps_per_epoch: Steps of one epoch.
+        settings: Schedule and its numbers.
+    Returns:
+        ``step``: rate × γ^(epoch // step_epochs). ``milestones``: rate × γ^(milestones passed). ``rates``:
+        the last of ``rates`` whose epoch is reached. ``onecycle``: cosine from rate/25 up to the rate
+        over the warm-up, then cosine down to rate/10⁴ (Smith & Topin's policy without its third phase).
+    """
+    rate = settings.scaled_rate
+    if settings.schedule == "step":
+        return rate * settings.gamma ** (step // steps_per_epoch // settings.step_epochs)
+    if settings.schedule == "milestones":
+        epoch = step // steps_per_epoch
+        return rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    if settings.schedule == "rates":
+        epoch = step // steps_per_epoch
+        return [value for first, value in settings.rates if epoch >= first][-1] * settings.rate_factor
+    peak = settings.warmup * (total - 1)
+    if step < peak:
+        return rate / 25 + (rate - rate / 25) * (1 - cos(pi * step / peak)) / 2
+    share = (step - peak) / max(total - 1 - peak, 1)
+    return rate / 1e4 + (rate - rate / 1e4) * (1 + cos(pi * share)) / 2
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of the stage's curves, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def _in_float32(outputs: Any) -> Any:
+    """Every tensor of outputs (a tensor, or a possibly named tuple of them) in float32."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    if isinstance(outputs, tuple):
+        parts = [_in_float32(part) for part in outputs]
+        return outputs._make(parts) if hasattr(outputs, "_make") else tuple(parts)
+    return outputs
+
+
+def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimiser of what is not frozen; each group's ``share`` of the rate is 1 or the backbone's."""
+    groups: list[dict[str, Any]] = []
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    decoupled = settings.optimizer == "adamw"
+    shares = {name: settings.backbone_rate if name.startswith("backbone.") else 1.0 for name, _ in named}
+    for share in dict.fromkeys(shares.values()):
+        of_share = [p for name, p in named if shares[name] == share]
+        if decoupled:
+            groups.append({"params": [p for p in of_share if p.ndim > 1], "share": share})
+            vectors = [p for p in of_share if p.ndim <= 1]
+            groups.append({"params": vectors, "share": share, "weight_decay": 0.0})
+        else:
+            groups.append({"params": of_share, "share": share})
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if decoupled:
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
+
+
+def _size_at(share: float, settings: TrainSettings, input_size: int) -> int:
+    size = input_size
+    for start, phase in settings.sizes:
+        if share >= start:
+            size = phase
+    return size
+
+
+def _generator(*keys: int) -> torch.Generator:
+    """A CPU generator seeded by several numbers."""
+    seed = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

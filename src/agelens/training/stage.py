@@ -1,0 +1,313 @@
+"""What the epoch loop asks of a method: a sequence of stages, each one network to train.
+
+A stage overrides what it does in its own way; the defaults are those of an age network trained on labels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agelens.data.crops import CropSet
+from agelens.errors import RecipeError
+from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
+from agelens.networks.age_network import AgeNetwork, AnyNetwork
+from agelens.training.recipe import Recipe, TrainSettings
+from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
+
+__all__ = [
+    "CropOutputs",
+    "Finished",
+    "Method",
+    "Order",
+    "Stage",
+    "Validation",
+    "describe_age_network",
+    "judge_ages",
+    "run_on_crops",
+    "validate_ages",
+]
+
+_WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an epoch shows, in order; M is the same in every epoch of a stage.
+
+    Attributes:
+        rows: (M,) crops of the training set, or (M, n) sequences of n crops. A batch of B of these is B
+            (or B·n, sequence after sequence) images.
+        targets: (M, ...) what the loss is told of each.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a network is worth on the validation crops.
+
+    Attributes:
+        figures: Columns of the log; the loop puts ``val`` before each name.
+        table: What ``validation.json`` holds besides the number of images.
+        arrays: What ``validation.npz`` holds.
+    """
+
+    figures: dict[str, float]
+    table: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Finished(Protocol):
+    """The stages before this one, by name."""
+
+    def __call__(self, name: str) -> Any:
+        """The finished network."""
+
+    def validation(self, name: str) -> dict[str, Any]:
+        """Its ``validation.json``."""
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Its ``validation.npz``."""
+
+
+class Stage(ABC):
+    """One network to train.
+
+    The loop calls ``ready``, ``look`` and ``to`` once, then ``network``; in each epoch ``begin`` and
+    ``order``, in each step ``inputs``, the network, ``loss`` and ``score``; after each epoch ``validate``;
+    at the end ``finish``, ``validate`` and ``describe``.
+    """
+
+    recipe: Recipe
+    restarts: ClassVar[bool] = False
+    """Whether a damaged checkpoint is passed over, and the stage begun again, instead of ending the run."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Folder name in the run, e.g. ``generation-2``."""
+
+    @property
+    def training(self) -> TrainSettings:
+        """How this stage is optimised; default: the recipe's ``train``."""
+        return self.recipe.train
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What its training views may do; default: the recipe's ``augment``."""
+        return self.recipe.augment.augmentation()
+
+    def precision(self, device: torch.device) -> str:
+        """What is computed in on a device: as ``training`` says, but float32 on a CPU without bfloat16."""
+        emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
+        return "no" if self.training.precision == "bf16" and emulated else self.training.precision
+
+    def ready(self, finished: Finished) -> None:  # noqa: B027
+        """Fetch what earlier stages left, by their names (the frozen ancestor)."""
+
+    def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
+        """See the crops before the network is made (people, age groups, features to keep).
+
+        Returns:
+            What the user should be told of them (a class without an image), a line each.
+        """
+        return ()
+
+    def to(self, device: torch.device) -> None:  # noqa: B027
+        """Move what ``ready`` and ``look`` fetched."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """A new network at its start; the generator of torch is seeded before the call."""
+
+    def frozen(self, network: Any) -> Sequence[nn.Module]:
+        """Parts of the network that keep their weights and stay in evaluation mode; default: the recipe's.
+
+        Raises:
+            RecipeError: The backbone has no part of that name.
+        """
+        parts = []
+        for index, name in enumerate(self.recipe.network.frozen):
+            try:
+                parts.append(network.backbone.get_submodule(name) if name else None)
+            except AttributeError:
+                parts.append(None)
+            if parts[-1] is None:
+                there = ", ".join(part for part, _ in network.backbone.named_children())
+                message = f"{self.recipe.network.backbone} has no such part; it has {there}"
+                raise RecipeError(self.recipe.name, f"network.frozen.{index}", message, name)
+        return [part for part in parts if part is not None]
+
+    def begin(self, epoch: int) -> None:  # noqa: B027
+        """Set what changes by epoch (annealed weights); ``epoch`` counts from 0."""
+
+    def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
+        """What this epoch shows. Every process draws the same order and takes its share of each batch.
+
+        Args:
+            crops: The N training crops.
+            epoch: Counts from 0.
+            generator: The only source of chance.
+        Returns:
+            Default: a permutation, and the ages.
+        """
+        rows = torch.randperm(len(crops), generator=generator).numpy()
+        return Order(rows, crops.ages[rows])
+
+    def inputs(
+        self,
+        crops: CropSet,
+        rows: NDArray[np.int64],
+        size: int,
+        views: torch.Generator,
+        device: torch.device,
+    ) -> Tensor:
+        """What the network is given of (B,) crops; default: a training view (B, 3, size, size) of each."""
+        return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views)
+
+    @abstractmethod
+    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
+        """``loss`` and its parts of one batch: what the network said, its inputs, the order's targets."""
+
+    def score(self, network: Any, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
+        """Figures of a training batch for the log besides the losses; default: the MAE, in years."""
+        return {"train MAE": (network.head.decode(outputs).age - targets).abs().mean()}
+
+    def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
+        """Judge a network on N validation crops at an input size; default: as an age network."""
+        return validate_ages(network, crops, size)
+
+    def merit(self, figures: Mapping[str, float]) -> float:
+        """How good an epoch is by its validation figures: larger is better; NaN never wins.
+
+        Default: by what the recipe selects, the smallest MAE of the estimate or the largest AAR.
+        """
+        return figures.get("AAR", float("nan")) if self.recipe.select == "aar" else -figures["MAE age"]
+
+    def finish(self, network: Any) -> nn.Module:
+        """The network that is kept, of the one that was trained; default: the same."""
+        finished: nn.Module = network
+        return finished
+
+    def describe(self, network: Any) -> dict[str, Any]:
+        """What, with the weights, builds the finished network again (``train.NETWORKS`` by ``kind``)."""
+        return describe_age_network(network, self.recipe.network.backbone)
+
+
+class Method(Protocol):
+    """A sequence of stages; the last one predicts."""
+
+    def stages(self) -> Sequence[Stage]:
+        """The stages in training order."""
+
+
+@dataclass
+class CropOutputs:
+    """What a network says of a set of crops.
+
+    Attributes:
+        ldl, reg: (N,) years, or None without that head.
+        age: (N,) years, the estimate.
+        logits: (N, K) or None.
+    """
+
+    ldl: NDArray[np.float64] | None
+    reg: NDArray[np.float64] | None
+    age: NDArray[np.float64]
+    logits: NDArray[np.float64] | None
+
+    def estimates(self) -> dict[str, NDArray[np.float64]]:
+        """Every estimate there is, by name: ``ldl``, ``reg`` and ``age`` (what the network answers)."""
+        named = {"ldl": self.ldl, "reg": self.reg, "age": self.age}
+        return {name: values for name, values in named.items() if values is not None}
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """The estimates, and ``logits`` where there are any."""
+        return self.estimates() | ({} if self.logits is None else {"logits": self.logits})
+
+
+def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 64) -> CropOutputs:
+    """Estimate the ages of crops.
+
+    Args:
+        network: In any mode; evaluated in evaluation mode and put back.
+        crops: N crops.
+        size: Side the crops are resized to, pixels.
+        batch: Crops at a time.
+    Returns:
+        The ages of each head, the estimate, the logits.
+    """
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    parts: dict[str, list[Tensor]] = {"ldl": [], "reg": [], "age": [], "logits": []}
+    with torch.inference_mode():
+        for start in range(0, len(crops), batch):
+            block = torch.from_numpy(crops.crops(slice(start, start + batch))).to(device)
+            outputs = network(normalise(resize_crops(block, size)))
+            decoded = network.head.decode(outputs)
+            for name, value in (
+                ("ldl", decoded.ldl),
+                ("reg", decoded.reg),
+                ("age", decoded.age),
+                ("logits", outputs.logits),
+            ):
+                if value is not None:
+                    parts[name].append(value.float().cpu())
+    network.train(training)
+    joined = {n: torch.cat(v).numpy().astype(np.float64) if v else None for n, v in parts.items()}
+    age = joined["age"]
+    if age is None:
+        raise ValueError("no crops")
+    return CropOutputs(joined["ldl"], joined["reg"], age, joined["logits"])
+
+
+def validate_ages(network: AnyNetwork, crops: CropSet, size: int) -> Validation:
+    """Judge an age network: MAE and CA(5) of every estimate; AAR, σ and the groups' MAE of the answer."""
+    return judge_ages(run_on_crops(network, crops, size), crops.ages)
+
+
+def judge_ages(outputs: CropOutputs, ages: NDArray[Any]) -> Validation:
+    """Judge what a network said of N crops with (N,) ages in years; see :func:`validate_ages`."""
+    estimates: dict[str, dict[str, Any]] = {}
+    figures: dict[str, float] = {}
+    for name, values in outputs.estimates().items():
+        figures[f"MAE {name}"] = round(float(mae(values, ages)), 4)
+        estimates[name] = {
+            "MAE": float(mae(values, ages)),
+            "CA(5)": float(cumulative_accuracy(values, ages, 5)),
+        }
+    completed = np.floor(ages)
+    if any(((completed >= low) & (completed <= high)).any() for low, high in AAR_GROUPS):
+        found = aar(outputs.age, ages)
+        groups = {
+            f"{low}-{high}": value
+            for (low, high), value in zip(AAR_GROUPS, found.group_mae, strict=True)
+            if np.isfinite(value)
+        }
+        estimates["age"] |= {"AAR": found.aar, "sigma": found.sigma, "groups": groups}
+        figures |= {"AAR": round(found.aar, 4), "sigma": round(found.sigma, 4)}
+        figures |= {f"MAE({group})": round(value, 4) for group, value in groups.items()}
+    return Validation(figures, {"estimates": estimates}, {"ages": ages, **outputs.arrays()})
+
+
+def describe_age_network(network: AgeNetwork, backbone: str) -> dict[str, Any]:
+    """What, with the weights, builds an age network again."""
+    head = network.head
+    return {
+        "kind": "age",
+        "backbone": backbone,
+        "age_bins": str(head.age_bins),
+        "heads": head.heads,
+        "tau": head.tau,
+    }

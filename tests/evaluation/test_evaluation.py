@@ -1,0 +1,623 @@
+"""Predictions in, metrics out: the contract of the files, the join, the groups, a model end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from agelens import metrics
+from agelens.calibration import Calibration
+from agelens.data.manifest import check_manifest, read_manifest, write_manifest
+from agelens.data.predictions import (
+    DISTRIBUTIONS_NAME,
+    Predictions,
+    check_predictions,
+    match_manifest,
+    read_predictions,
+    write_predictions,
+)
+from agelens.errors import InputError, OutputError, PredictionsError
+from agelens.evaluation.evaluate import (
+    AGE_BANDS,
+    IN_CROSSINGS,
+    Evaluation,
+    evaluate,
+    evaluate_model,
+)
+from agelens.evaluation.predict import predict_manifest
+from agelens.inference.estimator import AgeEstimator
+from agelens.inference.output import COLUMNS
+from agelens.label_distribution import AgeBins, gaussian, interval, probability_at_least
+
+BINS = AgeBins(0, 100)
+COUNT = 240
+
+
+def drawn_manifest(seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return check_manifest(
+        pd.DataFrame(
+            {
+                "path": [f"{index}.png" for index in range(COUNT)],
+                "age": random.integers(0, 95, COUNT),
+                "gender": random.choice(["male", "female", ""], COUNT, p=[0.5, 0.4, 0.1]),
+                "ethnicity": np.where(np.arange(COUNT) < 12, "Other", "White"),
+                "split": random.choice(["train", "test"], COUNT),
+            }
+        ),
+        "m.csv",
+    )
+
+
+def drawn_predictions(manifest: pd.DataFrame, seed: int = 1, distributions: bool = True) -> Predictions:
+    random = np.random.default_rng(seed)
+    centres = np.clip(manifest["age"].to_numpy() + random.normal(1, 6, len(manifest)), 0, 100)
+    frame = pd.DataFrame({"path": manifest["path"], "age": centres})
+    distribution = gaussian(centres, BINS, 6.0) if distributions else None
+    return Predictions(
+        check_predictions(frame, "p.csv"), distribution, BINS if distributions else None, "p.csv"
+    )
+
+
+@pytest.fixture(scope="module")
+def manifest() -> pd.DataFrame:
+    return drawn_manifest()
+
+
+@pytest.fixture(scope="module")
+def evaluation(manifest: pd.DataFrame) -> Evaluation:
+    by = ("age_band", "aar_group", "gender", "ethnicity", "subject")
+    return evaluate(drawn_predictions(manifest), manifest, by, replicates=200)
+
+
+class TestPredictionFiles:
+    def write(self, folder: Path, text: str) -> Path:
+        path = folder / "predictions.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def test_path_and_age_suffice(self, tmp_path: Path) -> None:
+        read = read_predictions(self.write(tmp_path, "path,age\na.jpg,30.5\nü b.jpg,-2\n"))
+        assert read.frame["path"].tolist() == ["a.jpg", "ü b.jpg"]
+        assert read.frame["age"].tolist() == [30.5, -2.0]
+        assert (read.distribution, read.bins) == (None, None)
+
+    def test_an_error_stands_for_an_age(self, tmp_path: Path) -> None:
+        read = read_predictions(self.write(tmp_path, "path,age,error\na.jpg,,no face found\nb.jpg,3,\n"))
+        assert math.isnan(read.frame["age"][0])
+        assert read.frame["error"].tolist() == ["no face found", ""]
+
+    def test_foreign_columns_are_kept(self, tmp_path: Path) -> None:
+        read = read_predictions(self.write(tmp_path, "path,age,mood\na.jpg,3,NA\n"))
+        assert read.frame["mood"].tolist() == ["NA"]
+
+    def test_both_files_go_both_ways(self, tmp_path: Path, manifest: pd.DataFrame) -> None:
+        written = drawn_predictions(manifest)
+        assert written.distribution is not None
+        written.frame.loc[3, ["age", "error"]] = [np.nan, "truncated"]
+        write_predictions(written, tmp_path / "out" / "predictions.csv")
+        read = read_predictions(tmp_path / "out" / "predictions.csv")
+        pd.testing.assert_frame_equal(read.frame, written.frame, check_dtype=False)
+        assert read.bins == BINS
+        assert read.distribution is not None
+        assert np.isnan(read.distribution[3]).all()
+        others = np.arange(COUNT) != 3
+        np.testing.assert_allclose(read.distribution[others], written.distribution[others], atol=1e-7)
+
+    def test_several_faces_of_a_path_keep_their_distributions(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"path": ["a", "a", "b"], "age": [50.0, 20.0, 70.0], "face": [0, 1, 0]})
+        mass = gaussian(frame["age"], BINS, 2.0)
+        write_predictions(Predictions(check_predictions(frame, "p"), mass, BINS, "p"), tmp_path / "p.csv")
+        read = read_predictions(tmp_path / "p.csv")
+        np.testing.assert_allclose(read.distribution, mass, atol=1e-7)
+
+    def test_the_order_of_the_two_files_may_differ(self, tmp_path: Path) -> None:
+        table = self.write(tmp_path, "path,age\nb,20\na,50\n")
+        mass = gaussian([50.0, 20.0], BINS, 2.0)
+        np.savez(
+            tmp_path / "other.npz",
+            path=np.array(["a", "b"]),
+            distribution=mass,
+            age_bins=np.arange(101),
+        )
+        read = read_predictions(table, tmp_path / "other.npz")
+        np.testing.assert_array_equal(read.distribution, mass[::-1])
+
+    @pytest.mark.parametrize(
+        ("text", "row", "column", "message"),
+        [
+            ("", None, None, "CSV"),
+            ("path,age\n", None, None, "no rows"),
+            ("file,age\na,3\n", None, "path", "missing"),
+            ("path,years\na,3\n", None, "age", "missing"),
+            ("path,age\na,3\n,4\n", 2, "path", "empty"),
+            ("path,age\na,3\nb,old\n", 2, "age", "number"),
+            ("path,age\na,inf\n", 1, "age", "number"),
+            ("path,age\na,\n", 1, "age", "no age and no error"),
+            ("path,age\na,3\nb,4\na,5\n", 3, "path", "twice"),
+            ("path,age,face\na,3,0\na,4,0\n", 2, "path", "twice"),
+            ("path,age,face\na,3,-1\n", 1, "face", "face"),
+            ("path,age,face\na,3,0.5\n", 1, "face", "face"),
+            ("path,age,low,high\na,3,5,4\n", 1, "low", "exceeds"),
+            ("path,age,p_at_least\na,3,1.2\n", 1, "p_at_least", "probability"),
+            ("path,age,x1\na,3,left\n", 1, "x1", "number"),
+        ],
+    )
+    def test_a_broken_table_is_refused(
+        self, tmp_path: Path, text: str, row: int | None, column: str | None, message: str
+    ) -> None:
+        path = self.write(tmp_path, text)
+        with pytest.raises(PredictionsError, match=message) as caught:
+            read_predictions(path)
+        assert (caught.value.path, caught.value.row, caught.value.column) == (str(path), row, column)
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(PredictionsError, match=r"none\.csv"):
+            read_predictions(tmp_path / "none.csv")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"age_bins": np.arange(100)}, "must be"),
+            ({"age_bins": np.array([0, 2, 3])}, "rise by one"),
+            ({"age_bins": np.arange(-5, 96)}, "minimum"),
+            ({"distribution": np.full((2, 101), 1.0)}, "sum 1"),
+            ({"distribution": np.full((2, 101), np.nan)}, "sum 1"),
+            ({"path": np.array(["a", "c"])}, "no distribution for row 2"),
+            ({"path": np.array(["a", "b"], dtype=object)}, "cannot be read"),
+            ({"distribution": None}, "distribution"),
+        ],
+    )
+    def test_broken_distributions_are_refused(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        table = self.write(tmp_path, "path,age\na,30\nb,40\n")
+        arrays: dict[str, Any] = {
+            "path": np.array(["a", "b"]),
+            "distribution": gaussian([30.0, 40.0], BINS, 3.0),
+            "age_bins": np.arange(101),
+        }
+        kept = {key: value for key, value in (arrays | changes).items() if value is not None}
+        np.savez(tmp_path / DISTRIBUTIONS_NAME, **kept)
+        with pytest.raises(PredictionsError, match=message):
+            read_predictions(table)
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 half of one"])
+    def test_a_damaged_archive_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        table = self.write(tmp_path, "path,age\na,30\n")
+        (tmp_path / DISTRIBUTIONS_NAME).write_bytes(content)
+        with pytest.raises(PredictionsError, match=DISTRIBUTIONS_NAME):
+            read_predictions(table)
+
+    def test_every_flipped_byte_is_refused_or_harmless(self, tmp_path: Path) -> None:
+        table = self.write(tmp_path, "path,age\na,30\n")
+        mass = gaussian([30.0], BINS, 3.0)
+        np.savez_compressed(
+            tmp_path / DISTRIBUTIONS_NAME, path=np.array(["a"]), distribution=mass, age_bins=np.arange(101)
+        )
+        whole = (tmp_path / DISTRIBUTIONS_NAME).read_bytes()
+        refused = 0
+        for position in np.random.default_rng(0).integers(0, len(whole), 60).tolist():
+            flipped = bytearray(whole)
+            flipped[position] ^= 0xFF
+            (tmp_path / DISTRIBUTIONS_NAME).write_bytes(flipped)
+            try:
+                read = read_predictions(table)
+            except PredictionsError:
+                refused += 1
+            else:
+                np.testing.assert_array_equal(read.distribution, mass)
+        assert refused > 30
+
+    def test_a_bare_array_is_refused(self, tmp_path: Path) -> None:
+        table = self.write(tmp_path, "path,age\na,30\n")
+        with open(tmp_path / DISTRIBUTIONS_NAME, "wb") as handle:
+            np.save(handle, gaussian([30.0], BINS, 3.0))
+        with pytest.raises(PredictionsError, match=DISTRIBUTIONS_NAME):
+            read_predictions(table)
+
+    def test_a_pickle_is_not_loaded(self, tmp_path: Path) -> None:
+        class Trap:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.mkdir, (str(tmp_path / "sprung"),)
+
+        table = self.write(tmp_path, "path,age\na,30\n")
+        np.savez(tmp_path / DISTRIBUTIONS_NAME, path=np.array([Trap()], dtype=object))
+        with pytest.raises(PredictionsError):
+            read_predictions(table)
+        assert not (tmp_path / "sprung").exists()
+
+
+class TestMatch:
+    def labels(self, **columns: list[Any]) -> pd.DataFrame:
+        return check_manifest(pd.DataFrame({"path": ["a", "b", "c"], "age": [1, 2, 3], **columns}), "m.csv")
+
+    def predictions(self, source: str = "p.csv", **columns: list[Any]) -> Predictions:
+        return Predictions(check_predictions(pd.DataFrame(columns), source), None, None, source)
+
+    def test_by_path_not_by_order(self) -> None:
+        match = match_manifest(self.predictions(path=["c", "./a", "b"], age=[33, 11, 22]), self.labels())
+        assert match.labelled.tolist() == [0, 1, 2]
+        assert match.predicted.tolist() == [1, 2, 0]
+
+    def test_one_sided_paths_are_an_error_with_their_names(self) -> None:
+        with pytest.raises(PredictionsError, match=r"2 of 3 .*: b, c; 1 predicted .*: x"):
+            match_manifest(self.predictions(path=["a", "x"], age=[1, 2]), self.labels())
+
+    def test_or_are_counted_and_named(self) -> None:
+        match = match_manifest(
+            self.predictions(path=["a", "x"], age=[1, 2]), self.labels(), allow_missing=True
+        )
+        assert (match.labelled.tolist(), match.missing, match.unknown) == ([0], ("b", "c"), ("x",))
+
+    def test_failures_are_a_result(self) -> None:
+        said = self.predictions(path=["a", "b", "c"], age=[1, None, 3], error=["", "no face found", ""])
+        match = match_manifest(said, self.labels())
+        assert match.labelled.tolist() == [0, 2]
+        assert match.failed == (("b", "no face found"),)
+
+    def test_the_first_face_counts(self) -> None:
+        said = self.predictions(path=["a", "a", "b", "c"], age=[9, 1, 2, 3], face=[1, 0, 0, 0])
+        match = match_manifest(said, self.labels())
+        assert match.predicted.tolist() == [1, 2, 3]
+        assert match.further_faces == 1
+
+    def test_other_splits_are_passed_over(self) -> None:
+        labels = self.labels(split=["test", "train", "test"])
+        said = self.predictions(path=["a", "b", "c"], age=[1, 2, 3])
+        match = match_manifest(said, labels, split="test")
+        assert (match.labelled.tolist(), match.unknown) == ([0, 2], ())
+        with pytest.raises(InputError, match="'val'"):
+            match_manifest(said, labels, split="val")
+        with pytest.raises(InputError, match="'test'"):
+            match_manifest(said, self.labels(), split="test")
+
+    def test_absolute_and_relative_paths_meet(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        labels = self.labels()
+        labels.attrs["root"] = tmp_path / "faces"
+        (tmp_path / "runs").mkdir()
+        monkeypatch.chdir(tmp_path)
+        said = self.predictions(
+            source=str(tmp_path / "runs" / "p.csv"),
+            path=[str(tmp_path / "faces" / "a"), "faces/b", "../faces/c"],
+            age=[1, 2, 3],
+        )
+        assert match_manifest(said, labels).predicted.tolist() == [0, 1, 2]
+
+    def test_nothing_in_common_is_an_error(self) -> None:
+        with pytest.raises(PredictionsError, match="no image"):
+            match_manifest(self.predictions(path=["x"], age=[1]), self.labels(), allow_missing=True)
+
+
+class TestEvaluate:
+    def test_overall_equals_the_metrics(self, manifest: pd.DataFrame, evaluation: Evaluation) -> None:
+        said = drawn_predictions(manifest)
+        assert said.distribution is not None
+        estimates, ages = said.frame["age"].to_numpy(), manifest["age"].to_numpy()
+        low, high = interval(said.distribution, BINS, 0.9)
+        p = probability_at_least(said.distribution, BINS, 18)
+        expected = {
+            "MAE": metrics.mae(estimates, ages),
+            "RMSE": metrics.rmse(estimates, ages),
+            "bias": metrics.bias(estimates, ages),
+            "CA(3)": metrics.cumulative_accuracy(estimates, ages, 3),
+            "CA(5)": metrics.cumulative_accuracy(estimates, ages, 5),
+            "CA(7)": metrics.cumulative_accuracy(estimates, ages, 7),
+            "AAR": metrics.aar(estimates, ages).aar,
+            "coverage(90%)": metrics.coverage(ages, low, high),
+            "width(90%)": metrics.interval_width(low, high),
+            "CRPS": metrics.crps(said.distribution, BINS, ages),
+            "NLL": metrics.negative_log_likelihood(said.distribution, BINS, ages),
+            "accuracy(18+)": 100 * np.mean((p >= 0.5) == (ages >= 18)),
+            "Brier(18+)": np.mean((p - (ages >= 18)) ** 2),
+        }
+        for name, value in expected.items():
+            found = evaluation.overall[name]
+            assert found.value == pytest.approx(value), name
+            assert found.low <= found.value <= found.high, name
+        levels = {f"{kind}({level})" for kind in ("coverage", "width") for level in ("50%", "80%", "95%")}
+        assert set(evaluation.overall) == set(expected) | levels
+
+    def test_intervals_are_the_bootstrap_of_the_metric(
+        self, manifest: pd.DataFrame, evaluation: Evaluation
+    ) -> None:
+        errors = metrics.absolute_errors(drawn_predictions(manifest).frame["age"], manifest["age"])
+        alone = metrics.bootstrap_interval(errors, replicates=200)
+        found = evaluation.overall["MAE"]
+        assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+
+    def test_groups_equal_the_metric_of_their_members(
+        self, manifest: pd.DataFrame, evaluation: Evaluation
+    ) -> None:
+        estimates, ages = drawn_predictions(manifest).frame["age"].to_numpy(), manifest["age"].to_numpy()
+        found = {(result.grouping, result.group): result for result in evaluation.results}
+        women = (manifest["gender"] == "female").to_numpy()
+        assert found["gender", "female"].count == women.sum()
+        assert found["gender", "female"].metrics["MAE"].value == pytest.approx(
+            metrics.mae(estimates[women], ages[women])
+        )
+        teens = (ages >= 13) & (ages <= 17)
+        assert found["age_band", "13-17"].metrics["CA(5)"].value == pytest.approx(
+            metrics.cumulative_accuracy(estimates[teens], ages[teens], 5)
+        )
+        for index, value in enumerate(evaluation.aar.group_mae if evaluation.aar else ()):
+            first, last = metrics.AAR_GROUPS[index]
+            assert found["aar_group", f"{first}-{last}"].metrics["MAE"].value == pytest.approx(value)
+
+    def test_each_grouping_holds_every_image_once(self, evaluation: Evaluation) -> None:
+        for grouping in ("all", "age_band", "gender", "ethnicity"):
+            counts = [result.count for result in evaluation.results if result.grouping == grouping]
+            assert sum(counts) == COUNT, grouping
+        unknown = [result.group for result in evaluation.results if result.grouping == "gender"]
+        assert unknown == ["female", "male", "unknown"]
+
+    def test_age_bands_leave_no_gap(self) -> None:
+        for (_, last), (first, _) in pairwise(AGE_BANDS):
+            assert last is not None
+            assert first == last + 1
+
+    def test_small_groups_are_marked(self, evaluation: Evaluation) -> None:
+        small = {
+            result.group: result.small for result in evaluation.results if result.grouping == "ethnicity"
+        }
+        assert small == {"Other": True, "White": False}
+        (row,) = (row for row in evaluation.rows(["MAE", "CA(5)"]) if row["group"] == "Other")
+        assert (row["images"], row["CA(5)"]) == ("12*", "too few")
+        assert row["MAE"].endswith("]")
+
+    def test_groupings_without_values_are_named(self, evaluation: Evaluation) -> None:
+        assert evaluation.absent == ("subject",)
+
+    def test_an_unknown_grouping_is_refused(self, manifest: pd.DataFrame) -> None:
+        with pytest.raises(InputError, match="'genre'"):
+            evaluate(drawn_predictions(manifest), manifest, ("genre",), replicates=10)
+
+    def test_crossings_have_the_first_metrics_of_their_members(self, manifest: pd.DataFrame) -> None:
+        found = evaluate(drawn_predictions(manifest), manifest, ("gender:age_band",), replicates=20)
+        assert {result.grouping for result in found.results} == {"all", "gender:age_band"}
+        (young,) = (result for result in found.results if result.group == "female × 18-29")
+        members = (manifest["gender"] == "female") & manifest["age"].between(18, 29)
+        estimates = drawn_predictions(manifest).frame["age"]
+        assert young.count == members.sum()
+        assert young.metrics["MAE"].value == pytest.approx(
+            metrics.mae(estimates[members], manifest["age"][members])
+        )
+        assert set(young.metrics) == set(IN_CROSSINGS)
+
+    def test_intervals_do_not_depend_on_what_else_is_asked(self, manifest: pd.DataFrame) -> None:
+        said = drawn_predictions(manifest)
+        alone = evaluate(said, manifest, ("gender",), replicates=50)
+        among = evaluate(said, manifest, ("ethnicity", "gender", "gender:ethnicity"), replicates=50)
+        wanted = {result.group: result for result in among.results if result.grouping == "gender"}
+        for result in alone.results[1:]:
+            for name, value in result.metrics.items():
+                other = wanted[result.group].metrics[name]
+                assert (other.low, other.high) == pytest.approx((value.low, value.high)), name
+
+    def test_many_groups_are_drawn_in_parts(
+        self, manifest: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said, by = drawn_predictions(manifest), ("gender", "ethnicity", "age_band")
+        whole = evaluate(said, manifest, by, replicates=30)
+        monkeypatch.setattr("agelens.evaluation.evaluate._DRAWN", 1)
+        parts = evaluate(said, manifest, by, replicates=30)
+        assert [result.group for result in parts.results] == [result.group for result in whole.results]
+        for one, two in zip(whole.results, parts.results, strict=True):
+            for name, value in one.metrics.items():
+                assert two.metrics[name].low == pytest.approx(value.low, nan_ok=True), name
+
+    def test_an_empty_group_has_no_figures(self, manifest: pd.DataFrame) -> None:
+        young = check_manifest(manifest[manifest["age"] < 60], "m.csv")
+        found = evaluate(drawn_predictions(young), young, replicates=20)
+        (old,) = (result for result in found.results if result.group == "75+")
+        assert (old.count, old.metrics) == (0, {})
+        assert found.rows(["MAE"])[-1]["MAE"] != ""
+        assert [row["MAE"] for row in found.rows() if row["group"] == "75+"] == [""]
+        assert found.aar is not None
+        assert found.aar.empty == ("61-70", "71-81")
+
+    def test_aar_is_left_out_where_it_has_no_group(self) -> None:
+        babies = check_manifest(pd.DataFrame({"path": ["a", "b"], "age": [0, 0]}), "m.csv")
+        found = evaluate(drawn_predictions(babies), babies, replicates=20)
+        assert found.aar is None
+        assert found.to_dict()["results"][0]["metrics"]["AAR"] == {"value": None, "low": None, "high": None}
+
+    def test_without_distributions_only_the_ages_are_judged(self, manifest: pd.DataFrame) -> None:
+        found = evaluate(drawn_predictions(manifest, distributions=False), manifest, replicates=20)
+        assert set(found.overall) == {"MAE", "RMSE", "bias", "CA(3)", "CA(5)", "CA(7)", "AAR"}
+        assert (found.intervals, found.reliability, found.pit_histogram) == ("none", (), ())
+
+    def test_stated_intervals_and_voters(self) -> None:
+        labels = check_manifest(
+            pd.DataFrame({"path": ["a", "b"], "age": [20, 40], "age_std": [4.0, 2.0]}), "m.csv"
+        )
+        frame = pd.DataFrame({"path": ["a", "b"], "age": [24, 40], "low": [21, 35], "high": [27, 45]})
+        said = Predictions(check_predictions(frame, "p"), None, None, "p")
+        found = evaluate(said, labels, replicates=20).overall
+        assert found["coverage(stated)"].value == 0.5
+        assert found["width(stated)"].value == 8.0
+        assert found["ε-error"].value == pytest.approx((1 - math.exp(-0.5)) / 2)
+
+    def test_a_calibration_changes_the_intervals_only(self, manifest: pd.DataFrame) -> None:
+        wide = Calibration(1.0, (0.1, 0.99), (0.995, 0.995), 10, "val")
+        plain = evaluate(drawn_predictions(manifest), manifest, (), replicates=10)
+        found = evaluate(drawn_predictions(manifest), manifest, (), calibration=wide, replicates=10)
+        assert (plain.intervals, found.intervals) == ("central mass", "conformal")
+        assert found.overall["width(50%)"].value > 2 * plain.overall["width(50%)"].value
+        assert found.overall["CRPS"] == plain.overall["CRPS"]
+
+    def test_reliability_and_pit_count_every_image(self, evaluation: Evaluation) -> None:
+        assert sum(row.count for row in evaluation.reliability) == COUNT
+        assert sum(evaluation.pit_histogram) == pytest.approx(1.0)
+        filled = [row for row in evaluation.reliability if row.count]
+        assert all(row.low <= row.predicted <= row.high for row in filled)
+        assert filled[-1].observed > 0.95 > 0.2 > filled[0].observed
+
+    def test_ages_beyond_the_bins_count_as_they_are(self) -> None:
+        labels = check_manifest(pd.DataFrame({"path": ["a"], "age": [116]}), "m.csv")
+        frame = check_predictions(pd.DataFrame({"path": ["a"], "age": [100.0]}), "p")
+        said = Predictions(frame, gaussian([100.0], BINS, 1.0), BINS, "p")
+        found = evaluate(said, labels, (), replicates=5).overall
+        assert found["MAE"].value == 16
+        assert found["coverage(95%)"].value == 0
+
+    def test_the_order_of_predictions_does_not_matter(
+        self, manifest: pd.DataFrame, evaluation: Evaluation
+    ) -> None:
+        said = drawn_predictions(manifest)
+        assert said.distribution is not None
+        order = np.random.default_rng(0).permutation(COUNT)
+        shuffled = Predictions(
+            said.frame.iloc[order].reset_index(drop=True), said.distribution[order], BINS, "p.csv"
+        )
+        found = evaluate(shuffled, manifest, replicates=200)
+        for name, value in evaluation.overall.items():
+            same = found.overall[name]
+            assert (same.value, same.low, same.high) == pytest.approx((value.value, value.low, value.high))
+
+    def test_json_holds_no_nan_and_is_written_whole(
+        self, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "evaluation.json"
+        evaluation.write_json(path)
+        read = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+        assert read["results"][0]["metrics"]["MAE"]["value"] == evaluation.overall["MAE"].value
+        assert read["images"] == COUNT
+        before = path.read_bytes()
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(OutputError, match="No space left"):
+            evaluation.write_json(path)
+        assert path.read_bytes() == before
+
+    def test_rows_are_text_for_a_table(self, evaluation: Evaluation) -> None:
+        first = evaluation.rows(["MAE", "coverage(90%)"])[0]
+        assert list(first) == ["grouping", "group", "images", "MAE", "coverage(90%)"]
+        mae = evaluation.overall["MAE"]
+        assert first["MAE"] == f"{mae.value:.2f} [{mae.low:.2f}, {mae.high:.2f}]"
+        assert first["coverage(90%)"].startswith("0.")
+        with pytest.raises(InputError, match="'CA\\(9\\)'"):
+            evaluation.rows(["CA(9)"])
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of grey crops, each estimated two years too old, and what cannot be estimated."""
+    folder = tmp_path_factory.mktemp("bright")
+    ages = [10, 20, 30, 40, 50, 60]
+    for age in ages:
+        shade = round((age + 2) * 2.55)
+        Image.new("RGB", (16, 16), (shade,) * 3).save(folder / f"{age}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
+    write_manifest(
+        pd.DataFrame(
+            {
+                "path": [f"{age}.png" for age in ages] + ["broken.png", "not-there.png"],
+                "age": [*ages, 70, 80],
+                "split": ["train", *["test"] * 7],
+            }
+        ),
+        folder / "manifest.csv",
+    )
+    return folder / "manifest.csv"
+
+
+@pytest.fixture
+def make_manifest() -> Callable[..., pd.DataFrame]:
+    def make(root: Path, paths: list[str], ages: list[float]) -> pd.DataFrame:
+        labels = check_manifest(pd.DataFrame({"path": paths, "age": ages}), "m.csv")
+        labels.attrs["root"] = root
+        return labels
+
+    return make
+
+
+class TestModel:
+    """The small model's age is the brightness of the crop in hundredths of white."""
+
+    def test_end_to_end(self, small_model: Path, bright: Path) -> None:
+        seen: list[int] = []
+        found = evaluate_model(small_model, bright, replicates=20, progress=seen.append)
+        assert found.images == 5
+        assert found.overall["MAE"].value == pytest.approx(2.0, abs=0.2)
+        assert found.overall["bias"].value == pytest.approx(2.0, abs=0.2)
+        assert found.overall["CA(3)"].value == 100.0
+        assert found.overall["coverage(90%)"].value == 1.0  # 5 years wide on both sides
+        assert [path for path, _ in found.match.failed] == ["broken.png", "not-there.png"]
+        assert found.match.failed[1][1] == "no such file"  # as `predict` says it: the path has its own column
+        assert (found.system, found.split, found.intervals) == ("small", "test", "conformal")
+        assert seen == list(range(1, 8))
+
+    def test_what_it_said_can_be_written_and_judged_again(
+        self, small_model: Path, bright: Path, tmp_path: Path
+    ) -> None:
+        found = evaluate_model(small_model, bright, replicates=20)
+        write_predictions(found.predictions, tmp_path / "predictions.csv")
+        read = read_predictions(tmp_path / "predictions.csv")
+        card = AgeEstimator(small_model).card
+        again = evaluate(
+            read, read_manifest(bright), calibration=card.calibration, split="test", replicates=20
+        )
+        for name, value in found.overall.items():
+            assert again.overall[name].value == pytest.approx(value.value, rel=1e-5), name
+        assert again.match.failed == found.match.failed
+
+    def test_a_photo_without_a_face_failed(
+        self, small_model: Path, bright: Path, make_manifest: Callable[..., pd.DataFrame]
+    ) -> None:
+        labels = make_manifest(bright.parent, ["20.png"], [20])
+        said = predict_manifest(AgeEstimator(small_model), labels, crops="photos")
+        assert list(said.frame.columns) == list(COLUMNS)
+        assert said.frame["error"].tolist() == ["no face found"]
+        assert said.frame["age"].isna().all()
+
+    def test_a_chip_without_a_face_is_estimated_by_its_layout(
+        self, small_model: Path, bright: Path, make_manifest: Callable[..., pd.DataFrame]
+    ) -> None:
+        labels = make_manifest(bright.parent, ["20.png"], [20])
+        said = predict_manifest(AgeEstimator(small_model), labels, crops="chips")
+        assert said.frame["age"].tolist() == pytest.approx([22], abs=0.3)
+
+    def test_a_photo_s_face_has_a_box(
+        self, small_model: Path, portrait: Path, make_manifest: Callable[..., pd.DataFrame]
+    ) -> None:
+        labels = make_manifest(portrait.parent, [portrait.name], [40])
+        row = predict_manifest(AgeEstimator(small_model), labels, crops="photos").frame.iloc[0]
+        assert row["face"] == 1
+        assert 0 <= row["x1"] < row["x2"]
+        assert row["low"] <= row["high"]
+        assert 0 <= row["p_at_least"] <= 1
+        assert 0.5 < row["confidence"] <= 1
+
+    def test_refusals(self, small_model: Path, bright: Path) -> None:
+        with pytest.raises(InputError, match="'val'"):
+            evaluate_model(small_model, bright, split="val")
+        with pytest.raises(InputError, match="'raw'"):
+            evaluate_model(small_model, bright, crops="raw")  # type: ignore[arg-type]
+
+    def test_no_image_is_estimated_for_a_grouping_that_is_none(
+        self, small_model: Path, bright: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agelens.evaluation.evaluate.predict_manifest", pytest.fail)
+        with pytest.raises(InputError, match="no such grouping: 'height'"):
+            evaluate_model(small_model, bright, by=("gender:height",))
+
+
+def test_evaluation_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import agelens.evaluation.evaluate"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

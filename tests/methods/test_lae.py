@@ -1,0 +1,194 @@
+"""LAE's representation stage: the loss against a plain transcription, recipes, tricks, RandAugment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from agelens.errors import InputError, RecipeError
+from agelens.experiments.ladder import climb, judge_rungs, rungs
+from agelens.experiments.train import train
+from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.label_distribution import AgeBins
+from agelens.methods.lae import LongTailed
+from agelens.networks.age_network import Outputs
+from agelens.training.recipe import Recipe, recipe_tricks
+from agelens.training.transforms import Augmentation, augment, rand_augment
+
+BINS = AgeBins(0, 100)
+DrawFace = Callable[..., NDArray[np.uint8]]
+
+
+def _recipe(settings: dict[str, object] | None = None, **network: object) -> Recipe:
+    table = {
+        "name": "test",
+        "method": {"name": "lae", "settings": settings or {}},
+        "network": {"backbone": "resnet10-tiny", "input_size": 32, "heads": ["ldl"], **network},
+    }
+    return Recipe.validate(table, "test")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    generator = np.random.default_rng(0)
+    lines = ["path,age,split"]
+    for number in range(60):
+        age = 105.0 if number == 0 else float(generator.integers(1, 81))
+        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{age},{'train' if number < 40 else 'val'}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
+    return folder / "manifest.csv"
+
+
+def test_the_loss_is_eq_3_and_ages_beyond_the_bins_are_clamped() -> None:
+    stage = LongTailed(_recipe({"lambda_er": 0.5}), BINS).stages()[0]
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 101, generator=generator)
+    ages = [7.0, 64.0, 116.0]
+    parts = stage.loss(Outputs(torch.zeros(3, 4), logits, None), torch.zeros(3, 3, 8, 8), torch.tensor(ages))
+    divergence = error = 0.0
+    for row, age in zip(logits.double().tolist(), [7.0, 64.0, 100.0], strict=True):
+        total = sum(math.exp(z) for z in row)
+        said = [math.exp(z) / total for z in row]
+        density = [math.exp(-((k - age) ** 2) / 2) for k in range(101)]
+        label = [value / sum(density) for value in density]
+        divergence += sum(a * math.log(a / b) for a, b in zip(label, said, strict=True) if a > 0) / 3
+        error += abs(sum(k * b for k, b in enumerate(said)) - age) / 3
+    assert parts["ld"].item() == pytest.approx(divergence, rel=1e-5)
+    assert parts["er"].item() == pytest.approx(error, rel=1e-5)
+    assert parts["loss"].item() == pytest.approx(divergence + 0.5 * error, rel=1e-5)
+
+
+def test_lae_has_one_head_and_its_settings_are_checked() -> None:
+    with pytest.raises(RecipeError, match=r"network\.heads"):
+        LongTailed(_recipe(heads=["ldl", "reg"]), BINS)
+    with pytest.raises(RecipeError, match=r"method\.settings\.sigma"):
+        LongTailed(_recipe({"sigma": 0}), BINS)
+    assert LongTailed(_recipe(), BINS).stages()[0].network().head.tau == 1.0
+
+
+def test_the_recipe_of_the_paper_has_the_papers_values() -> None:
+    recipe = Recipe.load("lae-guess-the-age")
+    train_ = recipe.train
+    assert (train_.epochs, train_.batch_size, train_.weight_decay) == (24, 256, 5e-4)
+    assert (train_.schedule, train_.scaled_rate, recipe.age_bins) == ("onecycle", 0.005, "0-100")
+    assert (recipe.augment.randaugment, recipe.augment.magnitude) == (2, 9)
+    assert recipe.finish.name == "balanced"
+    assert (recipe.finish.settings["epochs"], recipe.finish.settings["learning_rate"]) == (8, 0.001)
+    assert recipe.finish.settings["augment"] is True
+    doubled = Recipe.load("lae-guess-the-age", ["train.batch_size=512"])
+    assert doubled.train.scaled_rate == 0.01
+    baseline = Recipe.load("lae-baseline-s")
+    assert (baseline.network.backbone, baseline.train.epochs) == ("resnet18", 75)
+    assert (baseline.train.milestones, baseline.train.learning_rate) == ((20, 40, 60), 0.005)
+    assert (baseline.augment.scale, baseline.augment.flip, baseline.augment.randaugment) == ((1, 1), 0.5, 0)
+    identity = Recipe.load("identity")
+    assert (identity.train.epochs, identity.train.milestones) == (18, (7, 14, 16))
+    assert (identity.method.settings["scale"], identity.method.settings["margin"]) == (64.0, 0.35)
+
+
+def test_tricks_are_switches_and_what_is_set_by_hand_wins() -> None:
+    assert recipe_tricks("lae-baseline-s") == ["architecture", "pre-training", "augmentation", "onecycle"]
+    augmented = Recipe.load("lae-baseline-s", ['tricks=["augmentation"]', "augment.magnitude=5"])
+    assert (augmented.augment.randaugment, augmented.augment.magnitude) == (2, 5)
+    assert augmented.network.backbone == "resnet18"
+    both = Recipe.load("lae-baseline-s", ['tricks=["architecture", "onecycle"]'])
+    assert (both.network.backbone, both.train.schedule, both.train.epochs) == (
+        "tf_efficientnetv2_m",
+        "onecycle",
+        24,
+    )
+    with pytest.raises(RecipeError, match="no such trick"):
+        Recipe.load("lae-baseline-s", ['tricks=["luck"]'])
+    with pytest.raises(RecipeError, match="tricks"):
+        Recipe.load("lrn", ["tricks=3"])
+
+
+def test_the_ladder_is_not_cumulative() -> None:
+    assert rungs(["a", "b"]) == {"baseline": (), "a": ("a",), "b": ("b",), "all": ("a", "b")}
+
+
+def test_a_ladder_is_climbed_judged_and_gone_on_with(manifest: Path, tmp_path: Path) -> None:
+    table = _recipe().to_toml().partition("\n[")  # tricks come before the first table
+    small = "[train]\nepochs = 1\nbatch_size = 20\nlearning_rate = 0.01\n"
+    recipe = tmp_path / "ladder.toml"
+    recipe.write_text(
+        'name = "ladder"\n[method]\nname = "lae"\n[network]\nbackbone = "resnet10-tiny"\ninput_size = 32\n'
+        f'heads = ["ldl"]\n{small}[finish.settings]\nepochs = 1\nbatch_size = 20\n'
+        "[trick.augmentation.augment]\nrandaugment = 2\n[trick.pre-training]\n"
+    )
+    assert table
+    with pytest.raises(InputError, match="resnet10-tiny"):
+        climb(recipe, manifest, tmp_path / "runs", cpu=True)
+    first = train(Recipe.load(recipe), manifest, tmp_path / "first", cpu=True)
+    starts = {"resnet10-tiny": first.path}
+    runs = climb(recipe, manifest, tmp_path / "runs", starts=starts, cpu=True)
+    rows = judge_rungs(runs, manifest, "val")
+    assert [row.model for row in rows] == [
+        "baseline",
+        "+augmentation",
+        "+pre-training",
+        "all tricks",
+        "classification",
+    ]
+    stamps = [run.stage("representation").joinpath("network.safetensors").stat().st_mtime_ns for run in runs]
+    again = climb(recipe, manifest, tmp_path / "runs", starts=starts, cpu=True)
+    assert stamps == [
+        run.stage("representation").joinpath("network.safetensors").stat().st_mtime_ns for run in again
+    ]
+    figures = rows[0].figures
+    assert figures.aar == pytest.approx(max(0, 7 - figures.mae) + max(0, 3 - figures.sigma))
+    assert runs[0].facts["clamped"] == 1
+    with pytest.raises(InputError, match="no tricks"):
+        climb("lrn", manifest, tmp_path / "other", cpu=True)
+
+
+def test_the_log_has_the_groups_curve_and_aar(manifest: Path, tmp_path: Path) -> None:
+    table = _recipe().model_dump()
+    table["train"] |= {"epochs": 2, "batch_size": 20, "keep": "best", "learning_rate": 0.01}
+    table["select"] = "aar"
+    run = train(Recipe.validate(table, "test"), manifest, tmp_path / "run", cpu=True)
+    with open(run.stage("representation") / "log.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {"val AAR", "val sigma", "val MAE(21-30)", "val MAE age", "ld", "er"} <= set(rows[0])
+    kept = run.read_json("representation", "validation.json")["estimates"]["age"]
+    assert kept["AAR"] == pytest.approx(max(float(row["val AAR"]) for row in rows), abs=2e-3)
+
+
+def test_randaugment_is_seeded_per_image_and_keeps_pixels() -> None:
+    images = torch.randint(0, 256, (24, 3, 20, 20), dtype=torch.uint8)
+    draws = [rand_augment(images, 2, 9, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert (draws[0].dtype, draws[0].shape) == (torch.uint8, images.shape)
+    assert torch.equal(rand_augment(images, 0, 9, torch.Generator()), images)
+    still = rand_augment(images[:1].expand(400, -1, -1, -1), 1, 9, torch.Generator().manual_seed(0))
+    kinds = {tuple(image.flatten().tolist()) for image in still}
+    assert 20 <= len(kinds) <= 26  # 14 operations, most of them signed
+    with pytest.raises(ValueError, match="magnitude"):
+        rand_augment(images, 1, 31, torch.Generator())
+
+
+def test_views_with_randaugment_and_hue_are_views() -> None:
+    crops = torch.randint(0, 256, (6, 24, 24, 3), dtype=torch.uint8)
+    base = Augmentation(scale=(1, 1), aspect=(1, 1), flip=0)
+    plain = augment(crops, base, 24, torch.Generator())
+    still = augment(crops, Augmentation((1, 1), (1, 1), 0, randaugment=1, magnitude=0), 24, torch.Generator())
+    changed = (still - plain).abs().amax(dim=(1, 2, 3)) > 0.02
+    assert changed.sum() < 6  # at magnitude 0 most operations do nothing
+    turned = augment(crops, Augmentation((1, 1), (1, 1), 0, hue=0.2), 24, torch.Generator().manual_seed(1))
+    std, mean = torch.tensor([0.229, 0.224, 0.225]), torch.tensor([0.485, 0.456, 0.406])
+    sums = [((view.permute(0, 2, 3, 1) * std + mean) * 255).sum(3) for view in (plain, turned)]
+    torch.testing.assert_close(sums[0], sums[1], atol=0.1, rtol=0)  # a turn about grey keeps R + G + B
+    assert not torch.allclose(plain, turned, atol=0.1)

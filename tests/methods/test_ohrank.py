@@ -1,0 +1,38 @@
+"""Ordinal hyperplanes: they rank what can be ranked; the features are pooled maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from agelens.data.crops import CropSet
+from agelens.errors import InputError
+from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
+from agelens.networks.pvp import PermutationNetwork
+from agelens.training.transforms import normalise
+
+
+def test_machines_count_the_ages_below() -> None:
+    random = np.random.default_rng(0)
+    ages = random.choice([3, 13, 23, 33, 43, 63], 300).astype(np.float32) + 0.5
+    features = np.stack([ages + random.normal(0, 0.2, 300), -2 * ages, random.normal(0, 1, 300)], axis=1)
+    fitted = OrdinalHyperplanes(penalty=100.0).fit(features[:200], ages[:200])
+    found = fitted.predict(features[200:])
+    assert set(found) <= {3, 13, 23, 33, 43, 63}
+    assert np.abs(found - np.floor(ages[200:])).mean() < 1.0
+    assert len(fitted.machines) == 5
+    with pytest.raises(InputError, match="all faces are 4"):
+        OrdinalHyperplanes().fit(features[:5], np.full(5, 4.2))
+
+
+def test_features_are_sixteen_values_a_map() -> None:
+    torch.manual_seed(0)
+    network = PermutationNetwork(4, 6, 32, width=0.03).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    found = pooled_features(network, CropSet(pixels, np.zeros(5, np.float32), np.arange(5)), batch=2)
+    maps = sum(network.chain.channels(number) for number in range(1, 10))
+    assert found.shape == (5, 16 * maps)
+    with torch.inference_mode():
+        (first,) = network.maps(normalise(torch.from_numpy(pixels[3:4])), [1])
+    assert found[3, 0] == pytest.approx(first[0, 0, :8, :8].max().item(), abs=1e-4)
