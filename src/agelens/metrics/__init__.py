@@ -1,0 +1,76 @@
+"""Metrics of age estimation, by group, with bootstrap intervals.
+
+Each metric is one function of per-image arrays and pools all images: sums, never averages of averages.
+Their names print as the papers print them: ``MAE``, ``CA(5)``. Ages are in years; accuracies are in per cent,
+shares and probabilities in 0 … 1. Arrays that are empty, disagree in shape or hold NaN raise ``ValueError``.
+"""
+
+from __future__ import annotations
+
+from agelens.metrics.bootstrap import (
+    BootstrapInterval,
+    PairedComparison,
+    Partition,
+    bootstrap_group_means,
+    bootstrap_interval,
+    bootstrap_means,
+    paired_bootstrap,
+)
+from agelens.metrics.errors import (
+    absolute_errors,
+    bias,
+    cumulative_accuracy,
+    epsilon_error,
+    epsilon_scores,
+    mae,
+    rmse,
+)
+from agelens.metrics.groups import (
+    AAR,
+    AAR_GROUPS,
+    GroupValue,
+    aar,
+    aar_columns,
+    aar_from_means,
+    by_group,
+)
+from agelens.metrics.intervals import (
+    coverage,
+    crps,
+    crps_scores,
+    interval_width,
+    log_scores,
+    negative_log_likelihood,
+    pit,
+)
+
+__all__ = [
+    "AAR",
+    "AAR_GROUPS",
+    "BootstrapInterval",
+    "GroupValue",
+    "PairedComparison",
+    "Partition",
+    "aar",
+    "aar_columns",
+    "aar_from_means",
+    "absolute_errors",
+    "bias",
+    "bootstrap_group_means",
+    "bootstrap_interval",
+    "bootstrap_means",
+    "by_group",
+    "coverage",
+    "crps",
+    "crps_scores",
+    "cumulative_accuracy",
+    "epsilon_error",
+    "epsilon_scores",
+    "interval_width",
+    "log_scores",
+    "mae",
+    "negative_log_likelihood",
+    "paired_bootstrap",
+    "pit",
+    "rmse",
+]
