@@ -21,7 +21,6 @@ app = typer.Typer(
     name="agelens",
     help="Facial age estimation: train and refine an estimator, prove how good it is, ship it small.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
