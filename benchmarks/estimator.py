@@ -15,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+import agelens  # noqa: F401  before onnxruntime, whose telemetry it turns off
+
+# isort: split
 import onnxruntime
 from PIL import Image
 

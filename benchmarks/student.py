@@ -18,6 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+import agelens  # noqa: F401  before onnxruntime, whose telemetry it turns off
+
+# isort: split
 import onnxruntime
 
 from agelens.export.onnx_graph import export

@@ -14,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+import agelens  # noqa: F401  before onnxruntime, whose telemetry it turns off
+
 PROJECT = Path(__file__).parents[1]
 
 

@@ -7,6 +7,7 @@ package itself costs nothing. Start reading at ``agelens/inference/estimator.py`
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["AgeEstimator", "Face", "__version__"]
 
 __version__ = "0.1.0"
+
+# onnxruntime reports its use to its publisher unless this is set before its first import, and every import
+# of ours passes here. A value of the user's own stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _DEFINED_IN = {"AgeEstimator": "agelens.inference.estimator", "Face": "agelens.inference.face"}
 
