@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
-    {"errors", "files"},
+    {"errors", "files", "plugins"},
     {"faces", "losses", "metrics", "calibration", "model_file", "label_distribution"},
     {"data", "networks"},
     {"training", "inference"},
@@ -58,6 +58,7 @@ UPWARDS = {
 LIGHT = {
     "errors",
     "files",
+    "plugins",
     "label_distribution",
     "metrics",
     "calibration",

@@ -4,6 +4,7 @@
 
     AgelensError
     ├── InputError               an option or argument that cannot be used
+    │   └── PluginError            a part of another package that is missing or cannot be used
     ├── ImageError               path, reason
     │   ├── UnreadableImageError   truncated, empty, not an image, no permission
     │   └── ImageTooLargeError     more pixels than the limit; refused before decoding
@@ -40,6 +41,7 @@ __all__ = [
     "NewerModelError",
     "NoFaceError",
     "OutputError",
+    "PluginError",
     "PredictionsError",
     "PublishedResultsError",
     "RecipeError",
@@ -137,6 +139,10 @@ class RecipeError(AgelensError):
         self.value = value
         shown = "" if value is None else f" (value: {value!r})"
         super().__init__(f"{path}, [{key}]: {reason}{shown}")
+
+
+class PluginError(InputError):
+    """A method, objective, backbone, data set or detector is missing, or its package cannot be used."""
 
 
 class RunError(_PathError):

@@ -139,7 +139,7 @@ def test_fgnet_findings_are_kinds(tmp_path: Path) -> None:
 def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image"):
         audit(tmp_path)
-    with pytest.raises(InputError, match="known: afad"):
+    with pytest.raises(InputError, match="there are afad"):
         audit(tmp_path, dataset="faces")
     with pytest.raises(ManifestError, match="No such file"):
         audit(tmp_path / "none.csv")

@@ -391,7 +391,7 @@ def test_imdb_wiki_settings_and_whole_photographs(tmp_path: Path) -> None:
 def test_settings_are_checked(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         read_dataset("imdb_wiki", tmp_path, settings)
-    with pytest.raises(InputError, match="unknown data set 'imdb'"):
+    with pytest.raises(InputError, match="no data set 'imdb'"):
         read_dataset("imdb", tmp_path)
 
 
@@ -828,4 +828,4 @@ def test_datasets_tells_how_to_lay_one_out(capsys: pytest.CaptureFixture[str]) -
     assert [line.partition(":")[0] for line in shown().splitlines()] == list(DATASETS)
     assert "--set minimum_face_score=1.0" in shown("imdb-wiki")
     assert "morph_2008_nonCommercial.csv" in shown("morph")
-    assert "unknown data set 'celeba'; known: afad" in shown("celeba")
+    assert "no data set 'celeba'; there are afad" in shown("celeba")

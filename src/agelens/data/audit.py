@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from agelens.data.datasets import DATASETS
+from agelens.data.datasets import dataset_adapter
 from agelens.data.duplicates import (
     Fingerprints,
     Pairs,
@@ -111,8 +111,8 @@ def audit(
 
     Args:
         source: A manifest (``.csv``, ``.parquet``) or a folder.
-        dataset: How to read the labels of a folder: a key of
-            :data:`~agelens.data.datasets.DATASETS`.
+        dataset: How to read the labels of a folder: a name that
+            :func:`~agelens.data.datasets.dataset_adapter` takes.
         workers: Threads that read; by default one a processor.
         progress: Called as ``progress(done, total)`` after each image.
     Returns:
@@ -148,11 +148,10 @@ def audit(
 
 def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding]]:
     """The rows to audit, and what their names and values alone tell."""
-    if dataset is not None and dataset not in DATASETS:
-        raise InputError(f"unknown data set {dataset!r}; known: {', '.join(DATASETS)}")
+    adapter = None if dataset is None else dataset_adapter(dataset)
     if source.is_dir():
-        if dataset is not None:
-            table = DATASETS[dataset](source, content=False)
+        if adapter is not None:
+            table = adapter(source, content=False)
             return table, list(table.attrs.pop("problems"))
         paths = sorted(_images_below(source))
         if not paths:

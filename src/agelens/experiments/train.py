@@ -36,6 +36,7 @@ from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, Mirror
 from agelens.networks.backbones import load_backbone, make_backbone
 from agelens.networks.guided import GuidedStudent
 from agelens.networks.pvp import PermutationNetwork
+from agelens.plugins import origin, require, resolve
 from agelens.training.fit import Reporter, fit
 from agelens.training.recipe import Recipe, Selection
 from agelens.training.run import Run, described_by_us, read_tensors, write_tensors
@@ -61,7 +62,7 @@ METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Meth
     "lrn": LabelRefinery,
     "ordinal-dark": OrdinalDark,
 }
-"""Method names of recipes: a method is one file and one line here."""
+"""Method names of recipes: a method is one file and one line here, or an entry point ``agelens.methods``."""
 
 
 def train(
@@ -94,7 +95,10 @@ def train(
     Raises:
         RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe.
         SplitError: The manifest has no train or no val rows.
+        PluginError: A part of another package is missing; of a resumed run, the package is named.
     """
+    if resume and (Path(out) / "run.json").exists():
+        _require_plugins(Run.open(out))
     rows = read_manifest(manifest, ages=recipe.method.name != "identity")
     if "split" not in rows or not {"train", "val"} <= set(rows["split"].dropna()):
         raise SplitError(f"{manifest}: needs rows with split 'train' and rows with split 'val'")
@@ -111,6 +115,7 @@ def train(
         reporter.note(
             f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
         )
+    stages = make_method(recipe, bins).stages()
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
@@ -119,8 +124,15 @@ def train(
         "images": {"train": len(training), "val": len(validation)},
         "clamped": clamped,
         "start": None if start is None else _start_digest(start),
-        "stages": [stage.name for stage in make_method(recipe, bins).stages()],
+        "stages": [stage.name for stage in stages],
     }
+    plugins = [
+        origin("methods", recipe.method.name, METHODS),
+        *(p for stage in stages for p in stage.plugins()),
+    ]
+    foreign = [plugin.to_dict() for plugin in dict.fromkeys(plugins) if plugin is not None]
+    if foreign:
+        facts["plugins"] = foreign
     facts["teachers"] = teacher_facts(recipe, facts["geometry"]) or None
     state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
@@ -237,6 +249,7 @@ def export_run(
             "software": opened.facts["software"],
             "start": opened.facts["start"],
             "teachers": opened.facts.get("teachers"),
+            **({"plugins": opened.facts["plugins"]} if opened.facts.get("plugins") else {}),
         },
     }
     return export(
@@ -255,11 +268,10 @@ def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | Non
     """The method a recipe names.
 
     Raises:
-        InputError: An unknown method.
+        PluginError: An unknown method, or its package cannot be imported.
     """
-    if recipe.method.name not in METHODS:
-        raise InputError(f"no method {recipe.method.name!r}; there are {', '.join(METHODS)}")
-    return finish(METHODS[recipe.method.name](recipe, bins, start), recipe, bins)
+    make = resolve("methods", recipe.method.name, METHODS)
+    return finish(make(recipe, bins, start), recipe, bins)
 
 
 def save_network(network: AgeNetwork, backbone: str, path: str | Path) -> None:
@@ -313,9 +325,15 @@ def load_stage(run: Run, stage: str) -> AnyNetwork:
 
     Raises:
         CheckpointError: Missing, damaged, or not ours.
+        PluginError: The run was made with a part of a package that is missing here.
     """
+    _require_plugins(run)
     network = load_network(run.stage(stage) / "network.safetensors")
     return MirroredNetwork(network).eval() if run.recipe.network.mirror else network
+
+
+def _require_plugins(run: Run) -> None:
+    require(run.facts.get("plugins", ()), str(run.path))
 
 
 def _open_run(

@@ -11,6 +11,7 @@ from agelens.faces.haar import Haar
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.none import WholeImage
 from agelens.faces.yunet import YuNet
+from agelens.plugins import resolve
 
 __all__ = ["DETECTORS", "make_detector"]
 
@@ -27,15 +28,15 @@ def make_detector(name: str, **settings: Any) -> FaceDetector:
     """Make a detector.
 
     Args:
-        name: A key of `DETECTORS`.
+        name: A key of `DETECTORS`, an entry point ``agelens.detectors``, or ``package.module:name``.
         **settings: What its class takes; all take ``threads``.
     Raises:
-        InputError: There is no such detector, or it has no such setting, or a value cannot be used.
+        PluginError: There is no such detector, or its package cannot be imported.
+        InputError: It has no such setting, or a value cannot be used.
         MissingExtraError: What it needs is not installed.
     """
-    if name not in DETECTORS:
-        raise InputError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")
+    make = resolve("detectors", name, DETECTORS)
     try:
-        return DETECTORS[name](**settings)
+        return make(**settings)
     except TypeError as error:
         raise InputError(f"the detector {name!r} has no such setting: {error}") from error

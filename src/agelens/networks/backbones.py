@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from agelens.errors import CheckpointError, InputError
+from agelens.errors import CheckpointError, InputError, PluginError
 from agelens.networks.backbone import Backbone
 from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.pvp import pvp_backbone
@@ -29,8 +29,17 @@ from agelens.networks.resnet import ResNet
 from agelens.networks.students import StridedStudent, normal_student, small_student
 from agelens.networks.vgg import vgg16_backbone, vgg_keys
 from agelens.networks.zca import Whitened
+from agelens.plugins import Origin, available, is_importable_name, origin, resolve
 
-__all__ = ["BACKBONES", "LayeredBackbone", "TimmBackbone", "load_backbone", "make_backbone", "resnet_keys"]
+__all__ = [
+    "BACKBONES",
+    "LayeredBackbone",
+    "TimmBackbone",
+    "backbone_origin",
+    "load_backbone",
+    "make_backbone",
+    "resnet_keys",
+]
 
 _WIDTHS = (64, 128, 256, 512)
 _TINY_WIDTHS = (32, 64, 128, 256)
@@ -267,14 +276,16 @@ def make_backbone(name: str, pretrained: bool = False) -> Backbone:
     """Make a backbone.
 
     Args:
-        name: A key of ``BACKBONES``, or a timm name, bare or as ``timm:<name>``. ``zca5:`` before it whitens
-            patches of 5 x 5 in front of it; ``@0.25`` behind a chain scales its width.
+        name: A key of ``BACKBONES``, an entry point ``agelens.backbones``, ``package.module:name``, or a timm
+            name, bare or as ``timm:<name>``. ``zca5:`` before it whitens patches of 5 x 5 in front of it;
+            ``@0.25`` behind a chain scales its width.
         pretrained: Load its published weights; they are fetched from the network if they are not cached.
     Returns:
         The backbone, in training mode.
     Raises:
         InputError: There is no such backbone (close names are listed) or its weights cannot be loaded; it
             never falls back to random weights.
+        PluginError: A plug-in cannot be imported, or what it makes is no backbone.
     """
     whitening = re.fullmatch(r"zca([1-9][0-9]?):(.+)", name)
     if whitening is not None:
@@ -286,7 +297,37 @@ def make_backbone(name: str, pretrained: bool = False) -> Backbone:
         return BACKBONES[scaled[1]](pretrained=pretrained, width=float(scaled[2]))
     if name in BACKBONES:
         return BACKBONES[name](pretrained=pretrained)
+    if _is_plugin(name):
+        return _plugin_backbone(name, pretrained)
     return TimmBackbone(name.removeprefix("timm:"), pretrained=pretrained)
+
+
+def backbone_origin(name: str) -> Origin | None:
+    """The package that a backbone comes from; None for ours and timm's."""
+    bare = re.sub(r"^(zca[0-9]+:)+", "", name)
+    return origin("backbones", bare, BACKBONES) if _is_plugin(bare) else None
+
+
+def _is_plugin(name: str) -> bool:
+    if name in BACKBONES or name.startswith("timm:"):
+        return False
+    return is_importable_name(name) or name in available("backbones", ())
+
+
+def _plugin_backbone(name: str, pretrained: bool) -> Backbone:
+    make = resolve("backbones", name, BACKBONES)
+    try:
+        made: object = make(pretrained=pretrained)
+    except TypeError as error:
+        raise PluginError(
+            f"backbone {name!r} cannot be made by (pretrained={pretrained}): {error}"
+        ) from error
+    if not isinstance(made, Backbone) or not isinstance(getattr(made, "num_features", None), int):
+        raise PluginError(
+            f"backbone {name!r} made a {type(made).__name__}: it must be a Backbone "
+            "(agelens.networks.backbone) with num_features"
+        )
+    return made
 
 
 def load_backbone(backbone: Backbone, path: str | Path) -> None:
@@ -313,6 +354,10 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
 
 
 def _unknown(name: str, timm_names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, dict.fromkeys([*BACKBONES, *timm_names]), n=5)
+    ours = available("backbones", BACKBONES)
+    close = difflib.get_close_matches(name, dict.fromkeys([*ours, *timm_names]), n=5)
     hint = f"; close: {', '.join(close)}" if close else ""
-    return f"no backbone {name!r}{hint}; ours: {', '.join(BACKBONES)}; any other name is looked up in timm"
+    return (
+        f"no backbone {name!r}{hint}; there are {', '.join(ours)}; any other name is looked up in timm, and "
+        "package.module:name names any other"
+    )

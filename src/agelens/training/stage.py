@@ -19,6 +19,8 @@ from agelens.data.crops import CropSet
 from agelens.errors import RecipeError
 from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
 from agelens.networks.age_network import AgeNetwork, AnyNetwork
+from agelens.networks.backbones import backbone_origin
+from agelens.plugins import Origin
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
@@ -125,6 +127,11 @@ class Stage(ABC):
 
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Move what ``ready`` and ``look`` fetched."""
+
+    def plugins(self) -> Sequence[Origin]:
+        """Parts of other packages that this stage is made of; default: the recipe's backbone."""
+        backbone = backbone_origin(self.recipe.network.backbone)
+        return () if backbone is None else (backbone,)
 
     @abstractmethod
     def network(self) -> nn.Module:

@@ -40,7 +40,7 @@ def audit(
         if folder is None:
             found = audit_images(source, workers=workers, progress=report)
         else:
-            found = audit_images(folder, dataset=source.replace("-", "_"), workers=workers, progress=report)
+            found = audit_images(folder, dataset=source, workers=workers, progress=report)
     typer.echo(f"{found.source}: {found.images} images, {len(found.findings)} findings")
     print_table(
         ("finding", "number", "meaning"),
@@ -75,7 +75,7 @@ def prepare(
         str,
         typer.Option(help="Where the face lies in the crop: agelens-v1, or arcface for identity networks."),
     ] = "agelens-v1",
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     set_: Annotated[
@@ -88,7 +88,7 @@ def prepare(
     Run again after an interruption, it goes on where it stopped.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.data.datasets import CHIP_DATASETS, read_dataset
+    from agelens.data.datasets import holds_chips, read_dataset
     from agelens.data.manifest import read_manifest
     from agelens.data.prepare import prepare as prepare_crops
     from agelens.faces.alignment import GEOMETRIES
@@ -111,7 +111,7 @@ def prepare(
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
             geometry=GEOMETRIES[geometry].with_size(size),
-            chips=source.replace("-", "_") in CHIP_DATASETS if chips is None else chips,
+            chips=folder is not None and holds_chips(source) if chips is None else chips,
             workers=workers,
             progress=report,
         )
@@ -158,9 +158,10 @@ def datasets(
 ) -> None:
     """List the data sets that audit and prepare read, or tell how to get and lay out one."""
     from agelens.data.datasets import DATASETS, dataset_guide, dataset_settings
+    from agelens.plugins import available
 
     if name is None:
-        for each in DATASETS:
+        for each in available("datasets", DATASETS):
             typer.echo(f"{each}: {dataset_guide(each).splitlines()[0]}")
         return
     typer.echo(dataset_guide(name))

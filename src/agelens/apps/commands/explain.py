@@ -42,7 +42,7 @@ def explain(
     aligned: Annotated[
         bool, typer.Option("--aligned", help="The images are crops in the model's geometry.")
     ] = False,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     figures: Annotated[int, typer.Option(min=0, help="Most faces with a figure of their own.")] = 24,
 ) -> None:
     """Show where a system looks and how its distribution evolves over generations (LRN Figs. 3 and 4).

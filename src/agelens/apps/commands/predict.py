@@ -46,7 +46,7 @@ def predict(
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
     ] = 0.9,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger images are refused before decoding.")

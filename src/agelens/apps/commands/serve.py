@@ -28,7 +28,7 @@ def serve(
         list[str] | None,
         typer.Option(help="Shipped model or model file to offer; repeat for several, the default first."),
     ] = None,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet or none.")] = "mtcnn",
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that compute. [default: the cores]")

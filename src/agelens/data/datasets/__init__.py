@@ -25,8 +25,18 @@ from agelens.data.datasets.table import table
 from agelens.data.datasets.utkface import utkface
 from agelens.data.duplicates import Progress
 from agelens.errors import InputError
+from agelens.plugins import resolve
 
-__all__ = ["CHIP_DATASETS", "DATASETS", "Adapter", "dataset_guide", "dataset_settings", "read_dataset"]
+__all__ = [
+    "CHIP_DATASETS",
+    "DATASETS",
+    "Adapter",
+    "dataset_adapter",
+    "dataset_guide",
+    "dataset_settings",
+    "holds_chips",
+    "read_dataset",
+]
 
 
 class Adapter(Protocol):
@@ -36,6 +46,7 @@ class Adapter(Protocol):
     list of findings; ``content=False`` reads names and labels but no image. It raises InputError for a
     folder that is not its data set. Settings of its own are further keywords with a default. The docstring of
     its module says what the set is (first line), where its owner offers it, its terms and its layout.
+    An adapter of another package whose images are cut to one face already has the attribute ``chips = True``.
     """
 
     def __call__(
@@ -75,9 +86,9 @@ def dataset_settings(name: str) -> dict[str, Any]:
     """The settings of a data set's adapter and their defaults.
 
     Raises:
-        InputError: An unknown data set.
+        PluginError: An unknown data set.
     """
-    parameters = inspect.signature(_adapter(name)).parameters
+    parameters = inspect.signature(dataset_adapter(name)).parameters
     return {key: value.default for key, value in parameters.items() if key not in _COMMON}
 
 
@@ -85,9 +96,9 @@ def dataset_guide(name: str) -> str:
     """What a data set is, where its owner offers it, its terms, and how to lay it out.
 
     Raises:
-        InputError: An unknown data set.
+        PluginError: An unknown data set.
     """
-    return (sys.modules[_adapter(name).__module__].__doc__ or "").strip()
+    return (sys.modules[dataset_adapter(name).__module__].__doc__ or "").strip()
 
 
 def read_dataset(
@@ -101,7 +112,7 @@ def read_dataset(
     """Read a data set by its name.
 
     Args:
-        name: A key of :data:`DATASETS`; a hyphen stands for an underscore.
+        name: As :func:`dataset_adapter` takes it.
         folder: As its owner lays it out.
         settings: Some of :func:`dataset_settings`.
         workers: Threads that read.
@@ -109,7 +120,8 @@ def read_dataset(
     Returns:
         The manifest.
     Raises:
-        InputError: An unknown data set or setting, a setting of another type, or not its folder.
+        PluginError: An unknown data set.
+        InputError: An unknown setting, a setting of another type, or not its folder.
     """
     known = dataset_settings(name)
     for key, value in (settings or {}).items():
@@ -120,11 +132,26 @@ def read_dataset(
         number = kind in (int, float) and type(value) in (int, float) and value == value
         if not number and (type(value) is not kind or kind is float):
             raise InputError(f"the setting {key!r} of {name} is of type {kind.__name__} (value: {value!r})")
-    return _adapter(name)(folder, workers=workers, progress=progress, **(settings or {}))
+    return dataset_adapter(name)(folder, workers=workers, progress=progress, **(settings or {}))
 
 
-def _adapter(name: str) -> Adapter:
+def dataset_adapter(name: str) -> Adapter:
+    """Look up the adapter of a data set.
+
+    Args:
+        name: A key of :data:`DATASETS` (a hyphen stands for an underscore), an entry point
+            ``agelens.datasets``, or ``package.module:name``.
+    Raises:
+        PluginError: An unknown data set, or its package cannot be imported.
+    """
     key = name.replace("-", "_")
-    if key not in DATASETS:
-        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    return DATASETS[key]
+    return DATASETS[key] if key in DATASETS else resolve("datasets", name, DATASETS)
+
+
+def holds_chips(name: str) -> bool:
+    """Whether the images of a data set are cut to one face already.
+
+    Raises:
+        PluginError: An unknown data set, or its package cannot be imported.
+    """
+    return name.replace("-", "_") in CHIP_DATASETS or getattr(dataset_adapter(name), "chips", False) is True
