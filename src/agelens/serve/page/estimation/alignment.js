@@ -1,8 +1,9 @@
 // From a face in an image to the crop that the age network sees: agelens/faces/alignment.py in the page.
 
+import constants from "./constants.js";
 import { cut, padEdge, resize, roundHalfEven, warp } from "./resample.js";
 
-const OVERSAMPLING = 1.5; // pixels for one pixel of the crop, from which it is interpolated
+const { oversampling: OVERSAMPLING } = constants.alignment; // pixels for one of the crop, which it is interpolated from
 
 /** Least-squares similarity from `source` to `target` points: [a, b, c, d, e, f] as `warp` takes it; null if none. */
 export function similarity(source, target) {

@@ -4,31 +4,29 @@
 // The networks were trained on images whose axes are swapped, while their outputs speak of ordinary x and y: their
 // inputs are transposed, and their maps are read [x, y].
 
+import constants from "./constants.js";
 import { resize, roundHalfEven, warp } from "./resample.js";
 
-const MIN_FACE_SIZE = 40; // pixels
-const SCALE_FACTOR = 0.709;
-const MAX_SIDE = 1024; // pixels
-const CELL = 12; // pixels of PNet's receptive field
-const STRIDE = 2; // pixels between PNet's cells
-// The networks' scores are single precision, so their thresholds are, too.
-const THRESHOLDS = [0.8, 0.8, 0.7].map(Math.fround);
+const { cell: CELL, stride: STRIDE } = constants.mtcnn; // pixels of PNet's receptive field, and between its cells
 
 export class MTCNN {
   /**
    * networks: {pnet, rnet, onet}, functions that take a Float32Array and its shape [N, W, H, 3] and give, in the
-   * order of the network's outputs, {data, dims}.
+   * order of the network's outputs, {data, dims}. settings: in place of those of constants.js, for tests.
    */
-  constructor(networks) {
+  constructor(networks, settings = {}) {
     this.networks = networks;
+    this.settings = { ...constants.mtcnn, ...settings };
+    // The networks' scores are single precision, so their thresholds are, too.
+    this.thresholds = this.settings.thresholds.map(Math.fround);
   }
 
   /** Faces {box, confidence, landmarks} in pixels of the image, the largest first. */
   async detect(image) {
-    const shrink = Math.min(1, MAX_SIDE / Math.max(image.width, image.height));
+    const shrink = Math.min(1, this.settings.max_side / Math.max(image.width, image.height));
     const side = (length) => Math.max(1, roundHalfEven(length * shrink));
     const picture = shrink < 1 ? resize(image, side(image.width), side(image.height), "box", 2) : image;
-    const levels = pyramid(picture);
+    const levels = pyramid(picture, this.settings);
     const faces = await this.#output(levels, await this.#refine(levels, await this.#propose(levels)));
     const across = image.width / picture.width;
     const down = image.height / picture.height;
@@ -54,7 +52,7 @@ export class MTCNN {
         for (let y = 0; y < rows; y++) {
           const cell = x * rows + y;
           const score = probability.data[2 * cell + 1];
-          if (!(score >= THRESHOLDS[0])) continue;
+          if (!(score >= this.thresholds[0])) continue;
           const box = [STRIDE * x, STRIDE * y, STRIDE * x + CELL, STRIDE * y + CELL].map((side) => side / scale);
           cells.push({ box, score, moves: regression.data.subarray(4 * cell, 4 * cell + 4) });
         }
@@ -76,7 +74,7 @@ export class MTCNN {
         score: probability.data[2 * index + 1],
         moves: regression.data.subarray(4 * index, 4 * index + 4),
       }))
-      .filter(({ score }) => score >= THRESHOLDS[1]);
+      .filter(({ score }) => score >= this.thresholds[1]);
     return suppress(passed, 0.6).map(({ box, moves }) => regressed(box, moves));
   }
 
@@ -95,20 +93,20 @@ export class MTCNN {
           box[1] + points.data[10 * index + 5 + point] * (box[3] - box[1]),
         ]),
       }))
-      .filter(({ score }) => score >= THRESHOLDS[2]);
+      .filter(({ score }) => score >= this.thresholds[2]);
     return suppress(passed, 0.7, true).map(({ box, score, landmarks }) => ({ box, confidence: score, landmarks }));
   }
 }
 
 /** The image at the scales where PNet's cell spans ever larger faces; level 0 is the image. */
-function pyramid(picture) {
+function pyramid(picture, { min_face_size: minFaceSize, scale_factor: scaleFactor }) {
   const levels = [{ scale: 1, image: picture }];
-  let scale = CELL / MIN_FACE_SIZE;
+  let scale = CELL / minFaceSize;
   while (Math.min(picture.width, picture.height) * scale >= CELL) {
     const width = roundHalfEven(picture.width * scale);
     const height = roundHalfEven(picture.height * scale);
     levels.push({ scale, image: resize(levels.at(-1).image, width, height, "bilinear", 1.5) });
-    scale *= SCALE_FACTOR;
+    scale *= scaleFactor;
   }
   return levels;
 }

@@ -1,10 +1,14 @@
 // What makes an estimate doubtful: agelens/faces/quality.py and serve/quality_warnings.py in the page, with the same
 // measures, thresholds (the service tells them) and sentences.
 
-const WINDOW = 9; // pixels of the mean filter of the blur effect
-const NOSE_PLACE = 0.576;
-const NOSE_DEPTH_OF_FACE = 0.488; // in the distance from eyes to mouth
-const NOSE_DEPTH = 0.5; // in eye distances
+import constants from "./constants.js";
+
+const {
+  window: WINDOW, // pixels of the mean filter of the blur effect
+  nose_place: NOSE_PLACE, // between the eyes (0) and the mouth (1)
+  nose_depth_of_face: NOSE_DEPTH_OF_FACE, // in the distance from eyes to mouth
+  nose_depth_of_eyes: NOSE_DEPTH_OF_EYES, // in eye distances
+} = constants.quality;
 
 const degrees = (radians) => (radians * 180) / Math.PI;
 
@@ -24,7 +28,7 @@ function pose([left, right, nose, mouthLeft, mouthRight], distance) {
   const down = ([x, y]) => (y - eyes[1]) * along[0] - (x - eyes[0]) * along[1];
   const place = down(mouth) === 0 ? NOSE_PLACE : down(nose) / down(mouth);
   return {
-    yaw: degrees(Math.atan2(sideways(nose), NOSE_DEPTH * distance)),
+    yaw: degrees(Math.atan2(sideways(nose), NOSE_DEPTH_OF_EYES * distance)),
     pitch: degrees(Math.atan((NOSE_PLACE - place) / NOSE_DEPTH_OF_FACE)),
   };
 }
