@@ -89,6 +89,31 @@ def test_every_kind_in_a_manifest(tmp_path: Path) -> None:
     assert told["findings"][0]["paths"] == ["link.jpg"]
 
 
+def test_bands_are_counted_and_those_that_overlap_are_told(tmp_path: Path) -> None:
+    for seed, name in enumerate("abcdef"):
+        save_scene(tmp_path / f"{name}.jpg", seed)
+    shutil.copy(tmp_path / "f.jpg", tmp_path / "f2.jpg")
+    (tmp_path / "m.csv").write_text(
+        "path,age,age_low,age_high,set\n"
+        "a.jpg,,20,29,one\n"
+        "b.jpg,,29,39,one\n"
+        "c.jpg,,40,49,one\n"
+        "d.jpg,,45,54,two\n"
+        "e.jpg,7,,,two\n"
+        "f.jpg,,60,,two\n"
+        "f2.jpg,,40,49,one\n"
+    )
+    report = audit(tmp_path / "m.csv")
+    told = [(f.kind, f.paths, f.detail) for f in report.findings]
+    assert told == [
+        ("overlapping-bands", ("a.jpg", "b.jpg"), "20-29 and 29-39: the first of each"),
+        ("byte-identical", ("f.jpg", "f2.jpg"), "2 copies"),
+        ("conflicting-ages", ("f.jpg", "f2.jpg"), "ages 60+/40-49"),
+    ]
+    assert report.ages == {"0-9": 1}
+    assert report.bands == {"20-29": 1, "29-39": 1, "40-49": 2, "45-54": 1, "60+": 1}
+
+
 def test_a_good_manifest_has_no_finding(tmp_path: Path) -> None:
     for seed in range(3):
         save_scene(tmp_path / f"{seed}.png", seed)

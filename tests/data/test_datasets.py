@@ -19,6 +19,7 @@ from agelens.data.datasets import DATASETS, Adapter, dataset_guide, dataset_sett
 from agelens.data.datasets.afad import afad
 from agelens.data.datasets.appa_real import appa_real
 from agelens.data.datasets.chalearn import chalearn
+from agelens.data.datasets.fairface import ETHNICITIES, fairface, parse_band
 from agelens.data.datasets.fgnet import FIVE_OF_68, fgnet, read_points
 from agelens.data.datasets.folders import folders
 from agelens.data.datasets.guess_the_age import guess_the_age
@@ -28,7 +29,7 @@ from agelens.data.datasets.megaage_asian import megaage_asian
 from agelens.data.datasets.morph import morph
 from agelens.data.datasets.table import table as own_table
 from agelens.data.datasets.utkface import SPLIT_DIGEST, parse_name, utkface
-from agelens.data.manifest import image_paths, read_manifest, write_manifest
+from agelens.data.manifest import image_paths, label_bounds, read_manifest, write_manifest
 from agelens.data.splits import content_split, split_digest
 from agelens.errors import InputError, ManifestError
 
@@ -45,8 +46,8 @@ def save_scene(path: Path, seed: int, **settings: int) -> None:
 
 def test_the_registry_is_these_adapters() -> None:
     assert list(DATASETS) == [
-        *("afad", "appa_real", "chalearn", "fgnet", "folders", "guess_the_age", "imdb_wiki"),
-        *("lfw", "megaage", "megaage_asian", "morph", "table", "utkface"),
+        *("afad", "appa_real", "chalearn", "fairface", "fgnet", "folders", "guess_the_age"),
+        *("imdb_wiki", "lfw", "megaage", "megaage_asian", "morph", "table", "utkface"),
     ]
 
 
@@ -723,6 +724,89 @@ def test_folders_named_by_age(tmp_path: Path) -> None:
         ("malformed-name", ("f.jpg",)),
         ("malformed-name", ("young/d.jpg",)),
     ]
+
+
+FAIRFACE = "file,age,gender,race,service_test\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "band", "meant"),
+    [
+        ("20-29", (20, 29), ""),
+        ("0-2", (0, 2), ""),
+        ("more than 70", (70, ""), ""),
+        ("03-Sep", (3, 9), "3-9"),
+        ("Oct-19", (10, 19), "10-19"),
+        ("70-79", None, ""),
+        ("25", None, ""),
+    ],
+)
+def test_fairface_bands(text: str, band: tuple[int, int | str] | None, meant: str) -> None:
+    assert parse_band(text) == (band, meant)
+
+
+@pytest.mark.parametrize("inner", ["", "fair_face"])
+def test_fairface_miniature(tmp_path: Path, inner: str) -> None:
+    for seed in range(1, 41):
+        save_scene(tmp_path / inner / f"train/{seed}.jpg", seed)
+    shutil.copy(tmp_path / inner / "train/3.jpg", tmp_path / inner / "train/39.jpg")
+    shutil.copy(tmp_path / inner / "train/4.jpg", tmp_path / inner / "train/40.jpg")
+    save_scene(tmp_path / inner / "val/1.jpg", 101)
+    save_scene(tmp_path / inner / "val/2.jpg", 5, quality=40)
+    bands = ["03-Sep", "Oct-19", "20-29", "more than 70", "60-69", "3-9", "0-2"]
+    rows = [f"train/{k + 1}.jpg,{bands[k % 7]},Male,{ETHNICITIES[k % 7]},TRUE\n" for k in range(38)] + [
+        "train/39.jpg,20-29,Female,White,FALSE\n",
+        "train/40.jpg,20-29,Female,White,FALSE\n",
+    ]
+    rows += ["train/41.jpg,20-29,Female,White,FALSE\n", "train/9.jpg,80-89,Female,White,FALSE\n"]
+    rows[9] = "train/10.jpg,20-29,man,Klingon,TRUE\n"
+    (tmp_path / "fairface_label_train.csv").write_text(FAIRFACE + "".join(rows))
+    (tmp_path / "fairface_label_val.csv").write_text(
+        FAIRFACE + "val/1.jpg,40-49,Female,East Asian,TRUE\nval/2.jpg,60-69,Male,Indian,FALSE\n"
+    )
+    table = fairface(tmp_path)
+    names = [path.removeprefix("fair_face/") for path in table["path"]]
+    by_name = table.set_index(pd.Index(names))
+    bounds = dict(zip(names, label_bounds(table).tolist(), strict=True))
+    assert len(table) == 42
+    assert table["age"].isna().all()
+    assert bounds["train/1.jpg"] == [3, 9]
+    assert bounds["train/2.jpg"] == [10, 19]
+    assert bounds["train/4.jpg"] == [70, 130]
+    assert by_name["gender"]["train/1.jpg"] == "male"
+    assert by_name["ethnicity"]["val/1.jpg"] == "East Asian"
+    assert by_name["official_split"]["val/1.jpg"] == "val"
+    assert by_name["split"]["val/1.jpg"] == by_name["split"]["val/2.jpg"] == "test"
+    assert by_name["split"]["train/5.jpg"] == ""
+    assert by_name["note"]["train/5.jpg"].endswith("copy of " + table["path"][41])
+    assert by_name["note"]["train/39.jpg"].startswith("copy of")
+    assert by_name["split"][["train/4.jpg", "train/40.jpg"]].tolist() == ["", ""]
+    assert by_name["note"]["train/40.jpg"].startswith("conflicting ages 20-29/70+")
+    train = table[(table["official_split"] == "train") & (table["note"] == "")]
+    assert train["split"].tolist() == content_split(train["digest"].tolist(), (0.9, 0.1, 0.0), "fairface-v1")
+    assert set(train["split"]) == {"train", "val"}
+    dates = {f.detail: len(f.paths) for f in table.attrs["problems"] if "spreadsheet" in f.detail}
+    assert dates == {
+        "6 ages read '03-Sep', a spreadsheet's date for the band 3-9; read as 3-9": 6,
+        "6 ages read 'Oct-19', a spreadsheet's date for the band 10-19; read as 10-19": 6,
+    }
+    assert sorted(kind for kind, _ in findings(table)) == [
+        *("bad-value", "bad-value", "bad-value", "bad-value"),
+        *("impossible-age", "missing-file"),
+    ]
+    write_manifest(table, tmp_path / "m.csv")
+    again = read_manifest(tmp_path / "m.csv")
+    assert label_bounds(again).tolist() == label_bounds(table).tolist()
+    assert split_digest(again) == split_digest(table)
+
+
+def test_bands_in_a_table_of_ones_own(tmp_path: Path) -> None:
+    save_face(tmp_path / "a.jpg", 1)
+    save_face(tmp_path / "b.jpg", 2)
+    (tmp_path / "t.csv").write_text("file,age_low,age_high\na.jpg,30,39\nb.jpg,70,\nb.jpg,9,3\n")
+    table = own_table(tmp_path / "t.csv")
+    assert label_bounds(table).tolist() == [[30, 39], [70, 130]]
+    assert findings(table)[0][0] == "conflicting-ages"
 
 
 def test_a_table_of_ones_own(tmp_path: Path) -> None:

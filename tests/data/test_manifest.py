@@ -9,9 +9,12 @@ import pytest
 
 from agelens.data.manifest import (
     COLUMNS,
+    band_text,
     check_manifest,
     image_paths,
     inspect_manifest,
+    is_band,
+    label_bounds,
     read_manifest,
     write_manifest,
 )
@@ -26,6 +29,8 @@ def full_table() -> pd.DataFrame:
         "path": 'a,"b"\n/ü.jpg',
         "age": 0.1 + 0.2,
         "age_std": 1 / 3,
+        "age_low": 0.0,
+        "age_high": 9.0,
         "subject": "001",
         "gender": "female",
         "ethnicity": "Asian",
@@ -37,7 +42,7 @@ def full_table() -> pd.DataFrame:
         "alignment": "eyes",
         "note": "NA",
     }
-    empty = {name: np.nan if name in ("age_std", "pose") else "" for name in filled}
+    empty = {name: np.nan if name in ("age_std", "age_low", "age_high", "pose") else "" for name in filled}
     return pd.DataFrame([filled, {**empty, "path": "b.jpg", "age": 7}])
 
 
@@ -94,6 +99,10 @@ def test_absolute_paths_stay_and_relative_ones_follow_the_manifest(tmp_path: Pat
         ("age", "nan", "finite"),
         ("age", "inf", "finite"),
         ("age_std", "-0.5", "negative"),
+        ("age_low", "-1", "negative"),
+        ("age_low", "2.5", "whole number"),
+        ("age_high", "131", "above 130"),
+        ("age_high", "9", "needs age_low"),
         ("pose", "left", "not a number"),
         ("path", "", "empty"),
         ("path", "a.jpg", "already in row 1"),
@@ -209,3 +218,58 @@ def test_the_checked_table_is_a_copy() -> None:
     assert table["age"].tolist() == ["5"]
     assert checked.index.tolist() == [0]
     assert checked["note"].tolist() == [""]
+
+
+BANDS = ("path", "age", "age_std", "age_low", "age_high")
+
+
+def banded(*row: object) -> pd.DataFrame:
+    """A good band and one more row."""
+    return pd.DataFrame([("a.jpg", "", "", "20", "29"), ("b.jpg", *row)], columns=BANDS, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "reason"),
+    [
+        (("", "", "29", "20"), "age_low", "29", "reversed: age_low 29 is above age_high 20"),
+        (("30", "", "20", "29"), "age", "30", "outside the row's band 20-29"),
+        (("19.9", "", "20", "29"), "age", "19.9", "outside the row's band 20-29"),
+        (("69", "", "70", ""), "age", "69", r"outside the row's band 70\+"),
+        (("", "3", "20", "29"), "age_std", "3", "a deviation belongs to an age"),
+        (("", "", "", ""), "age", "", "the age is missing, and so is the band"),
+        (("", "2", "", ""), "age", "", "the age is missing, and so is the band"),
+    ],
+)
+def test_a_row_has_one_label(
+    tmp_path: Path, row: tuple[str, ...], column: str, value: str, reason: str
+) -> None:
+    with pytest.raises(ManifestError, match=reason) as caught:
+        check_manifest(banded(*row), tmp_path / "m.csv")
+    found = caught.value
+    assert (found.path, found.row, found.column, found.value) == (str(tmp_path / "m.csv"), 2, column, value)
+
+
+def test_bands_need_no_column_age_and_an_open_one_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,age_low,age_high\na.jpg,0,2\nb.jpg,70,\n")
+    table = read_manifest(path)
+    assert table["age"].isna().all()
+    assert is_band(table).tolist() == [True, True]
+    assert label_bounds(table).tolist() == [[0, 2], [70, 130]]
+    write_manifest(table, path)
+    pd.testing.assert_frame_equal(read_manifest(path), table, check_exact=True)
+
+
+def test_an_age_inside_its_band_is_exact_and_a_deviation_belongs_to_it() -> None:
+    table = check_manifest(banded("29.9", "2", "20", "29"), "m.csv")
+    assert is_band(table).tolist() == [True, False]
+    assert label_bounds(table).tolist() == [[20, 29], [29.9, 29.9]]
+    assert is_band(table[["path", "age"]]).tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(20, 29, "20-29"), (70, np.nan, "70+"), (70, 130, "70+"), (25, 25, "25"), (25.5, 25.5, "25.5")],
+)
+def test_labels_in_words(low: float, high: float, text: str) -> None:
+    assert band_text(low, high) == text

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from agelens.data.splits import ages_conflict, content_split, split_digest, split_images
+from agelens.data.splits import content_split, labels_conflict, split_digest, split_images
 from agelens.errors import InputError
 
 KEYS = [hashlib.sha256(str(k).encode()).hexdigest() for k in range(5000)]
@@ -59,7 +60,38 @@ def test_impossible_fractions(fractions: tuple[float, float, float]) -> None:
     ],
 )
 def test_conflicting_ages(ages: list[float], digests: list[str], conflict: bool) -> None:
-    assert ages_conflict(ages, digests) is conflict
+    assert labels_conflict([(age, age) for age in ages], digests) is conflict
+
+
+@pytest.mark.parametrize(
+    ("bands", "digests", "conflict"),
+    [
+        ([(20, 29), (20, 29)], ["a", "a"], False),
+        ([(20, 29), (30, 39)], ["a", "a"], True),
+        ([(20, 29), (30, 39)], ["a", "b"], False),
+        ([(20, 29), (40, 49)], ["a", "b"], True),
+        ([(20, 29), (31, 31)], ["a", "b"], True),
+        ([(20, 29), (25, 25)], ["a", "b"], False),
+    ],
+)
+def test_conflicting_bands(bands: list[tuple[float, float]], digests: list[str], conflict: bool) -> None:
+    assert labels_conflict(bands, digests) is conflict
+
+
+def test_a_test_part_stays_and_its_copies_leave_training() -> None:
+    table = pd.DataFrame(
+        {
+            "path": ["train/1", "train/2", "train/3", "val/1", "val/2", "val/3"],
+            "age": np.nan,
+            "age_low": [20, 20, 3, 20, 60, 60],
+            "age_high": [29, 29, 9, 29, 69, 69],
+            "digest": ["a", "b", "c", "a", "d", "d"],
+        }
+    )
+    test = np.array([False, False, False, True, True, True])
+    split = split_images(table, table["digest"].tolist(), (1.0, 0.0, 0.0), "s", test)
+    assert split["split"].tolist() == ["", "train", "train", "test", "test", ""]
+    assert split["note"].tolist() == ["copy of val/1", "", "", "", "", "copy of val/2"]
 
 
 def test_copies_and_conflicts_leave_the_split() -> None:

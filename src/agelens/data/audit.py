@@ -6,6 +6,7 @@ source that cannot be opened as a manifest or folder at all raises.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from agelens.data.duplicates import (
     group_keys,
     near_identical_pairs,
 )
-from agelens.data.manifest import Finding, image_paths, inspect_manifest
-from agelens.data.splits import ages_conflict
+from agelens.data.manifest import Finding, band_text, image_paths, inspect_manifest, is_band, label_bounds
+from agelens.data.splits import labels_conflict
 from agelens.errors import InputError, ManifestError
 
 __all__ = ["KINDS", "SUSPICIOUS_AGE", "AuditReport", "audit"]
@@ -38,6 +39,7 @@ KINDS = {
     "bad-points": "a damaged file of points",
     "bad-value": "a value outside the manifest's contract",
     "impossible-age": "missing, not a number, negative or above 130",
+    "overlapping-bands": "two age bands of one set that share ages",
     "suspicious-age": "above 116, which one person in a thousand million reaches",
     "changed-file": "the file's bytes are not those the manifest was made from",
     "byte-identical": "the same file more than once",
@@ -63,6 +65,7 @@ class AuditReport:
         images: How many images it names.
         findings: In the order of :data:`KINDS`, then of the rows.
         ages: Number of images by ten years (``0-9``, …), those of known age only.
+        bands: Number of images by age band (``20-29``, ``70+``), those whose label is a band.
         groups: For ``split``, ``gender`` and ``ethnicity`` where the source has them: number of images by
             value, ``""`` for none.
     """
@@ -71,6 +74,7 @@ class AuditReport:
     images: int
     findings: list[Finding]
     ages: dict[str, int]
+    bands: dict[str, int]
     groups: dict[str, dict[str, int]]
 
     @property
@@ -129,6 +133,7 @@ def audit(
     pairs = near_identical_pairs(found)
     findings += _file_findings(table, found)
     findings += _age_findings(table)
+    findings += _band_findings(table)
     findings += _copy_findings(table, found, pairs)
     findings += _subject_findings(table)
     order = list(KINDS)
@@ -138,6 +143,7 @@ def audit(
         images=len(table),
         findings=sorted(findings, key=lambda finding: order.index(finding.kind)),
         ages={f"{10 * decade}-{10 * decade + 9}": ages[decade] for decade in sorted(ages)},
+        bands={band_text(*band): len(rows) for band, rows in _bands(table).items()},
         groups={
             column: dict(sorted(Counter(table[column]).items()))
             for column in ("split", "gender", "ethnicity")
@@ -198,8 +204,33 @@ def _age_findings(table: pd.DataFrame) -> Iterator[Finding]:
             yield Finding("suspicious-age", (path,), f"{age:g} years")
 
 
+def _bands(table: pd.DataFrame) -> dict[tuple[float, float], list[int]]:
+    """The rows of each band, the youngest band first."""
+    bounds = label_bounds(table)
+    members: dict[tuple[float, float], list[int]] = {}
+    for row in is_band(table).nonzero()[0]:
+        members.setdefault((float(bounds[row, 0]), float(bounds[row, 1])), []).append(int(row))
+    return dict(sorted(members.items()))
+
+
+def _band_findings(table: pd.DataFrame) -> Iterator[Finding]:
+    """Different bands of one set that share ages; ``set`` names the sets of a joined manifest."""
+    paths = table["path"].tolist()
+    parts = table.groupby("set", sort=True) if "set" in table else [("", table)]
+    for _, part in parts:
+        members = {band: part.index[rows] for band, rows in _bands(part).items()}
+        bands = list(members)
+        for k, (low, high) in enumerate(bands):
+            for other in bands[k + 1 :]:
+                if other[0] <= high:
+                    named = (paths[members[band][0]] for band in ((low, high), other))
+                    shown = f"{band_text(low, high)} and {band_text(*other)}"
+                    yield Finding("overlapping-bands", tuple(named), f"{shown}: the first of each")
+
+
 def _copy_findings(table: pd.DataFrame, found: Fingerprints, pairs: Pairs) -> Iterator[Finding]:
-    paths, ages = table["path"].tolist(), table["age"].tolist()
+    paths = table["path"].tolist()
+    labels = [(float(low), float(high)) for low, high in label_bounds(table)]
     sides = table["split"].tolist() if "split" in table else [""] * len(table)
     readable = [k for k, digest in enumerate(found.digests) if digest]
     for rows in _members(readable, found.digests):
@@ -209,9 +240,9 @@ def _copy_findings(table: pd.DataFrame, found: Fingerprints, pairs: Pairs) -> It
         yield Finding("near-identical", (paths[i], paths[j]), detail)
     groups = group_keys(found.digests, pairs.indices)
     for rows in _members(readable, groups):
-        dated = [k for k in rows if ages[k] == ages[k]]
-        if dated and ages_conflict([ages[k] for k in dated], [found.digests[k] for k in dated]):
-            shown = "/".join(f"{ages[k]:g}" for k in dated)
+        dated = [k for k in rows if not math.isnan(labels[k][0])]
+        if dated and labels_conflict([labels[k] for k in dated], [found.digests[k] for k in dated]):
+            shown = "/".join(band_text(*labels[k]) for k in dated)
             yield Finding("conflicting-ages", tuple(paths[k] for k in dated), f"ages {shown}")
         used = [k for k in rows if sides[k]]
         if len({sides[k] for k in used}) > 1:

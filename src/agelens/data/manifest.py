@@ -1,7 +1,14 @@
 """The manifest: one table of images and labels, and the one place that checks it.
 
-Columns and their meaning are listed in ``docs/design.md``; only ``path`` and ``age`` are required, and of a
-manifest of identities ``path`` and ``subject``.
+Columns and their meaning are listed in ``docs/design.md``; only ``path`` and a label are required, and of a
+manifest of identities ``path`` and ``subject``. The label of a row is one of
+
+- an *exact* age: ``age``;
+- an *apparent* age: ``age``, the mean of several guesses, with their deviation ``age_std``;
+- a *band*: ``age_low`` … ``age_high``, completed years, both included, and no ``age``. An empty
+  ``age_high`` is an open band ("more than 70"): it ends at :data:`MAXIMUM_AGE`.
+
+A row with an age inside its band has an exact age; the band is kept and not used.
 In memory a missing text is ``""`` and a missing number ``NaN``, whatever the file format says.
 """
 
@@ -11,13 +18,14 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from agelens.errors import ManifestError, MissingExtraError, OutputError
 from agelens.files import write_atomically
@@ -28,9 +36,12 @@ __all__ = [
     "MAXIMUM_AGE",
     "SPLITS",
     "Finding",
+    "band_text",
     "check_manifest",
     "image_paths",
     "inspect_manifest",
+    "is_band",
+    "label_bounds",
     "read_manifest",
     "write_manifest",
 ]
@@ -39,6 +50,8 @@ COLUMNS = (
     "path",
     "age",
     "age_std",
+    "age_low",
+    "age_high",
     "subject",
     "gender",
     "ethnicity",
@@ -56,7 +69,8 @@ ALIGNMENTS = ("landmarks", "eyes", "fallback")
 MAXIMUM_AGE = 130.0
 """Years; above it an age is an error (the oldest person on record reached 122)."""
 
-_NUMBERS = ("age", "age_std", "pose")
+_BAND = ("age_low", "age_high")
+_NUMBERS = ("age", "age_std", *_BAND, "pose")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FORMATS = (".csv", ".parquet")
 
@@ -83,7 +97,8 @@ def read_manifest(path: str | Path, *, ages: bool = True) -> pd.DataFrame:
 
     Args:
         path: A ``.csv`` (UTF-8, comma separated, with a header) or ``.parquet`` file.
-        ages: Whether the column ``age`` must be there; a manifest of identities has ``subject`` instead.
+        ages: Whether rows must have labels (the column ``age``, or ``age_low``); a manifest of identities has
+            ``subject`` instead.
     Returns:
         The checked table; ``attrs["root"]`` is the folder that relative image paths start from,
         ``attrs["path"]`` the file.
@@ -188,7 +203,8 @@ def check_manifest(df: pd.DataFrame, path: str | Path) -> pd.DataFrame:
 
 def _inspect(df: pd.DataFrame, path: str | Path, ages: bool) -> tuple[pd.DataFrame, list[ManifestError]]:
     names = [str(name) for name in df.columns]
-    for name in ("path", "age") if ages or "subject" not in names else ("path",):
+    labelled = ages or "subject" not in names or bool({"age", *_BAND} & set(names))
+    for name in ("path", "age") if labelled and "age_low" not in names else ("path",):
         if name not in names:
             raise ManifestError(path, f"the column is missing (found: {', '.join(names)})", column=name)
     for name in names:
@@ -198,15 +214,16 @@ def _inspect(df: pd.DataFrame, path: str | Path, ages: bool) -> tuple[pd.DataFra
         raise ManifestError(path, "the table has no rows")
     table = df.reset_index(drop=True)
     table.columns = pd.Index(names, dtype=object)
+    if labelled and "age" not in names:
+        names.append("age")
+        table["age"] = np.nan
     problems: list[ManifestError] = []
 
     def problem(reason: str, row: int, column: str, value: object) -> None:
         problems.append(ManifestError(path, reason, row=row, column=column, value=value))
 
-    for name in COLUMNS:
-        if name not in names:
-            continue
-        values = table[name].tolist()
+    given = {name: table[name].tolist() for name in COLUMNS if name in names}
+    for name, values in given.items():
         if name in _NUMBERS:
             numbers = np.full(len(values), np.nan)
             for row, value in enumerate(values, start=1):
@@ -221,6 +238,11 @@ def _inspect(df: pd.DataFrame, path: str | Path, ages: bool) -> tuple[pd.DataFra
                 for row, text in enumerate(texts, start=1):
                     if text and (reason := check(text)):
                         problem(reason, row, name, text)
+    if labelled:
+        wrong = {problem.row for problem in problems if problem.column in ("age", "age_std", *_BAND)}
+        for row, (reason, column) in _label_problems(table):
+            if row not in wrong:
+                problem(reason, row, column, given[column][row - 1])
     first: dict[str, int] = {}
     for row, text in enumerate(table["path"], start=1):
         if not text:
@@ -242,7 +264,7 @@ def _missing(value: object) -> bool:
 def _number(value: Any, column: str) -> tuple[float, str]:
     """A number (NaN if it is missing or wrong) and what is wrong with it."""
     if _missing(value) or (isinstance(value, str) and not value.strip()):
-        return math.nan, "the age is missing" if column == "age" else ""
+        return math.nan, ""
     try:
         # Python reads 1_000 as a thousand; a table does not mean that.
         number = float(value.replace("_", "?") if isinstance(value, str) else value)
@@ -252,9 +274,65 @@ def _number(value: Any, column: str) -> tuple[float, str]:
         return math.nan, "not a finite number"
     if column != "pose" and number < 0:
         return math.nan, "must not be negative"
-    if column == "age" and number > MAXIMUM_AGE:
+    if column in ("age", *_BAND) and number > MAXIMUM_AGE:
         return math.nan, f"above {MAXIMUM_AGE:g} years"
+    if column in _BAND and number != math.floor(number):
+        return math.nan, "must be a whole number of completed years"
     return number, ""
+
+
+def _label_problems(table: pd.DataFrame) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Rows (1 = the first) whose label is none of the three kinds: the reason and the column."""
+    absent = np.full(len(table), np.nan)
+    columns = [table.get(name, absent) for name in ("age", "age_std", *_BAND)]
+    for row, (age, deviation, low, high) in enumerate(zip(*columns, strict=True), start=1):
+        if math.isnan(low) and not math.isnan(high):
+            yield row, ("a band with an upper end needs age_low (0 if it is open below)", "age_high")
+        elif high < low:
+            yield row, (f"the band is reversed: age_low {low:g} is above age_high {high:g}", "age_low")
+        elif math.isnan(low) and math.isnan(age):
+            none = "the age is missing" + (", and so is the band" if "age_low" in table else "")
+            yield row, (none, "age")
+        elif math.isnan(age) and not math.isnan(deviation):
+            yield row, ("a deviation belongs to an age, and this row has a band", "age_std")
+        elif age < low or age >= (math.inf if math.isnan(high) else high + 1):
+            yield row, (f"outside the row's band {band_text(low, high)}", "age")
+
+
+def is_band(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,) the rows of a checked manifest whose label is a band."""
+    if "age_low" not in table:
+        return np.zeros(len(table), np.bool_)
+    return np.asarray(table["age"].isna() & table["age_low"].notna())
+
+
+def label_bounds(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Lower and upper end of every label of a checked manifest.
+
+    Args:
+        table: N rows.
+    Returns:
+        (N, 2) years: the age twice where there is one; else the band, an open one up to
+        :data:`MAXIMUM_AGE`; NaN for a row without a label.
+    """
+    ages = table["age"].to_numpy(dtype=np.float64)
+    bounds = np.stack([ages, ages], axis=1)
+    bands = is_band(table)
+    if bands.any():
+        low = table["age_low"].to_numpy(dtype=np.float64)
+        high = (
+            table["age_high"].to_numpy(dtype=np.float64) if "age_high" in table else np.full_like(low, np.nan)
+        )
+        high = np.where(np.isnan(high), MAXIMUM_AGE, high)
+        bounds[bands] = np.stack([low, high], axis=1)[bands]
+    return bounds
+
+
+def band_text(low: float, high: float) -> str:
+    """A label as people write it: ``20-29``, ``70+`` (``high`` NaN or the maximum), or ``25`` of an age."""
+    if math.isnan(high) or high >= MAXIMUM_AGE > low:
+        return f"{low:g}+"
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:

@@ -8,10 +8,13 @@ byte or nearly (:mod:`agelens.data.duplicates`).
   in a mean. The others leave every split.
 - *Conflicting ages*: the photograph has no known label. Choosing one would be guessing, their mean would
   be a third guess, and in a test split any choice would be scored as truth: all of them leave every split.
-  Ages conflict when byte-identical copies differ at all, or when a group's ages span more than a year: a
-  photograph saved again and labelled anew may differ by a birthday's rounding. (In UTKFace most copies
+  Labels conflict when byte-identical copies differ at all, or when more than a year lies between a group's
+  ages (or the bands that hold them): a photograph saved again and labelled anew may differ by a birthday's
+  rounding. (In UTKFace most copies
   differ by more, 5 years in the median of the 477 conflicts: the labels are estimates, made file by file.)
   Since only the same photograph makes a group, pictures of a person years apart keep their own ages.
+- *A test part that the owner made* stays whole but for its own copies: every copy of its images leaves
+  training.
 
 A row that is not used says why in ``note``.
 """
@@ -21,12 +24,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from agelens.data.manifest import SPLITS
+from agelens.data.manifest import SPLITS, band_text, label_bounds
 from agelens.errors import InputError
 
-__all__ = ["ages_conflict", "content_split", "split_digest", "split_images"]
+__all__ = ["content_split", "labels_conflict", "split_digest", "split_images"]
 
 FRACTIONS = (0.8, 0.1, 0.1)
 NEAR_AGE_TOLERANCE = 1.0
@@ -65,24 +70,29 @@ def split_images(
     groups: Sequence[str],
     fractions: tuple[float, float, float] = FRACTIONS,
     salt: str = "utkface-v1",
+    test: NDArray[np.bool_] | None = None,
 ) -> pd.DataFrame:
     """Split a manifest by content and take out copies and conflicting labels (see the module).
 
     Args:
-        manifest: N rows with ``path``, ``age``, ``digest``; a row whose ``note`` is not empty already is
+        manifest: N rows with ``path``, a label, ``digest``; a row whose ``note`` is not empty already is
             not used and does not count as a copy.
         groups: N group keys (:func:`agelens.data.duplicates.group_keys`).
         fractions: As in :func:`content_split`.
         salt: As in :func:`content_split`.
+        test: (N,) rows of a test part that the owner made; the fractions then divide the others.
     Returns:
         A copy with ``split`` and ``note`` filled in.
     Raises:
         InputError: As in :func:`content_split`.
     """
     table = manifest.copy()
-    paths, ages, digests = table["path"].tolist(), table["age"].tolist(), table["digest"].tolist()
+    paths, digests = table["path"].tolist(), table["digest"].tolist()
+    labels = [(float(low), float(high)) for low, high in label_bounds(table)]
     notes = table["note"].tolist() if "note" in table else [""] * len(table)
     sides = content_split(groups, fractions, salt)
+    held = [False] * len(table) if test is None else test.tolist()
+    sides = ["test" if there else side for there, side in zip(held, sides, strict=True)]
     members: dict[str, list[int]] = {}
     for k, key in enumerate(groups):
         if notes[k]:
@@ -92,9 +102,9 @@ def split_images(
     for rows in members.values():
         if len(rows) == 1:
             continue
-        rows = sorted(rows, key=lambda k: paths[k])
-        if ages_conflict([ages[k] for k in rows], [digests[k] for k in rows]):
-            shown = "/".join(f"{age:g}" for age in sorted({ages[k] for k in rows}))
+        rows = sorted(rows, key=lambda k: (not held[k], paths[k]))
+        if labels_conflict([labels[k] for k in rows], [digests[k] for k in rows]):
+            shown = "/".join(band_text(*label) for label in sorted({labels[k] for k in rows}))
             for k in rows:
                 others = ", ".join(paths[other] for other in rows if other != k)
                 sides[k], notes[k] = "", f"conflicting ages {shown} with {others}"
@@ -107,19 +117,22 @@ def split_images(
     return table
 
 
-def ages_conflict(ages: Sequence[float], digests: Sequence[str]) -> bool:
+def labels_conflict(labels: Sequence[tuple[float, float]], digests: Sequence[str]) -> bool:
     """Say whether the copies of one photograph contradict each other about the age.
 
     Args:
-        ages: Of the copies, years.
+        labels: Lower and upper end of each copy's label, years; equal for an age.
         digests: Of the copies; equal ones are byte-identical.
     Returns:
-        Whether byte-identical copies differ at all, or all copies span more than
-        :data:`NEAR_AGE_TOLERANCE`.
+        Whether byte-identical copies differ at all, or more than :data:`NEAR_AGE_TOLERANCE` lies between two
+        labels.
     """
-    of_bytes: dict[str, float] = {}
-    same_bytes_differ = any(of_bytes.setdefault(d, age) != age for d, age in zip(digests, ages, strict=True))
-    return same_bytes_differ or max(ages) - min(ages) > NEAR_AGE_TOLERANCE
+    of_bytes: dict[str, tuple[float, float]] = {}
+    same_bytes_differ = any(
+        of_bytes.setdefault(d, label) != label for d, label in zip(digests, labels, strict=True)
+    )
+    apart = max(low for low, _ in labels) - min(high for _, high in labels)
+    return same_bytes_differ or apart > NEAR_AGE_TOLERANCE
 
 
 def split_digest(df: pd.DataFrame) -> str:

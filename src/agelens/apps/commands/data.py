@@ -46,7 +46,7 @@ def audit(
         ("finding", "number", "meaning"),
         [(kind, str(number), KINDS[kind]) for kind, number in found.counts.items()],
     )
-    for name, counts in {"age": found.ages, **found.groups}.items():
+    for name, counts in {"age": found.ages, "age band": found.bands, **found.groups}.items():
         if not counts:
             continue
         typer.echo(f"{name}: " + ", ".join(f"{value or 'none'} {number}" for value, number in counts.items()))

@@ -13,6 +13,7 @@ import pandas as pd
 from agelens.data.datasets.afad import afad
 from agelens.data.datasets.appa_real import appa_real
 from agelens.data.datasets.chalearn import chalearn
+from agelens.data.datasets.fairface import fairface
 from agelens.data.datasets.fgnet import fgnet
 from agelens.data.datasets.folders import folders
 from agelens.data.datasets.guess_the_age import guess_the_age
@@ -64,6 +65,7 @@ DATASETS: dict[str, Adapter] = {
     "afad": afad,
     "appa_real": appa_real,
     "chalearn": chalearn,
+    "fairface": fairface,
     "fgnet": fgnet,
     "folders": folders,
     "guess_the_age": guess_the_age,
@@ -76,7 +78,7 @@ DATASETS: dict[str, Adapter] = {
     "utkface": utkface,
 }
 
-CHIP_DATASETS = {"utkface"}
+CHIP_DATASETS = {"fairface", "utkface"}
 """Those whose images are cut to one face already: `prepare` treats them as face chips."""
 
 _COMMON = ("folder", "content", "workers", "progress")

@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
-"""One image: ``path`` (relative to the data set's folder), ``age``, and more of the manifest's columns."""
+"""One image: ``path`` (relative to the data set's folder), ``age``, and more of the manifest's columns.
+
+In place of ``age``, ``age_low`` and ``age_high`` (empty for an open band)."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -95,7 +97,7 @@ def _once(rows: Sequence[Row], problems: list[Finding]) -> Iterator[Row]:
         row = rows[found[0]]
         if len(found) > 1:
             where = ", ".join(str(place + 1) for place in found)
-            ages = sorted({str(rows[place]["age"]) for place in found})
+            ages = sorted({_label_text(rows[place]) for place in found})
             if len(ages) > 1:
                 shown = "/".join(ages)
                 problems.append(Finding("conflicting-ages", (path,), f"rows {where}: ages {shown}"))
@@ -107,10 +109,9 @@ def _once(rows: Sequence[Row], problems: list[Finding]) -> Iterator[Row]:
 
 def _usable(rows: Iterator[Row], folder: Path, problems: list[Finding]) -> Iterator[Row]:
     for row in rows:
-        age = parse_number(row["age"])
-        if not 0 <= age <= MAXIMUM_AGE:
-            detail = f"age {row['age']!r} is not within 0 … {MAXIMUM_AGE:g} years; left out"
-            problems.append(Finding("impossible-age", (row["path"],), detail))
+        age = parse_number(row.get("age", ""))
+        if reason := _impossible(row, age):
+            problems.append(Finding("impossible-age", (row["path"],), f"{reason}; left out"))
         elif not os.path.isfile(folder / row["path"]):
             problems.append(Finding("missing-file", (row["path"],), "labelled, but not there; left out"))
         else:
@@ -120,6 +121,28 @@ def _usable(rows: Iterator[Row], folder: Path, problems: list[Finding]) -> Itera
                 problems.append(Finding("bad-value", (row["path"],), detail))
                 row = {**row, "age_std": ""}
             yield {**row, "age": age}
+
+
+def _label_text(row: Row) -> str:
+    """A row's label as the owner gives it: the age, or both ends of the band."""
+    if _has_band(row):
+        return f"{row['age_low']}-{row.get('age_high', '')}"
+    return str(row["age"])
+
+
+def _has_band(row: Row) -> bool:
+    return bool(row.get("age", "") == "" and row.get("age_low", "") != "")
+
+
+def _impossible(row: Row, age: float) -> str:
+    """What is wrong with a row's label; empty if nothing is."""
+    if not _has_band(row):
+        within = 0 <= age <= MAXIMUM_AGE
+        return "" if within else f"age {row.get('age', '')!r} is not within 0 … {MAXIMUM_AGE:g} years"
+    low, high = parse_number(row["age_low"]), parse_number(row.get("age_high", "") or MAXIMUM_AGE)
+    if 0 <= low <= high <= MAXIMUM_AGE and low.is_integer() and high.is_integer():
+        return ""
+    return f"age band {_label_text(row)!r} is no range of whole years within 0 … {MAXIMUM_AGE:g}"
 
 
 def parse_number(value: object) -> float:

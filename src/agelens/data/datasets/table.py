@@ -7,7 +7,8 @@ Layout: FILE instead of a folder; its relative paths start from its own folder (
 
 Settings: ``path`` and ``age`` name the columns if they are called otherwise. Also taken under the names
 that tables of this field use: ``file``, ``filename``, ``file_name``, ``image``, ``img_path``, ``photo`` and
-``real_age``; where two of them are there, say which. Every other column is kept, and checked if the
+``real_age``; where two of them are there, say which. ``age_low`` and ``age_high`` are a band, in place of an
+age. Every other column is kept, and checked if the
 manifest knows it; only a column called ``path`` or ``age`` that another one stands in for is not. A table
 that follows the manifest's contract already needs none of this: give it as it is.
 """
@@ -30,6 +31,7 @@ __all__ = ["table"]
 
 _PATHS = ("path", "file", "filename", "file_name", "image", "img_path", "photo")
 _AGES = ("age", "real_age")
+_BAND = ("age_low", "age_high")
 
 
 def table(
@@ -65,20 +67,23 @@ def table(
     if not records:
         raise InputError(f"{source}: the table has no rows")
     of_path = _column(source, list(records[0]), path, _PATHS, "path")
-    of_age = _column(source, list(records[0]), age, _AGES, "age")
+    banded = age is None and "age_low" in records[0] and not set(_AGES) & set(records[0])
+    of_age = "" if banded else _column(source, list(records[0]), age, _AGES, "age")
     root = source.parent if images is None else Path(images)
     rows: list[Row] = []
     problems: list[Finding] = []
     kept = [name for name in records[0] if name not in (of_path, of_age, "path", "age")]
     others_of = [{name: record[name] for name in kept} for record in records]
     # Now, while a row is where the file has it, and before any image is read.
-    check_manifest(pd.DataFrame(others_of, dtype=object).assign(path=range(len(records)), age=0.0), source)
-    for place, (record, others) in enumerate(zip(records, others_of, strict=True), start=1):
+    labels = [record[of_age] if of_age else "" for record in records]
+    unlabelled = [{k: v for k, v in others.items() if k not in _BAND} for others in others_of]
+    check_manifest(pd.DataFrame(unlabelled, dtype=object).assign(path=range(len(records)), age=0.0), source)
+    for place, (record, label, others) in enumerate(zip(records, labels, others_of, strict=True), start=1):
         name = str(record[of_path])
         if not name:
             problems.append(Finding("bad-value", ("",), f"row {place}: the path is empty; left out"))
             continue
-        rows.append({"path": os.path.normpath(name), "age": record[of_age], **others})
+        rows.append({"path": os.path.normpath(name), "age": label, **others})
     return make_manifest(rows, root, problems, content=content, workers=workers, progress=progress)
 
 
