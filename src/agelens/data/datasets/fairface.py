@@ -48,9 +48,10 @@ ETHNICITIES = (
 )
 SPLIT = "fairface-v1"
 _FRACTIONS = (0.9, 0.1, 0.0)
-_BANDS: dict[str, tuple[int, int | str]] = {f"{low}-{low + 9}": (low, low + 9) for low in range(10, 70, 10)} | {
+_BANDS: dict[str, tuple[int, int | str]] = {
     "0-2": (0, 2),
     "3-9": (3, 9),
+    **{f"{low}-{low + 9}": (low, low + 9) for low in range(10, 70, 10)},
     "more than 70": (70, ""),
 }
 _DATES = {"03-Sep": "3-9", "3-Sep": "3-9", "Oct-19": "10-19", "19-Oct": "10-19"}
