@@ -12,10 +12,10 @@ import numpy as np
 
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
-from agelens.experiments.train import load_network
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
 from agelens.metrics import cumulative_accuracy, mae
-from agelens.training.teachers import stage_file
+from agelens.networks.stored import load_network
+from agelens.training.run import locate_network
 
 
 def main() -> None:
@@ -32,12 +32,12 @@ def main() -> None:
     train = load_crops(training.iloc[chosen])
     judged = load_crops(rows[rows["split"] == arguments.split])
     for run in arguments.rankers:
-        network = load_network(stage_file(run, "ranker")[1])
+        network = load_network(locate_network(run, "ranker")[1])
         machines = OrdinalHyperplanes().fit(pooled_features(network, train), train.ages)
         ages = machines.predict(pooled_features(network, judged)).astype(np.float64)
         accuracies = [cumulative_accuracy(ages, judged.ages, n) for n in (3, 5, 7)]
         figures = " / ".join(f"{accuracy:.1f}" for accuracy in accuracies)
-        trunk = network.described["trunk"]
+        trunk = network.settings["trunk"]
         print(f"{run.name} ({trunk}): MAE {mae(ages, judged.ages):.3f}, CA(3) / CA(5) / CA(7) {figures}")
 
 

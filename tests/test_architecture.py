@@ -49,11 +49,6 @@ FORBIDDEN = {
 UPWARDS = {
     "agelens.evaluation.compare",
     "agelens.explanation.explain",
-    "agelens.explanation.networks",
-    "agelens.export.quantise",
-    "agelens.methods.ordinal_dark",
-    "agelens.methods.verification",
-    "agelens.training.teachers",
 }
 LIGHT = {
     "errors",

@@ -21,11 +21,11 @@ from agelens.data.predictions import read_predictions
 from agelens.errors import InputError, RunError, SplitError
 from agelens.evaluation.evaluate import evaluate
 from agelens.experiments.folds import FoldsResult, train_folds
-from agelens.experiments.train import load_stage, train
+from agelens.experiments.train import train
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.training.fit import run_on_crops
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run
+from agelens.training.run import Run, load_stage
 
 PROTOCOL = "subject-3-fold"
 

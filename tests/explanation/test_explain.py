@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from agelens.apps.cli import app
 from agelens.errors import InputError, MissingExtraError
-from agelens.experiments.train import save_network
 from agelens.explanation.explain import (
     AGE_GROUPS,
     Explanation,
@@ -38,6 +37,7 @@ from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork, MirroredNetwork
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
+from agelens.networks.stored import save_network
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -70,7 +70,7 @@ def make_run(folder: Path, mirror: bool = False, **change: object) -> Run:
     run = Run.create(folder, Recipe.validate(table, "test"), facts)
     for t in (1, 2):
         stage = run.stage(f"generation-{t}")
-        save_network(make_network(t), "resnet10-tiny", stage / "network.safetensors")
+        save_network(make_network(t), stage / "network.safetensors")
         run.write_json(f"generation-{t}", "validation.json", {"estimates": {"age": {"MAE": 3.0 - t}}})
         logits = np.random.default_rng(t).normal(size=(20, 81))
         run.write_arrays(f"generation-{t}", "validation.npz", {"ages": np.arange(20.0), "logits": logits})
@@ -212,7 +212,7 @@ class TestGradients:
         # Of a regression alone, the gradient is the weight: both maps agree but for the scale.
         run = make_run(tmp_path / "run")
         network = make_network(heads=("reg",))
-        save_network(network, "resnet10-tiny", run.stage("generation-1") / "network.safetensors")
+        save_network(network, run.stage("generation-1") / "network.safetensors")
         cam = explain_stage(run, "generation-1", crops, "cam")
         grad = explain_stage(run, "generation-1", crops, "gradcam")
         scale = (BINS.maximum - BINS.minimum) / cam.maps[0].size

@@ -18,13 +18,15 @@ from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, RecipeError, RunError
 from agelens.experiments.tradeoff import plot_tradeoff, tradeoff
-from agelens.experiments.train import best_stage, export_run, load_network, train
+from agelens.experiments.train import train
+from agelens.export.from_run import export_run
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedSettings, BalancedStage
 from agelens.networks.age_network import Outputs
+from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run
+from agelens.training.run import Run, best_stage
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 

@@ -16,13 +16,17 @@ from agelens.data.datasets.lfw import lfw
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.prepare import prepare
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
-from agelens.experiments.train import best_stage, load_network, train
+from agelens.experiments.train import train
+from agelens.experiments.verify import verify_weights
 from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
-from agelens.methods.identity import IdentityNetwork, IdentityPretraining
-from agelens.methods.verification import Pairs, verification_pairs, verify, verify_weights
+from agelens.methods.identity import IdentityPretraining
+from agelens.methods.verification import Pairs, verification_pairs, verify
 from agelens.networks.backbones import make_backbone
+from agelens.networks.identity import IdentityNetwork
+from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
+from agelens.training.run import best_stage
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 BINS = AgeBins(0, 100)

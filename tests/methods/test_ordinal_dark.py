@@ -21,7 +21,8 @@ from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ModelFileError, OutputError, RecipeError, RunError
-from agelens.experiments.train import best_stage, export_run, load_network, train
+from agelens.experiments.train import train
+from agelens.export.from_run import export_run
 from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
@@ -31,8 +32,9 @@ from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.networks.guided import GuidedStudent
 from agelens.networks.pvp import PermutationNetwork
+from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run
+from agelens.training.run import Run, best_stage
 from agelens.training.teachers import (
     Answers,
     ModelTeacher,

@@ -25,13 +25,15 @@ from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
 from agelens.experiments.generations import estimate_stage, generation_table
-from agelens.experiments.train import best_stage, export_run, load_network, train
+from agelens.experiments.train import train
+from agelens.export.from_run import export_run
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.networks.age_network import Outputs
+from agelens.networks.stored import load_network, read_tensors, write_tensors
 from agelens.training.fit import fit, learning_rate, run_on_crops
 from agelens.training.recipe import Recipe, TrainSettings
-from agelens.training.run import Run, read_tensors, write_tensors
+from agelens.training.run import Run, best_stage
 from agelens.training.stage import Order, Stage, Validation
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
@@ -352,7 +354,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 import resource, sys, torch
 from pathlib import Path
 from agelens.errors import OutputError
-from agelens.training.run import write_tensors
+from agelens.networks.stored import write_tensors
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     write_tensors(Path(sys.argv[1]), {"weight": torch.ones(100_000)}, {"epochs_done": 2})
@@ -585,19 +587,10 @@ def test_a_stage_of_sequences_with_a_network_of_its_own(manifest: Path, tmp_path
     crops = load_crops(read_manifest(manifest))
     run = Run.create(tmp_path / "run", recipe, {})
     stage = _Sequences(recipe)
-    saved: dict[str, tuple[nn.Module, object]] = {}
-    fit(
-        run,
-        Method(stage),
-        crops,
-        crops,
-        load_network=lambda name: saved[name][0],
-        save_network=lambda name, network, described: saved.update({name: (network, described)}),
-        cpu=True,
-    )
-    network, described = saved["sequences"]
+    fit(run, Method(stage), crops, crops, cpu=True)
+    tensors, described = read_tensors(run.network_file("sequences"))
     assert described == {"kind": "sum"}
-    assert network.backbone[2].num_batches_tracked == 0  # it stayed in evaluation mode
+    assert tensors["backbone.2.num_batches_tracked"] == 0  # it stayed in evaluation mode
     rows = _log(run.path, "sequences")
     assert [row["val accuracy"] for row in rows] == ["0.5", "0.5"]
     assert {"loss", "train accuracy"} <= set(rows[0])

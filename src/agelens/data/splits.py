@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from agelens.data.manifest import SPLITS, band_text, label_bounds
 from agelens.errors import InputError
 
-__all__ = ["content_split", "labels_conflict", "split_digest", "split_images"]
+__all__ = ["content_split", "labels_conflict", "split_digest", "split_images", "split_rows"]
 
 FRACTIONS = (0.8, 0.1, 0.1)
 NEAR_AGE_TOLERANCE = 1.0
@@ -133,6 +133,11 @@ def labels_conflict(labels: Sequence[tuple[float, float]], digests: Sequence[str
     )
     apart = max(low for low, _ in labels) - min(high for _, high in labels)
     return same_bytes_differ or apart > NEAR_AGE_TOLERANCE
+
+
+def split_rows(manifest: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Select the rows of one split; none where the manifest has no column ``split``."""
+    return manifest[manifest["split"] == split] if "split" in manifest else manifest.iloc[:0]
 
 
 def split_digest(df: pd.DataFrame) -> str:

@@ -36,13 +36,13 @@ from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.protocols import Fold, Protocol, ProtocolSplit, apply_protocol, load_protocol
 from agelens.errors import RunError
-from agelens.experiments.train import best_stage, load_stage, train
+from agelens.experiments.train import train
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins, probability_at_least
 from agelens.metrics import mae
 from agelens.training.fit import Reporter, run_on_crops
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run
+from agelens.training.run import Run, best_stage, load_stage
 
 __all__ = ["FoldFigures", "FoldsResult", "train_folds"]
 

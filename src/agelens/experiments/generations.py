@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import SplitError
-from agelens.experiments.train import load_stage
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
 from agelens.training.fit import CropOutputs, run_on_crops
-from agelens.training.run import Run
+from agelens.training.run import Run, load_stage
 
 __all__ = ["GenerationRow", "estimate_stage", "generation_table"]
 

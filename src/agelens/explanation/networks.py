@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agelens.errors import InputError, MissingExtraError
-from agelens.experiments.train import load_stage
 from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork, MirroredNetwork
-from agelens.training.run import Run
+from agelens.training.run import Run, load_stage
 from agelens.training.transforms import normalise, resize_crops
 
 __all__ = ["MapKind", "StageMaps", "age_stages", "class_activation_maps", "explain_stage"]

@@ -32,10 +32,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crops import CropSet, crop_geometry, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, ModelFileError, SplitError
-from agelens.experiments.train import crop_geometry
 from agelens.export.onnx_graph import store_as_half, weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.files import write_atomically

@@ -12,33 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from agelens.data.crops import CropSet
 from agelens.errors import InputError, RecipeError, SplitError
 from agelens.label_distribution import AgeBins
 from agelens.losses import additive_margin_softmax
 from agelens.methods.verification import Pairs, embed, verification_pairs, verify
-from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
+from agelens.networks.identity import IdentityNetwork, IdentityOutputs
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Order, Stage, Validation
 
-__all__ = [
-    "IdentityNetwork",
-    "IdentityOutputs",
-    "IdentityPretraining",
-    "IdentitySettings",
-    "IdentityStage",
-    "identity_network",
-]
+__all__ = ["IdentityPretraining", "IdentitySettings", "IdentityStage"]
 
 
 class IdentitySettings(BaseModel):
@@ -60,47 +52,6 @@ class IdentitySettings(BaseModel):
     embedding: int = Field(default=128, ge=0)
     folds: int = Field(default=10, ge=2)
     pairs: int = Field(default=300, ge=1)
-
-
-class IdentityOutputs(NamedTuple):
-    """What the network says of a batch."""
-
-    embeddings: Tensor
-    """(B, E) unit vectors."""
-    cosines: Tensor
-    """(B, P) cosines between embeddings and the people's vectors."""
-
-
-class IdentityNetwork(nn.Module):
-    """A backbone, an embedding and a vector for each person.
-
-    Args:
-        backbone: Images to features.
-        people: P.
-        embedding: Length E of the embedding; 0: the backbone's features.
-    """
-
-    def __init__(self, backbone: Backbone, people: int, embedding: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.embedding = nn.Sequential()
-        if embedding:
-            self.embedding = nn.Sequential(
-                nn.Linear(backbone.num_features, embedding, bias=False), nn.BatchNorm1d(embedding)
-            )
-        self.people = nn.Parameter(torch.randn(people, embedding or backbone.num_features))
-
-    def forward(self, images: Tensor) -> IdentityOutputs:
-        """Map (B, 3, H, W) normalised images to embeddings and cosines."""
-        embeddings = F.normalize(self.embedding(self.backbone(images)).float())
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return IdentityOutputs(embeddings, embeddings @ F.normalize(self.people.float()).T)
-
-
-def identity_network(described: Mapping[str, Any]) -> IdentityNetwork:
-    """Build the network that a stage described."""
-    backbone = make_backbone(described["backbone"])
-    return IdentityNetwork(backbone, int(described["people"]), int(described["embedding"]))
 
 
 @dataclass
@@ -205,15 +156,6 @@ class IdentityStage(Stage):
     def merit(self, figures: Mapping[str, float]) -> float:
         """Verification accuracy."""
         return figures["accuracy"]
-
-    def describe(self, network: IdentityNetwork) -> dict[str, Any]:
-        """Kind, backbone, embedding, number of people."""
-        return {
-            "kind": "identity",
-            "backbone": self.recipe.network.backbone,
-            "embedding": self.settings.embedding,
-            "people": len(self.people),
-        }
 
 
 class IdentityPretraining:

@@ -1,4 +1,4 @@
-"""Ages from a network's max-pooled maps by ordinal hyperplanes: what a ranker knows (Table VIII of [1]).
+"""Ages from the max-pooled maps of a ranker by ordinal hyperplanes (Table VIII of [1]).
 
 Every convolution's map is max-pooled to a 4 x 4 grid, 16 values a map; all of them together describe a face.
 For each age k a linear support vector machine tells older faces from the others, an error costing the years
@@ -38,7 +38,7 @@ def pooled_features(network: PermutationNetwork, crops: CropSet, batch: int = 64
         (N, 16 · maps) float32.
     """
     chain: Chain = network.chain
-    numbers, size = list(chain.ends), int(network.described["input_size"])
+    numbers, size = list(chain.ends), network.input_size
     device = next(network.parameters()).device
     rows = []
     network.eval()

@@ -7,8 +7,8 @@ The head that decodes in training is the very object that is exported, so the tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from agelens.errors import InputError
 from agelens.label_distribution import AgeBins
 from agelens.networks.backbone import Backbone
+from agelens.networks.backbones import make_backbone
 
 __all__ = [
     "AgeHead",
@@ -33,7 +34,7 @@ HeadName = Literal["ldl", "reg"]
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch, before decoding."""
+    """Outputs of a network for a batch, before decoding."""
 
     features: Tensor
     """(B, C) pooled features."""
@@ -162,6 +163,8 @@ class AgeNetwork(nn.Module):
         ValueError: The head expects another number of features than the backbone gives.
     """
 
+    kind: ClassVar[str] = "age"
+
     def __init__(self, backbone: Backbone, head: AgeHead) -> None:
         super().__init__()
         if backbone.num_features != head.num_features:
@@ -175,6 +178,23 @@ class AgeNetwork(nn.Module):
         """Map (B, 3, H, W) normalised images to outputs."""
         outputs: Outputs = self.head(self.backbone(images))
         return outputs
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, backbone, age bins, heads and τ: see :mod:`agelens.networks.stored`."""
+        return {
+            "kind": self.kind,
+            "backbone": self.backbone.name,
+            "age_bins": str(self.head.age_bins),
+            "heads": self.head.heads,
+            "tau": self.head.tau,
+        }
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any]) -> Self:
+        """Build the network as described."""
+        backbone = make_backbone(described["backbone"])
+        bins = AgeBins.parse(described["age_bins"])
+        return cls(backbone, AgeHead(backbone.num_features, bins, described["heads"], described["tau"]))
 
 
 class PairedNetwork(nn.Module):
@@ -217,7 +237,7 @@ class PairedNetwork(nn.Module):
 
 
 class MirroredNetwork(nn.Module):
-    """A network that sees each face twice, as it is and mirrored, and averages what it says.
+    """A network that sees each face twice, as it is and mirrored, and averages its outputs.
 
     Logits and regressed ages are averaged, then decoded as always. It costs twice the time of the network.
     It has the interface of ``AgeNetwork`` (``forward``, ``head``): it is evaluated and exported like one.
@@ -246,7 +266,7 @@ class MirroredNetwork(nn.Module):
 
 
 AnyNetwork = AgeNetwork | PairedNetwork | MirroredNetwork
-"""Whatever maps images to outputs and has a head that decodes them."""
+"""A network that maps images to outputs and has a head that decodes them."""
 
 
 def _mean_of_halves(values: Tensor) -> Tensor:

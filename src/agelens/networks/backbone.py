@@ -1,4 +1,4 @@
-"""What every backbone offers: images to a feature map, and the map pooled to one feature vector."""
+"""The interface of every backbone: images to a feature map, and the map pooled to one feature vector."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Backbone(nn.Module):
 
     num_features: int
     """Length C of the feature vector."""
+
+    name: str = ""
+    """The name that ``make_backbone`` makes it by; empty for one that was made otherwise."""
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Compute the last feature map, before pooling (for class activation maps).

@@ -281,12 +281,18 @@ def make_backbone(name: str, pretrained: bool = False) -> Backbone:
             ``@0.25`` behind a chain scales its width.
         pretrained: Load its published weights; they are fetched from the network if they are not cached.
     Returns:
-        The backbone, in training mode.
+        The backbone, in training mode; its ``name`` is the name given.
     Raises:
         InputError: There is no such backbone (close names are listed) or its weights cannot be loaded; it
             never falls back to random weights.
         PluginError: A plug-in cannot be imported, or what it makes is no backbone.
     """
+    backbone = _made(name, pretrained)
+    backbone.name = name
+    return backbone
+
+
+def _made(name: str, pretrained: bool) -> Backbone:
     whitening = re.fullmatch(r"zca([1-9][0-9]?):(.+)", name)
     if whitening is not None:
         if int(whitening[1]) % 2 == 0:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ __all__ = ["GuidedOutputs", "GuidedStudent"]
 
 
 class GuidedOutputs(NamedTuple):
-    """What a guided student says of a batch."""
+    """Outputs of a guided student for a batch."""
 
     features: Tensor
     """(B, C) pooled features."""
@@ -30,7 +30,7 @@ class GuidedOutputs(NamedTuple):
     regressed: Tensor | None
     """(B,), None without a ``reg`` head."""
     hints: tuple[Tensor, ...]
-    """(B, C', h, w) what each regressor makes of its guided layer."""
+    """(B, C', h, w) output of each regressor for its guided layer."""
 
     def ages(self) -> Outputs:
         """The outputs of the student alone."""
@@ -50,6 +50,8 @@ class GuidedStudent(nn.Module):
     Raises:
         InputError: The backbone has no (such) numbered convolutions.
     """
+
+    kind: ClassVar[str] = "guided"
 
     def __init__(
         self, student: AgeNetwork, guided: Sequence[int] = (), hint_channels: Sequence[int] = ()
@@ -77,6 +79,20 @@ class GuidedStudent(nn.Module):
         outputs = self.student.head(features)
         hints = (regressor(found) for regressor, found in zip(self.regressors, maps, strict=True))
         return GuidedOutputs(*outputs, tuple(hints))
+
+    def describe(self) -> dict[str, Any]:
+        """The student's description, guided layers and channels: see :mod:`agelens.networks.stored`."""
+        return {
+            **self.student.describe(),
+            "kind": self.kind,
+            "guided": self.guided,
+            "hint_channels": self.hint_channels,
+        }
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any]) -> Self:
+        """Build student and regressors as described."""
+        return cls(AgeNetwork.rebuild(described), described["guided"], described["hint_channels"])
 
     def unguided(self) -> list[nn.Module]:
         """The layers that no hint reaches: those behind the last guided one, and the head."""

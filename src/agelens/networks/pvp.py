@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ Joint = Literal["connected", "conv"]
 
 
 class PermutationNetwork(nn.Module):
-    """Tells by which of K permutations n faces in age order were shuffled ([1], Fig. 1 and Appendix A).
+    """Classifier of the permutation by which n faces in age order were shuffled ([1], Fig. 1, Appendix A).
 
     The paper's text and its braces differ in where the faces meet. ``joint = "connected"``, the text: all
     convolutions and F4096 run for each face, the n outputs of F4096 are concatenated before F1024; the hint
@@ -42,6 +43,8 @@ class PermutationNetwork(nn.Module):
         zca: Kernel of the whitening in front, 0 = none.
     """
 
+    kind: ClassVar[str] = "permutation"
+
     def __init__(
         self,
         length: int,
@@ -57,7 +60,7 @@ class PermutationNetwork(nn.Module):
         text = TRUNKS[trunk]
         if trunk == "vgg16" and input_size < 112:
             text = text.removesuffix("-P")
-        self.described: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "length": length,
             "permutations": permutations,
             "input_size": input_size,
@@ -66,7 +69,7 @@ class PermutationNetwork(nn.Module):
             "width": width,
             "zca": zca,
         }
-        self.length = length
+        self.length, self.input_size = length, input_size
         self.whitening = PatchZCA(zca) if zca else None
         layers = parse_chain(text)
         last = max(index for index, (channels, _) in enumerate(layers) if channels)
@@ -92,6 +95,16 @@ class PermutationNetwork(nn.Module):
         self.last = nn.Sequential(
             nn.Linear(joined, narrow), nn.ReLU(inplace=True), nn.Linear(narrow, permutations)
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and the arguments it was made with: see :mod:`agelens.networks.stored`."""
+        return {"kind": self.kind, **self.settings}
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any]) -> Self:
+        """Build the network as described."""
+        names = ("length", "permutations", "input_size", "trunk", "joint", "width", "zca")
+        return cls(**{name: described[name] for name in names})
 
     def maps(self, images: Tensor, numbers: list[int]) -> list[Tensor]:
         """Compute the hints: the maps after convolutions (1 = the first) of single faces (B, 3, S, S)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
 from pathlib import Path
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from agelens.data.crops import CropSet
 from agelens.errors import CheckpointError, InputError
 from agelens.networks.age_network import AgeNetwork, MirroredNetwork
+from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
 from agelens.training.recipe import Recipe, TrainSettings
-from agelens.training.run import Run, read_tensors, write_tensors
+from agelens.training.run import Run
 from agelens.training.stage import CropOutputs, Method, Order, Stage, Validation, run_on_crops
 from agelens.training.transforms import resize_crops
 
@@ -36,7 +37,6 @@ __all__ = [
     "CropOutputs",
     "Method",
     "Reporter",
-    "SaveNetwork",
     "Stage",
     "fit",
     "learning_rate",
@@ -48,7 +48,7 @@ _STAGE_SEEDS = 1_000_003  # stages draw apart: recipes' seeds are small numbers
 
 
 class Reporter(Protocol):
-    """Who is told how it goes."""
+    """Receives training progress."""
 
     def note(self, message: str) -> None:
         """Once, before a stage: something about its data that its owner should know."""
@@ -60,18 +60,12 @@ class Reporter(Protocol):
         """After an epoch: the row of the log."""
 
 
-SaveNetwork = Callable[[str, nn.Module, Mapping[str, Any]], None]
-"""Keeps a finished stage's network: its name, the network, what builds it again."""
-
-
 def fit(
     run: Run,
     method: Method,
     train: CropSet,
     val: CropSet,
     *,
-    load_network: Callable[[str], nn.Module],
-    save_network: SaveNetwork,
     reporter: Reporter | None = None,
     cpu: bool = False,
 ) -> None:
@@ -82,15 +76,13 @@ def fit(
         method: What to train.
         train: Training crops.
         val: Validation crops; figures of each epoch and the stage's ``validation.json``.
-        load_network: A finished stage's network by name.
-        save_network: Keeps a finished stage's network.
-        reporter: Told after each step and epoch.
+        reporter: Receives progress after each step and epoch.
         cpu: Do not use an accelerator even where there is one.
     Raises:
         InputError: Fewer training images than a batch.
         CheckpointError: A checkpoint of another network or a damaged one.
     """
-    finished = _Finished(run, load_network)
+    finished = _Finished(run)
     for index, stage in enumerate(method.stages()):
         if run.finished(stage.name):
             continue
@@ -116,7 +108,7 @@ def fit(
             run.write_json(stage.name, "validation.json", table)
             run.write_arrays(stage.name, "validation.npz", validation.arrays)
             # Last: its presence says that the stage is finished.
-            save_network(stage.name, network, stage.describe(network))
+            save_network(network, run.network_file(stage.name), stage.describe(network))
         accelerator.wait_for_everyone()
 
 
@@ -125,10 +117,10 @@ class _Finished:
     """See :class:`agelens.training.stage.Finished`."""
 
     run: Run
-    load: Callable[[str], nn.Module]
 
     def __call__(self, name: str) -> nn.Module:
-        return self.load(name)
+        network: nn.Module = load_network(self.run.network_file(name))
+        return network
 
     def validation(self, name: str) -> dict[str, Any]:
         return self.run.read_json(name, "validation.json")

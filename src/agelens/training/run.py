@@ -23,63 +23,23 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from agelens.errors import CheckpointError, RunError
+from agelens.errors import InputError, RunError
 from agelens.files import write_atomically
-from agelens.training.recipe import Recipe
+from agelens.metrics import aar
+from agelens.networks.age_network import AnyNetwork, MirroredNetwork
+from agelens.networks.stored import load_network
+from agelens.plugins import require
+from agelens.training.recipe import Recipe, Selection
 
-__all__ = ["RUN_FORMAT", "Run", "described_by_us", "read_tensors", "write_tensors"]
+__all__ = ["RUN_FORMAT", "Run", "best_stage", "load_stage", "locate_network", "validation_mae"]
 
 RUN_FORMAT = 1
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON table into one safetensors file, atomically.
-
-    Raises:
-        OutputError: It cannot be written; an older file stays.
-    """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(save(plain, metadata={"json": json.dumps(metadata)}))  # failing as files fail
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote.
-
-    Raises:
-        CheckpointError: Missing, damaged, or not written by us.
-    """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = json.loads(handle.metadata()["json"])
-            return {name: handle.get_tensor(name) for name in handle.keys()}, metadata  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "is missing") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(path, f"is damaged or not ours: {error}") from error
-
-
-def described_by_us(path: Path) -> bool:
-    """Whether a safetensors file has the JSON of :func:`write_tensors`; others hold bare weights.
-
-    Raises:
-        CheckpointError: Missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            return "json" in (handle.metadata() or {})
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(path, f"is damaged or no safetensors file: {error}") from error
+_NETWORK = "network.safetensors"
 
 
 class Run:
@@ -137,16 +97,28 @@ class Run:
         """The folder of one stage, e.g. ``generation-2``."""
         return self.path / name
 
+    def network_file(self, stage: str) -> Path:
+        """The file of a stage's network; its presence says that the stage is finished."""
+        return self.stage(stage) / _NETWORK
+
     def finished(self, stage: str) -> bool:
         """Whether the stage's network is there."""
-        return (self.stage(stage) / "network.safetensors").exists()
+        return self.network_file(stage).exists()
 
     def finished_stages(self) -> list[str]:
         """Names of the finished stages, in the order of training."""
-        found = (folder.parent.name for folder in self.path.glob("*/network.safetensors"))
+        found = (folder.parent.name for folder in self.path.glob(f"*/{_NETWORK}"))
         order = self.facts.get("stages", [])  # older runs have generations only
         place = {name: number for number, name in enumerate(order)}
         return sorted(found, key=lambda name: (place.get(name, len(order)), len(name), name))
+
+    def require_plugins(self) -> None:
+        """Check that the packages are installed whose parts the run was made with.
+
+        Raises:
+            PluginError: One is missing; it is named.
+        """
+        require(self.facts.get("plugins", ()), str(self.path))
 
     def change(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
         """Replace the recipe and some facts of a run that another stage is added to."""
@@ -215,3 +187,69 @@ class Run:
     def _write_json(path: Path, table: Mapping[str, Any]) -> None:
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(table, indent=2) + os.linesep, encoding="utf-8")
+
+
+def best_stage(run: Run, select: str | None = None) -> str:
+    """Name the finished stage that is best on the validation split: how the refinery's T is selected.
+
+    Args:
+        run: With at least one finished age network.
+        select: Smallest ``mae`` or largest ``aar`` of the estimate; None: as the run's recipe says.
+    Raises:
+        RunError: No stage with an age network is finished, or no validation image is in a group of AAR.
+        InputError: ``select`` is neither.
+    """
+    if select not in (None, *get_args(Selection)):
+        raise InputError(f"the best stage is selected by {' or '.join(get_args(Selection))}, not {select!r}")
+    stages = [
+        name
+        for name in run.finished_stages()
+        if "age" in run.read_json(name, "validation.json").get("estimates", {})
+    ]
+    if not stages:
+        raise RunError(run.path, "has no finished stage with an age network; go on with --resume")
+    if (select or run.recipe.select) == "aar":
+        return max(stages, key=lambda stage: _validation_aar(run, stage))
+    return min(stages, key=lambda stage: validation_mae(run, stage))
+
+
+def load_stage(run: Run, stage: str) -> AnyNetwork:
+    """Load the network that a finished stage is judged and exported by: mirrored if the recipe says so.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not ours.
+        PluginError: The run was made with a part of a package that is missing here.
+    """
+    run.require_plugins()
+    network = load_network(run.network_file(stage))
+    return MirroredNetwork(network).eval() if run.recipe.network.mirror else network
+
+
+def locate_network(path: str | Path, preferred: str) -> tuple[Run, Path]:
+    """Resolve a path to a run and the file of one of its networks.
+
+    Args:
+        path: A run folder, or a ``network.safetensors`` of one of its stages.
+        preferred: The stage of a run folder, if it is finished; else the best one on its validation split.
+    Raises:
+        RunError: Not a run, or without a finished stage.
+    """
+    given = Path(path)
+    if given.name == _NETWORK:
+        return Run.open(given.parent.parent), given
+    run = Run.open(given)
+    stage = preferred if run.finished(preferred) else best_stage(run)
+    return run, run.network_file(stage)
+
+
+def validation_mae(run: Run, stage: str) -> float:
+    """Read the MAE of a finished stage's estimate on the validation split, years."""
+    return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
+
+
+def _validation_aar(run: Run, stage: str) -> float:
+    arrays = run.read_arrays(stage, "validation.npz")  # older runs have no AAR in validation.json
+    try:
+        return aar(arrays["age"], arrays["ages"]).aar
+    except ValueError as error:
+        raise RunError(run.path, f"cannot be judged by AAR: {error}") from error

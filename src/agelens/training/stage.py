@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agelens.data.crops import CropSet
 from agelens.errors import RecipeError
 from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
-from agelens.networks.age_network import AgeNetwork, AnyNetwork
+from agelens.networks.age_network import AnyNetwork
 from agelens.networks.backbones import backbone_origin
 from agelens.plugins import Origin
 from agelens.training.recipe import Recipe, TrainSettings
@@ -31,7 +31,6 @@ __all__ = [
     "Order",
     "Stage",
     "Validation",
-    "describe_age_network",
     "judge_ages",
     "run_on_crops",
     "validate_ages",
@@ -207,8 +206,9 @@ class Stage(ABC):
         return finished
 
     def describe(self, network: Any) -> dict[str, Any]:
-        """What, with the weights, builds the finished network again (``train.NETWORKS`` by ``kind``)."""
-        return describe_age_network(network, self.recipe.network.backbone)
+        """Describe the finished network, so that it can be rebuilt; default: as it describes itself."""
+        described: dict[str, Any] = network.describe()
+        return described
 
 
 class Method(Protocol):
@@ -306,15 +306,3 @@ def judge_ages(outputs: CropOutputs, ages: NDArray[Any]) -> Validation:
         figures |= {"AAR": round(found.aar, 4), "sigma": round(found.sigma, 4)}
         figures |= {f"MAE({group})": round(value, 4) for group, value in groups.items()}
     return Validation(figures, {"estimates": estimates}, {"ages": ages, **outputs.arrays()})
-
-
-def describe_age_network(network: AgeNetwork, backbone: str) -> dict[str, Any]:
-    """What, with the weights, builds an age network again."""
-    head = network.head
-    return {
-        "kind": "age",
-        "backbone": backbone,
-        "age_bins": str(head.age_bins),
-        "heads": head.heads,
-        "tau": head.tau,
-    }

@@ -20,8 +20,9 @@ from agelens.errors import InputError, ModelFileError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.model_file import open_model_file
 from agelens.networks.age_network import AgeNetwork
+from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run
+from agelens.training.run import locate_network
 from agelens.training.transforms import pixels
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "load_teacher",
     "named_without_folders",
     "resize_views",
-    "stage_file",
     "teacher_facts",
     "with_teachers",
 ]
@@ -226,25 +226,6 @@ def bins_matrix(teacher: AgeBins, student: AgeBins) -> Tensor:
     return F.one_hot(torch.tensor(columns), len(student)).float()
 
 
-def stage_file(path: str | Path, preferred: str) -> tuple[Run, Path]:
-    """Find the run and the network that a path means.
-
-    Args:
-        path: A run folder, or a ``network.safetensors`` of one of its stages.
-        preferred: The stage of a run folder, if it is finished; else the best one on its validation split.
-    Raises:
-        RunError: Not a run, or without a finished stage.
-    """
-    from agelens.experiments.train import best_stage
-
-    given = Path(path)
-    if given.name == "network.safetensors":
-        return Run.open(given.parent.parent), given
-    run = Run.open(given)
-    stage = preferred if run.finished(preferred) else best_stage(run)
-    return run, run.stage(stage) / "network.safetensors"
-
-
 def names_model(path: str | Path) -> bool:
     """Tell whether a teacher's path means a model file, not a run."""
     return Path(path).suffix == ".onnx" and not Path(path).is_dir()
@@ -254,7 +235,8 @@ def load_teacher(path: str | Path, weight: float, bins: AgeBins) -> Teacher:
     """Load a finished run, or a model, as a teacher of ages.
 
     Args:
-        path: See :func:`stage_file`, of a two-teacher run the classifier; or see :func:`names_model`.
+        path: See :func:`agelens.training.run.locate_network`, of a two-teacher run the classifier; or see
+            :func:`names_model`.
         weight: Its weight.
         bins: The student's.
     Raises:
@@ -262,11 +244,9 @@ def load_teacher(path: str | Path, weight: float, bins: AgeBins) -> Teacher:
         ModelFileError: Not a model file of ours.
         InputError: Its bins and the student's differ and neither contains the other.
     """
-    from agelens.experiments.train import load_network
-
     if names_model(path):
         return ModelTeacher(path, weight, bins)
-    run, file = stage_file(path, "classifier")
+    run, file = locate_network(path, "classifier")
     network = load_network(file)
     if not isinstance(network, AgeNetwork) or "ldl" not in network.head.heads:
         raise RunError(file, "holds no age network with a distribution: it cannot teach dark knowledge")
@@ -346,7 +326,7 @@ def teacher_facts(recipe: Recipe, geometry: Mapping[str, Any] | None) -> dict[st
             data, terms = file_card.provenance.get("data", ""), file_card.licence.get("data", "")
             name, digest = file_card.name, file_card.digest
         else:
-            run, file = stage_file(path, preferred)
+            run, file = locate_network(path, preferred)
             if difference := _other_crops(run.facts.get("geometry"), geometry):
                 raise RunError(run.path, difference)
             try:

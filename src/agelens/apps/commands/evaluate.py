@@ -198,7 +198,7 @@ def model_of(system: str) -> Iterator[str]:
     from tempfile import TemporaryDirectory
 
     try:
-        from agelens.experiments.train import export_run
+        from agelens.export.from_run import export_run
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from error
     with TemporaryDirectory() as folder:

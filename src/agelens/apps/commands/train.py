@@ -109,7 +109,7 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Store weights in 16 bits.")] = False,
 ) -> None:
     """Write a trained network as one self-describing model file, calibrated on the validation split."""
-    from agelens.experiments.train import export_run
+    from agelens.export.from_run import export_run
 
     card = export_run(
         run, out, stage=stage, select=select, regression=regression, mirror=mirror, name=name, half=half
@@ -224,7 +224,7 @@ def verify(
     folds: Annotated[int, typer.Option(min=2, help="Parts the people are divided into.")] = 10,
 ) -> None:
     """Tell pairs of one person from pairs of two, with thresholds fitted on other people."""
-    from agelens.methods.verification import verify_weights
+    from agelens.experiments.verify import verify_weights
 
     found = verify_weights(weights, data, backbone=backbone, split=split, size=size, folds=folds)
     typer.echo(

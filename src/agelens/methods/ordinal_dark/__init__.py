@@ -55,15 +55,15 @@ from agelens.networks.backbones import make_backbone
 from agelens.networks.chain import normal_weights
 from agelens.networks.guided import GuidedOutputs, GuidedStudent
 from agelens.networks.pvp import Joint, PermutationNetwork
+from agelens.networks.stored import load_network, read_tensors, write_tensors
 from agelens.networks.zca import PatchZCA, Whitened, fit_patch_zca
 from agelens.training.recipe import Recipe, TrainSettings
-from agelens.training.run import read_tensors, write_tensors
+from agelens.training.run import locate_network
 from agelens.training.stage import (
     Finished,
     Order,
     Stage,
     Validation,
-    describe_age_network,
     judge_ages,
     run_on_crops,
 )
@@ -74,7 +74,6 @@ from agelens.training.teachers import (
     answer,
     load_teacher,
     resize_views,
-    stage_file,
 )
 from agelens.training.transforms import augment, normalise, resize_crops
 
@@ -243,9 +242,7 @@ class _OrdinalDarkStage(Stage):
 
     def _ranker(self, finished: Finished) -> PermutationNetwork:
         if self.settings.ranker_run:
-            from agelens.experiments.train import load_network
-
-            _, file = stage_file(self.settings.ranker_run, "ranker")
+            _, file = locate_network(self.settings.ranker_run, "ranker")
             ranker = load_network(file)
             if not isinstance(ranker, PermutationNetwork):
                 raise RunError(file, "holds no ranker")
@@ -256,7 +253,7 @@ class _OrdinalDarkStage(Stage):
                 "hints need a ranker: list the stage 'ranker', pass --ranker RUN, or leave out the stage "
                 "'hint' and set method.settings.lambda_1 = 0"
             )
-        size = ranker.described["input_size"]
+        size = ranker.input_size
         if size != self.recipe.network.input_size:
             raise InputError(f"the ranker sees {size} px, the student {self.recipe.network.input_size}")
         ranker.eval().requires_grad_(False)
@@ -412,8 +409,8 @@ class RankerStage(_OrdinalDarkStage):
         return figures["accuracy"]
 
     def describe(self, network: Any) -> dict[str, Any]:
-        """Kind ``permutation``, the network's settings, and the permutations."""
-        return {"kind": "permutation", **network.described, "set": self.permutations.tolist()}
+        """The network's description, and the permutations."""
+        return {**network.describe(), "set": self.permutations.tolist()}
 
 
 @dataclass
@@ -455,10 +452,6 @@ class ClassifierStage(_OrdinalDarkStage):
         if "student" in self.settings.stages:
             return replace(found, table={"teacher": found.table["estimates"]})
         return found
-
-    def describe(self, network: Any) -> dict[str, Any]:
-        """An age network's."""
-        return describe_age_network(network, self.backbone)
 
 
 @dataclass
@@ -540,15 +533,6 @@ class HintStage(_GuidedStage):
     def merit(self, figures: Mapping[str, float]) -> float:
         """The smaller the error, the better."""
         return -figures["hint error"]
-
-    def describe(self, network: Any) -> dict[str, Any]:
-        """Kind ``guided``: the student and its regressors, which the student's stage takes over."""
-        return {
-            **describe_age_network(network.student, self.recipe.network.backbone),
-            "kind": "guided",
-            "guided": network.guided,
-            "hint_channels": network.hint_channels,
-        }
 
 
 @dataclass
@@ -727,10 +711,6 @@ class StudentStage(_GuidedStage):
         """The student; its regressors have done their work."""
         student: AgeNetwork = network.student
         return student
-
-    def describe(self, network: Any) -> dict[str, Any]:
-        """An age network's."""
-        return describe_age_network(network, self.recipe.network.backbone)
 
     def _answers(self, targets: Tensor) -> Answers | None:
         if not self.teachers:

@@ -1,0 +1,139 @@
+"""From a finished run to one model file, calibrated on the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agelens.calibration import Calibration
+from agelens.data.crops import load_crops
+from agelens.data.manifest import read_manifest
+from agelens.data.splits import split_digest, split_rows
+from agelens.errors import RunError
+from agelens.export.onnx_graph import CardFields, export
+from agelens.faces.alignment import CropGeometry
+from agelens.metrics import mae
+from agelens.model_file import ModelCard
+from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
+from agelens.networks.stored import load_network
+from agelens.training.run import Run, best_stage, load_stage, validation_mae
+from agelens.training.stage import CropOutputs, run_on_crops
+from agelens.training.teachers import named_without_folders, with_teachers
+from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = ["export_run"]
+
+
+def export_run(
+    run: str | Path | Run,
+    out: str | Path,
+    *,
+    stage: str | None = None,
+    select: str | None = None,
+    regression: str | Path | Run | None = None,
+    mirror: str | Path | None = None,
+    name: str | None = None,
+    half: bool = False,
+) -> ModelCard:
+    """Export a finished stage as one model file, calibrated on the validation split.
+
+    Args:
+        run: The run or its folder.
+        out: The file to write (.onnx).
+        stage: Which; None: :func:`best_stage`.
+        select: Criterion of the best: ``mae`` or ``aar``; None: as the run's recipe says.
+        regression: Another run whose best stage regresses: Eq. 20 over two separately trained networks
+            (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
+        mirror: The run's manifest: export the mirrored form (the face and its mirror image, averaged) of a
+            run that was not judged by it. Its validation rows are estimated again, for the calibration.
+        name: Of the model; None: the recipe's.
+        half: Store the weights in 16 bits.
+    Returns:
+        The card that is in the file.
+    Raises:
+        RunError: Not a run, the stage is not finished, its validation outputs are gone, or the manifest has
+            another split than the run's.
+        InputError: The network has no distribution to export.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run)
+    selected = stage or best_stage(opened, select)
+    if not opened.finished(selected):
+        raise RunError(
+            opened.path, f"has no finished stage {selected!r}; there are {opened.finished_stages()}"
+        )
+    network: AnyNetwork = load_stage(opened, selected)
+    if regression is not None:
+        network = _paired(
+            opened, selected, regression if isinstance(regression, Run) else Run.open(regression)
+        )
+    recipe, size = opened.recipe, opened.recipe.network.input_size
+    error = validation_mae(opened, selected)
+    if mirror is None or isinstance(network, MirroredNetwork):
+        validation = opened.read_arrays(selected, "validation.npz")
+        logits, ages = validation.get("logits"), validation["ages"]
+    else:
+        network = MirroredNetwork(network)
+        outputs, ages = _estimate_validation(opened, network, mirror)
+        logits, error = outputs.logits, mae(outputs.age, ages)
+    calibration = Calibration.fit(logits, ages, network.head.age_bins)
+    if not opened.facts.get("geometry"):
+        raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
+    geometry = CropGeometry.from_dict(opened.facts["geometry"])
+    fields: CardFields = {
+        "name": name or recipe.name,
+        "geometry": geometry.with_size(size).to_dict(),
+        "licence": {
+            "code": "Apache-2.0",
+            "data": with_teachers(recipe.card.data_terms, opened.facts.get("teachers"), "data_terms"),
+            "use": recipe.card.use,
+        },
+        "provenance": {
+            "data": with_teachers(recipe.card.data, opened.facts.get("teachers"), "data"),
+            "split_digest": opened.facts["split_digest"],
+            "images": opened.facts["images"],
+            "stage": selected,
+            "validation_mae": error,
+            "recipe": named_without_folders(recipe.model_dump(mode="json")),
+            "software": opened.facts["software"],
+            "start": opened.facts["start"],
+            "teachers": opened.facts.get("teachers"),
+            **({"plugins": opened.facts["plugins"]} if opened.facts.get("plugins") else {}),
+        },
+    }
+    return export(
+        network,
+        fields,
+        out,
+        size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        calibration=calibration,
+        half=half,
+    )
+
+
+def _paired(run: Run, stage: str, other: Run) -> AnyNetwork:
+    for key, mine, theirs in (
+        ("input_size", run.recipe.network.input_size, other.recipe.network.input_size),
+        ("geometry", run.facts.get("geometry"), other.facts.get("geometry")),
+    ):
+        if mine != theirs:
+            raise RunError(other.path, f"has another {key} than {run.path}: {theirs!r}, not {mine!r}")
+    files = (run.network_file(stage), other.network_file(best_stage(other)))
+    pair = PairedNetwork(*(load_network(file) for file in files))
+    return MirroredNetwork(pair) if run.recipe.network.mirror else pair
+
+
+def _estimate_validation(
+    run: Run, network: AnyNetwork, manifest: str | Path
+) -> tuple[CropOutputs, NDArray[np.float64]]:
+    """Estimate the validation rows that a run was judged on; also their ages, years."""
+    rows = read_manifest(manifest)
+    validation = split_rows(rows, "val")
+    digest = split_digest(rows) if "digest" in rows else None
+    if (digest, len(validation)) != (run.facts["split_digest"], run.facts["images"]["val"]):
+        raise RunError(run.path, f"was not trained on the split of {manifest}")
+    crops = load_crops(validation)
+    return run_on_crops(network, crops, run.recipe.network.input_size), crops.ages.astype(np.float64)
