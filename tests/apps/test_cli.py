@@ -21,9 +21,9 @@ from PIL import Image
 
 from agelens import __version__
 from agelens.apps import cli
+from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.models import MODELS
-from agelens.inference.output import COLUMNS
 
 HEADER = "path,face,age,low,high,p_at_least,x1,y1,x2,y2,confidence,error"
 
@@ -92,7 +92,7 @@ def test_version_and_help(agelens: Callable[..., Done]) -> None:
 def test_csv_of_a_photo(agelens: Callable[..., Done], small_model: Path, portrait: Path) -> None:
     done = agelens("predict", portrait, "--model", small_model, "--format", "csv", "--threshold", "60")
     assert done.code == 0
-    assert done.out.splitlines()[0] == HEADER == ",".join(COLUMNS)
+    assert done.out.splitlines()[0] == HEADER == ",".join(PREDICTION_COLUMNS)
     (row,) = done.rows
     (face,) = AgeEstimator(small_model).estimate(portrait)
     assert row["path"] == str(portrait)

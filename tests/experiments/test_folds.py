@@ -17,10 +17,11 @@ from PIL import Image
 from agelens.apps import cli
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
+from agelens.data.pooled import FoldsResult
 from agelens.data.predictions import read_predictions
 from agelens.errors import InputError, RunError, SplitError
 from agelens.evaluation.evaluate import evaluate
-from agelens.experiments.folds import FoldsResult, train_folds
+from agelens.experiments.folds import train_folds
 from agelens.experiments.train import train
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.training.fit import run_on_crops

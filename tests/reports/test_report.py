@@ -24,10 +24,10 @@ from typer.testing import CliRunner  # noqa: E402
 from agelens import __version__  # noqa: E402
 from agelens.apps.cli import app  # noqa: E402
 from agelens.data.manifest import check_manifest, write_manifest  # noqa: E402
-from agelens.data.pooled import pooled_run, rows_tested  # noqa: E402
+from agelens.data.pooled import rows_tested, write_record  # noqa: E402
 from agelens.data.predictions import Predictions, check_predictions, write_predictions  # noqa: E402
 from agelens.data.splits import split_digest  # noqa: E402
-from agelens.errors import InputError, OutputError, RunError, SplitError  # noqa: E402
+from agelens.errors import InputError, OutputError  # noqa: E402
 from agelens.evaluation.assurance import assure  # noqa: E402
 from agelens.evaluation.evaluate import Evaluation, evaluate, is_rate  # noqa: E402
 from agelens.label_distribution import AgeBins, gaussian  # noqa: E402
@@ -448,35 +448,6 @@ class TestReport:
         assert "No cumulative error curve: fewer than 30 people." in read
 
 
-class TestPooled:
-    def record(self, folder: Path, digest: str, protocol: str = "image-2-fold") -> None:
-        facts = {"format": 1, "protocol": {"name": protocol}, "digest": digest}
-        (folder / "folds.json").write_text(json.dumps(facts), encoding="utf-8")
-
-    def test_a_run_over_folds(self, tmp_path: Path) -> None:
-        assert pooled_run(tmp_path) is None
-        self.record(tmp_path, "x")
-        with pytest.raises(RunError, match="not pooled yet"):
-            pooled_run(tmp_path)
-        (tmp_path / "predictions.csv").write_text("path,age\n")
-        found = pooled_run(tmp_path)
-        assert found is not None
-        assert (found.protocol, found.digest) == ("image-2-fold", "x")
-        (tmp_path / "folds.json").write_text("{")
-        with pytest.raises(RunError, match="damaged"):
-            pooled_run(tmp_path)
-
-    def test_the_rows_a_protocol_tests(self) -> None:
-        labels = check_manifest(drawn(50).assign(note=["copy of x"] * 2 + [""] * 48), "m.csv")
-        rows, digest = rows_tested(labels, "image-5-fold")
-        assert len(rows) == 48
-        assert rows_tested(labels, "image-5-fold", digest)[1] == digest
-        with pytest.raises(SplitError, match="other folds"):
-            rows_tested(labels, "image-5-fold", "0" * 64)
-        with pytest.raises(InputError, match="unknown protocol"):
-            rows_tested(labels, "nobody's")
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """manifest.csv, and what a system says of it: predictions.csv."""
@@ -529,14 +500,14 @@ class TestCommand:
 
         shutil.copy(files / "predictions.csv", tmp_path)
         _, digest = rows_tested(read_manifest(files / "manifest.csv"), "image-5-fold")
-        TestPooled().record(tmp_path, digest, "image-5-fold")
+        write_record(tmp_path, {"protocol": {"name": "image-5-fold"}, "digest": digest})
         done = self.run(
             tmp_path, "--data", files / "manifest.csv", "--report", tmp_path / "out", "--by", "gender"
         )
         assert done.exit_code == 0, done.output
         stamp = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["stamp"]
         assert (stamp["Protocol"], stamp["Split digest"]) == ("image-5-fold", digest)
-        TestPooled().record(tmp_path, "0" * 64, "image-5-fold")
+        write_record(tmp_path, {"protocol": {"name": "image-5-fold"}, "digest": "0" * 64})
         assert "other folds" in self.run(tmp_path, "--data", files / "manifest.csv").output
 
     @pytest.mark.parametrize(

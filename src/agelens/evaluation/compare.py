@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from agelens import __version__, metrics
 from agelens.calibration import Calibration
-from agelens.data.predictions import Predictions, match_manifest, read_predictions
+from agelens.data.matching import match_manifest
+from agelens.data.predictions import Predictions, read_predictions
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
 from agelens.evaluation.evaluate import SMALL_GROUP, TOO_FEW, Evaluation, evaluate, is_rate, json_value

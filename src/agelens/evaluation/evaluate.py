@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
 from agelens.data.manifest import read_manifest
-from agelens.data.predictions import Match, Predictions, match_manifest
+from agelens.data.matching import Match, match_manifest
+from agelens.data.predictions import Predictions
 from agelens.errors import InputError
 from agelens.evaluation.groups import AGE_BANDS, BY_AGE, Grouping, check_groupings, group, people
 from agelens.evaluation.predict import Crops, predict_manifest

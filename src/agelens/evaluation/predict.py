@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from agelens.data.manifest import image_paths
+from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.data.predictions import Predictions, check_predictions
 from agelens.errors import InputError
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
-from agelens.inference.output import COLUMNS, problem
+from agelens.inference.output import problem
 from agelens.model_file import ModelCard
 
 __all__ = ["Crops", "Estimator", "predict_manifest"]
@@ -98,5 +99,5 @@ def predict_manifest(
             rows.append({"path": path, "error": problem(photo)})
         if progress is not None:
             progress(len(rows))
-    frame = check_predictions(pd.DataFrame(rows, columns=list(COLUMNS)), estimator.card.name)
+    frame = check_predictions(pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS)), estimator.card.name)
     return Predictions(frame, distribution, bins, estimator.card.name)

@@ -3,26 +3,21 @@
 ::
 
     RUN/
-      folds.json             protocol, digest, recipe: what a resumed run must agree with
+      folds.json …           record and results (agelens.data.pooled)
       fold-01/               a run folder as always, with the fold's split in it
-        test.npz             what the fold's network says of its test images (its presence: the fold is done)
+        test.npz             the fold's network on its test images (its presence: the fold is done)
       …
-      predictions.csv        every test image once, by the network that never saw it
-      distributions.npz      its calibrated distributions, where the network has any
-      folds.csv              a row a fold: who was held out, images, MAE
-      pooled.json            the pooled MAE and the mean of the folds
 
-A fold's network is the stage that its own validation chooses, calibrated on its own validation images: the
+A fold's network is the stage that its own validation selects, calibrated on its own validation images: the
 test images decide nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +29,15 @@ from numpy.typing import NDArray
 from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest, write_manifest
+from agelens.data.pooled import (
+    RECORD_NAME,
+    FoldResult,
+    FoldsResult,
+    read_record,
+    write_record,
+    write_results,
+)
+from agelens.data.predictions import Predictions
 from agelens.data.protocols import Fold, Protocol, ProtocolSplit, apply_protocol, load_protocol
 from agelens.errors import RunError
 from agelens.experiments.train import train
@@ -44,68 +48,12 @@ from agelens.training.fit import Reporter, run_on_crops
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, best_stage, load_stage
 
-__all__ = ["FoldFigures", "FoldsResult", "train_folds"]
+__all__ = ["train_folds"]
 
 FOLDS_FORMAT = 1
 
 _TEST = "test.npz"
 _INTERVAL_LEVEL, _THRESHOLD = 0.9, 18.0  # of low … high and p_at_least, as predict's defaults
-
-
-@dataclass(frozen=True)
-class FoldFigures:
-    """One fold's result.
-
-    Attributes:
-        fold: ``fold-01`` …
-        held_out: Who tests, in words.
-        images: Number of test images.
-        mae: On them, years.
-        stage: The stage that its validation chose.
-        validation_mae: Of that stage, years.
-    """
-
-    fold: str
-    held_out: str
-    images: int
-    mae: float
-    stage: str
-    validation_mae: float
-
-
-@dataclass(frozen=True)
-class FoldsResult:
-    """All folds' result.
-
-    Attributes:
-        path: The folder of the run.
-        protocol: Name of the protocol.
-        digest: Of its folds.
-        folds: In order.
-        images: Number of test images, all folds.
-        pooled_mae: Over all test images, years: every image counts the same.
-        mean_of_folds: Mean of the folds' MAE, years: every fold (person) counts the same.
-        deviation_of_folds: Sample deviation of the folds' MAE; None for one fold.
-    """
-
-    path: Path
-    protocol: str
-    digest: str
-    folds: tuple[FoldFigures, ...]
-    images: int
-    pooled_mae: float
-    mean_of_folds: float
-    deviation_of_folds: float | None
-
-    def line(self) -> str:
-        """The figures, each by its name."""
-        pooled = f"{self.protocol}: MAE {self.pooled_mae:.3f} pooled over {self.images:,} images"
-        if self.deviation_of_folds is None:
-            return f"{pooled} of one fold"
-        return (
-            f"{pooled}; {self.mean_of_folds:.3f} as the mean of {len(self.folds)} folds "
-            f"(deviation {self.deviation_of_folds:.3f})"
-        )
 
 
 def train_folds(
@@ -160,7 +108,7 @@ def train_folds(
         for line in split.lines():
             say(line)
     state.wait_for_everyone()
-    figures: list[FoldFigures] = []
+    figures: list[FoldResult] = []
     for fold in split.folds:
         if not (folder / fold.name / _TEST).exists():
             _train_fold(recipe, split, fold, folder, start, reporter, state, cpu)
@@ -172,21 +120,14 @@ def train_folds(
         figures.append(done)
     result = _pool(folder, split, tuple(figures))
     if state.is_main_process:
-        _write_predictions(folder, split, rows)
-        _write_figures(result)
+        write_results(result, _predictions(folder, split, rows))
     state.wait_for_everyone()
     return result
 
 
 def _open(folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
-    path = folder / "folds.json"
-    if resume and path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(path, f"cannot be read: {error}") from error
-        if not isinstance(known, dict):
-            raise RunError(path, "cannot be read: it holds no record of a run")
+    known = read_record(folder) if resume else None
+    if known is not None:
         for key, value in facts.items():
             if key == "labels" and key not in known:
                 continue  # begun before labels were recorded
@@ -195,9 +136,8 @@ def _open(folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         reason = "is not empty; pass --resume to go on with the folds in it"
-        raise RunError(folder, "is not empty and holds no folds.json of a protocol" if resume else reason)
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        raise RunError(folder, f"is not empty and holds no {RECORD_NAME} of a protocol" if resume else reason)
+    write_record(folder, facts)
 
 
 def _train_fold(
@@ -276,12 +216,12 @@ def _tested(folder: Path, fold: Fold) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldFigures:
+def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
     arrays = _tested(folder, fold)
     stage = str(arrays["stage"])
     validation = Run.open(folder / fold.name).read_json(stage, "validation.json")
     ages = rows["age"].to_numpy(dtype=np.float64)[fold.rows("test")]
-    return FoldFigures(
+    return FoldResult(
         fold=fold.name,
         held_out=fold.held_out,
         images=len(ages),
@@ -291,7 +231,7 @@ def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldFigures:
     )
 
 
-def _pool(folder: Path, split: ProtocolSplit, figures: tuple[FoldFigures, ...]) -> FoldsResult:
+def _pool(folder: Path, split: ProtocolSplit, figures: tuple[FoldResult, ...]) -> FoldsResult:
     starts = {Run.open(folder / fold.name).facts.get("start") for fold in split.folds}
     if len(starts) > 1:
         raise RunError(folder, "its folds started from different weights: they are no one system")
@@ -309,8 +249,8 @@ def _pool(folder: Path, split: ProtocolSplit, figures: tuple[FoldFigures, ...]) 
     )
 
 
-def _write_predictions(folder: Path, split: ProtocolSplit, rows: pd.DataFrame) -> None:
-    """Write ``predictions.csv`` and ``distributions.npz`` in the order of the manifest."""
+def _predictions(folder: Path, split: ProtocolSplit, rows: pd.DataFrame) -> Predictions:
+    """Every test image's prediction, in the order of the manifest."""
     tested = {fold.name: _tested(folder, fold) for fold in split.folds}
     positions = np.concatenate([fold.rows("test") for fold in split.folds])
     order = np.argsort(positions, kind="stable")
@@ -321,19 +261,12 @@ def _write_predictions(folder: Path, split: ProtocolSplit, rows: pd.DataFrame) -
 
     names = np.concatenate([np.full(len(fold.rows("test")), fold.name) for fold in split.folds])
     table = pd.DataFrame({"path": paths, "face": 1, "age": joined("age"), "fold": names[order]})
-    if all("distribution" in arrays for arrays in tested.values()):
-        for name in ("low", "high", "p_at_least"):
-            table[name] = joined(name)
-        bins, mass = _over_common_bins([tested[fold.name] for fold in split.folds])
-        with write_atomically(folder / "distributions.npz") as temporary:
-            np.savez_compressed(
-                temporary,
-                path=paths.astype(np.str_),
-                distribution=mass[order],
-                age_bins=bins.ages.astype(np.int64),
-            )
-    with write_atomically(folder / "predictions.csv") as temporary:
-        table.to_csv(temporary, index=False, errors="surrogateescape", lineterminator="\n")
+    if not all("distribution" in arrays for arrays in tested.values()):
+        return Predictions(table, None, None, str(folder))
+    for name in ("low", "high", "p_at_least"):
+        table[name] = joined(name)
+    bins, mass = _over_common_bins([tested[fold.name] for fold in split.folds])
+    return Predictions(table, mass[order].astype(np.float64), bins, str(folder))
 
 
 def _over_common_bins(tested: list[dict[str, NDArray[Any]]]) -> tuple[AgeBins, NDArray[np.float32]]:
@@ -349,22 +282,6 @@ def _over_common_bins(tested: list[dict[str, NDArray[Any]]]) -> tuple[AgeBins, N
         part[:, first : first + mass.shape[1]] = mass
         parts.append(part)
     return bins, np.concatenate(parts)
-
-
-def _write_figures(result: FoldsResult) -> None:
-    with write_atomically(result.path / "folds.csv") as temporary:
-        pd.DataFrame([asdict(fold) for fold in result.folds]).to_csv(temporary, index=False)
-    pooled = {
-        "protocol": result.protocol,
-        "digest": result.digest,
-        "images": result.images,
-        "folds": len(result.folds),
-        "pooled MAE": result.pooled_mae,
-        "mean of folds MAE": result.mean_of_folds,
-        "deviation of folds MAE": result.deviation_of_folds,
-    }
-    with write_atomically(result.path / "pooled.json") as temporary:
-        temporary.write_text(json.dumps(pooled, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from agelens.data.prediction_columns import BOX_COLUMNS, PREDICTION_COLUMNS
 from agelens.inference.face import Photo
 
-__all__ = ["COLUMNS", "prediction_rows", "problem", "source_name", "write_csv", "write_json"]
-
-COLUMNS = (
-    *("path", "face", "age", "low", "high", "p_at_least"),
-    *("x1", "y1", "x2", "y2", "confidence", "error"),
-)
+__all__ = ["prediction_rows", "problem", "source_name", "write_csv", "write_json"]
 
 
 def source_name(photo: Photo) -> str:
@@ -38,12 +34,12 @@ def prediction_rows(photo: Photo, *, level: float, threshold: float) -> Iterator
         level: Coverage of ``low`` … ``high``.
         threshold: Age in years that ``p_at_least`` speaks of.
     Yields:
-        `COLUMNS` with years to two decimals, pixels to one, probabilities to four; a value that there
-        is not is empty.
+        `PREDICTION_COLUMNS`: years to two decimals, pixels to one, probabilities to four; a missing value is
+        empty.
     Raises:
         InputError: ``level`` is out of range.
     """
-    empty = dict.fromkeys(COLUMNS, "") | {"path": source_name(photo), "error": problem(photo)}
+    empty = dict.fromkeys(PREDICTION_COLUMNS, "") | {"path": source_name(photo), "error": problem(photo)}
     if not photo.faces:
         yield empty
     for number, face in enumerate(photo.faces, start=1):
@@ -56,7 +52,7 @@ def prediction_rows(photo: Photo, *, level: float, threshold: float) -> Iterator
         }
         row["p_at_least"] = f"{face.probability_at_least(threshold):.4f}"
         if face.box is not None:
-            row |= {side: f"{pixel:.1f}" for side, pixel in zip(COLUMNS[6:10], face.box, strict=True)}
+            row |= {side: f"{pixel:.1f}" for side, pixel in zip(BOX_COLUMNS, face.box, strict=True)}
         if face.confidence is not None:
             row["confidence"] = f"{face.confidence:.4f}"
         yield row
@@ -64,7 +60,7 @@ def prediction_rows(photo: Photo, *, level: float, threshold: float) -> Iterator
 
 def write_csv(photos: Iterable[Photo], out: TextIO, *, level: float = 0.9, threshold: float = 18) -> None:
     """Write photos as they come, in the form of ``predictions.csv``; arguments as in `prediction_rows`."""
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, PREDICTION_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for photo in photos:
         writer.writerows(prediction_rows(photo, level=level, threshold=threshold))
