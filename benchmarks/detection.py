@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agelens.data.datasets import DATASETS
+from agelens.data.adapt import read_dataset
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 
@@ -25,7 +25,7 @@ def errors(landmarks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def fgnet(folder: Path, detector: object) -> None:
-    rows = DATASETS["fgnet"](folder, content=False)
+    rows = read_dataset("fgnet", folder, content=False)
     found, seconds = [], 0.0
     for path, text in zip(rows["path"], rows["landmarks"], strict=True):
         truth = np.array(text.split(), float).reshape(5, 2)

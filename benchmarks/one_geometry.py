@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=480)
     arguments = parser.parse_args()
 
-    from agelens.data.datasets import DATASETS
+    from agelens.data.adapt import read_dataset
 
-    rows = DATASETS["utkface"](arguments.chips)
+    rows = read_dataset("utkface", arguments.chips)
     rows = rows[rows["split"] == "test"]
     estimator = AgeEstimator(arguments.model)
     random = np.random.default_rng(0)

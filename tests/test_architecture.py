@@ -192,6 +192,14 @@ def test_light_half_predicts_without_the_extras(small_model: Path, portrait: Pat
     assert 0 < probability <= 1
 
 
+@pytest.mark.parametrize("listed", ["datasets", "protocols"])
+def test_listing_needs_no_extra(listed: str) -> None:
+    code = "import sys\nfrom agelens.apps.cli import main\nsys.argv = ['agelens', sys.argv[1]]\nmain()"
+    done = run_blocked(code, listed)
+    assert done.returncode == 0, done.stderr
+    assert "utkface" in done.stdout
+
+
 def test_importing_the_package_is_cheap() -> None:
     heavy = {"numpy", "onnxruntime", "PIL", "typer"}
     code = f"import sys, agelens; sys.exit(len({heavy} & set(sys.modules)))"
@@ -218,10 +226,9 @@ def test_detectors_know_their_names() -> None:
 
 
 def test_datasets_know_their_names() -> None:
-    pytest.importorskip("pandas", reason="data sets need the extra report")
     from agelens.data.datasets import DATASETS
 
-    assert {name: getattr(read, "__name__", None) for name, read in DATASETS.items()} == {
+    assert {name: getattr(dataset.read, "__name__", None) for name, dataset in DATASETS.items()} == {
         name: name for name in DATASETS
     }
 

@@ -14,21 +14,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from agelens.apps import cli
+from agelens.data.adapt import read_dataset
 from agelens.data.audit import KINDS, audit
-from agelens.data.datasets import DATASETS, Adapter, dataset_guide, dataset_settings, read_dataset
-from agelens.data.datasets.afad import afad
-from agelens.data.datasets.appa_real import appa_real
-from agelens.data.datasets.chalearn import chalearn
-from agelens.data.datasets.fairface import ETHNICITIES, fairface, parse_band
-from agelens.data.datasets.fgnet import FIVE_OF_68, fgnet, read_points
-from agelens.data.datasets.folders import folders
-from agelens.data.datasets.guess_the_age import guess_the_age
-from agelens.data.datasets.imdb_wiki import ages_from_dates, imdb_wiki
-from agelens.data.datasets.megaage import megaage
-from agelens.data.datasets.megaage_asian import megaage_asian
-from agelens.data.datasets.morph import morph
-from agelens.data.datasets.table import table as own_table
-from agelens.data.datasets.utkface import SPLIT_DIGEST, parse_name, utkface
+from agelens.data.datasets import DATASETS, dataset_guide, dataset_settings
+from agelens.data.datasets.fairface import ETHNICITIES, parse_band
+from agelens.data.datasets.fgnet import FIVE_OF_68, read_points
+from agelens.data.datasets.imdb_wiki import ages_from_dates
+from agelens.data.datasets.utkface import SPLIT_DIGEST, parse_name
 from agelens.data.manifest import image_paths, label_bounds, read_manifest, write_manifest
 from agelens.data.splits import content_split, split_digest
 from agelens.errors import InputError, ManifestError
@@ -110,7 +102,7 @@ def chips(tmp_path: Path) -> Path:
 
 def test_utkface_miniature(chips: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    table = utkface(chips, workers=2, progress=lambda *call: calls.append(call))
+    table = read_dataset("utkface", chips, workers=2, progress=lambda *call: calls.append(call))
     assert calls[-1] == (8, 8)
     rows = table.set_index("path")
     assert rows["note"].to_dict() == {
@@ -146,11 +138,11 @@ def test_utkface_miniature(chips: Path, tmp_path: Path) -> None:
 
 
 def test_a_chip_keeps_its_side_whatever_its_name_and_company(chips: Path) -> None:
-    before = utkface(chips).set_index("digest")["split"]
+    before = read_dataset("utkface", chips).set_index("digest")["split"]
     (chips / "30_0_0_20170101000000000.jpg.chip.jpg").rename(chips / "99_0_0_20170101000000000.jpg.chip.jpg")
     for seed in range(20, 25):
         save_scene(chips / f"{seed}_0_0_20180101000000000.jpg.chip.jpg", seed)
-    after = utkface(chips).set_index("digest")["split"]
+    after = read_dataset("utkface", chips).set_index("digest")["split"]
     alone = before[~before.index.duplicated(keep=False)]
     assert after[alone.index].to_dict() == alone.to_dict()
 
@@ -158,19 +150,19 @@ def test_a_chip_keeps_its_side_whatever_its_name_and_company(chips: Path) -> Non
 def test_names_alone_need_no_image(chips: Path) -> None:
     for chip in chips.iterdir():
         chip.write_bytes(b"")
-    table = utkface(chips, content=False)
+    table = read_dataset("utkface", chips, content=False)
     assert list(table.columns) == ["path", "age", "gender", "ethnicity"]
     assert len(table) == 8
 
 
-@pytest.mark.parametrize("adapter", DATASETS.values(), ids=DATASETS)
-def test_a_folder_of_something_else(tmp_path: Path, adapter: Adapter) -> None:
-    with pytest.raises(InputError, match="no"):
-        adapter(tmp_path / "none")
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_folder_of_something_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_dataset(name, tmp_path / "none")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "notes.txt").touch()
-    with pytest.raises(InputError, match=str(tmp_path)):
-        adapter(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path}: no "):
+        read_dataset(name, tmp_path)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:
@@ -191,7 +183,7 @@ def test_fgnet_miniature(tmp_path: Path) -> None:
     (tmp_path / "images" / "004A10.JPG").write_bytes(b"")
     write_points(tmp_path / "points" / "004a10.pts", points)
     (tmp_path / "images" / "Thumbs.db").touch()
-    table = fgnet(tmp_path)
+    table = read_dataset("fgnet", tmp_path)
     assert table[["path", "subject", "age"]].values.tolist() == [
         ["images/001A02.JPG", "001", 2.0],
         ["images/001A43a.JPG", "001", 43.0],
@@ -223,7 +215,7 @@ def test_damaged_points(tmp_path: Path, content: bytes) -> None:
 
 
 def test_real_fgnet(shared: Path) -> None:
-    table = fgnet(shared / "data" / "FG-NET", content=False)
+    table = read_dataset("fgnet", shared / "data" / "FG-NET", content=False)
     assert (len(table), table["subject"].nunique()) == (1002, 82)
     assert (table["age"].min(), table["age"].max()) == (0, 69)
     assert table.attrs["problems"] == []
@@ -240,7 +232,7 @@ def test_real_fgnet(shared: Path) -> None:
 
 
 def test_real_utkface_names(shared: Path) -> None:
-    table = utkface(shared / "data" / "UTKFace", content=False)
+    table = read_dataset("utkface", shared / "data" / "UTKFace", content=False)
     assert len(table) == 21351
     assert (table["age"].min(), table["age"].max()) == (1, 116)
     assert (table["age"] > 100).sum() == 19
@@ -256,7 +248,7 @@ def test_real_utkface_names(shared: Path) -> None:
 
 @pytest.mark.slow
 def test_utkface_v1_is_frozen(shared: Path) -> None:
-    table = utkface(shared / "data" / "UTKFace")
+    table = read_dataset("utkface", shared / "data" / "UTKFace")
     assert table["split"].value_counts().to_dict() == {"train": 15978, "test": 2016, "val": 1986, "": 1371}
     notes = table["note"].str.split().str[0].value_counts().to_dict()
     assert notes == {"conflicting": 1012, "near": 221, "copy": 138}
@@ -332,7 +324,7 @@ def write_imdb(folder: Path, half: str = "imdb", **changed: Any) -> Path:
 def test_imdb_wiki_miniature(tmp_path: Path) -> None:
     write_imdb(tmp_path / "imdb_crop")
     write_imdb(tmp_path / "wiki_crop", "wiki", celeb_id=None)
-    table = imdb_wiki(tmp_path)
+    table = read_dataset("imdb_wiki", tmp_path)
     assert len(table) == 6
     imdb = table[table["path"].str.startswith("imdb_crop/")]
     assert imdb[["path", "age", "gender", "subject"]].values.tolist() == [
@@ -369,12 +361,11 @@ def read_manifest_back(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def test_imdb_wiki_settings_and_whole_photographs(tmp_path: Path) -> None:
     write_imdb(tmp_path / "imdb")
-    loose = imdb_wiki(
-        tmp_path, minimum_face_score=-np.inf, allow_second_face=True, maximum_age=120, content=False
-    )
+    settings = {"minimum_face_score": -np.inf, "allow_second_face": True, "maximum_age": 120}
+    loose = read_dataset("imdb_wiki", tmp_path, settings, content=False)
     assert loose["age"].tolist() == [69, 40, 39, 60, 61, 115]
     assert set(loose["box"]) == {"1 2 13.5 20"}
-    young = imdb_wiki(tmp_path / "imdb", maximum_age=39, content=False)
+    young = read_dataset("imdb_wiki", tmp_path / "imdb", {"maximum_age": 39}, content=False)
     assert young["age"].tolist() == [39]
     assert read_dataset("imdb-wiki", tmp_path, {"minimum_age": 50})["age"].tolist() == [69]
 
@@ -414,20 +405,20 @@ def test_mat_files_that_are_not_the_owners(tmp_path: Path) -> None:
     # What MATLAB writes with -v7.3: a header of 128 bytes with version 0x0200, then HDF5.
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n".ljust(600))
     with pytest.raises(InputError, match=r"imdb\.mat: a \.mat file of version 7\.3"):
-        imdb_wiki(tmp_path)
+        read_dataset("imdb_wiki", tmp_path)
     for content in (b"", b"no table", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\xff" * 64):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"imdb\.mat: not the owner's"):
-            imdb_wiki(tmp_path)
+            read_dataset("imdb_wiki", tmp_path)
     savemat(path, {"wiki": {"dob": 1}})
     with pytest.raises(InputError, match="not the owner's MATLAB 5 table 'imdb'"):
-        imdb_wiki(tmp_path)
+        read_dataset("imdb_wiki", tmp_path)
     write_imdb(tmp_path, face_score=None)
     with pytest.raises(InputError, match="no field 'face_score'"):
-        imdb_wiki(tmp_path)
+        read_dataset("imdb_wiki", tmp_path)
     write_imdb(tmp_path, gender=np.array([[1.0, 0.0]]))
     with pytest.raises(InputError, match="2 values of 'gender' for 10"):
-        imdb_wiki(tmp_path)
+        read_dataset("imdb_wiki", tmp_path)
     for field, value in (
         ("dob", cells(["1950"] * 10)),
         ("gender", "m" * 10),
@@ -436,17 +427,17 @@ def test_mat_files_that_are_not_the_owners(tmp_path: Path) -> None:
     ):
         write_imdb(tmp_path, **{field: value, "name": None})
         with pytest.raises(InputError, match=rf"imdb\.mat: (the field|\d+ values of) '{field}'"):
-            imdb_wiki(tmp_path)
+            read_dataset("imdb_wiki", tmp_path)
     write_imdb(tmp_path, celeb_id=np.array([[1.0, 2.0]]))
     with pytest.raises(InputError, match="2 values of 'celeb_id' for 10"):
-        imdb_wiki(tmp_path)
+        read_dataset("imdb_wiki", tmp_path)
 
 
 def test_imdb_wiki_faces_without_a_box_or_a_person(tmp_path: Path) -> None:
     boxes = [np.array([[1.0, 2.0, 13.5, 20.0]])] * 10
     boxes[1] = np.array([[5.0, 5.0, 5.0, 5.0]])
     write_imdb(tmp_path, face_location=cells(boxes), celeb_id=np.array([[6488.0, *[np.nan] * 9]]))
-    table = imdb_wiki(tmp_path)
+    table = read_dataset("imdb_wiki", tmp_path)
     assert table["subject"].tolist() == ["imdb-6488", *[""] * (len(table) - 1)]
     assert table["box"].tolist() == ["1 2 13.5 20", "", *["1 2 13.5 20"] * (len(table) - 2)]
     (told,) = [finding for finding in table.attrs["problems"] if "face_location" in finding.detail]
@@ -480,7 +471,7 @@ def write_morph(folder: Path, header: str = MORPH_HEADER) -> None:
 
 def test_morph_miniature(tmp_path: Path) -> None:
     write_morph(tmp_path)
-    table = morph(tmp_path)
+    table = read_dataset("morph", tmp_path)
     assert table[["path", "age", "subject", "gender", "ethnicity", "note"]].values.tolist() == [
         ["Album2/009055_0M51.JPG", 51, "009055", "male", "White", ""],
         ["Album2/009055_1M54.JPG", 54, "009055", "male", "White", ""],
@@ -516,23 +507,23 @@ def test_morph_photographs_elsewhere_are_found_by_their_names(tmp_path: Path) ->
     row = "009055,1,1951-08-09,2006-01-02,W,M,,54,3,,{}"
     for photo in ("009055_1M54.JPG", "MORPH/009055_1M54.jpg"):
         (tmp_path / "morph_2008_nonCommercial.csv").write_text(f"{MORPH_HEADER}\n{row.format(photo)}\n")
-        table = morph(tmp_path)
+        table = read_dataset("morph", tmp_path)
         assert table[["path", "age", "ethnicity"]].values.tolist() == [
             ["Album2/009055_1M54.JPG", 54, "White"]
         ]
     (tmp_path / "morph_2008_nonCommercial.csv").write_text(f"{MORPH_HEADER}\n")
     with pytest.raises(InputError, match="the table has no rows"):
-        morph(tmp_path)
+        read_dataset("morph", tmp_path)
 
 
 def test_morph_by_its_names_alone_and_without_a_column(tmp_path: Path) -> None:
     write_morph(tmp_path)
     (tmp_path / "morph_2008_nonCommercial.csv").write_text("id_num,photo,age,gender\n1,a,3,M\n")
     with pytest.raises(InputError, match="no column 'race'"):
-        morph(tmp_path)
+        read_dataset("morph", tmp_path)
     (tmp_path / "morph_2008_nonCommercial.csv").unlink()
     save_face(tmp_path / "Album2" / "front.jpg")
-    table = morph(tmp_path, content=False)
+    table = read_dataset("morph", tmp_path, content=False)
     assert len(table) == 9
     assert table.iloc[2][["age", "subject", "gender"]].tolist() == [23.0, "012345", "female"]
     assert "ethnicity" not in table
@@ -556,7 +547,7 @@ def write_appa_real(folder: Path) -> None:
 
 def test_appa_real_miniature(tmp_path: Path) -> None:
     write_appa_real(tmp_path / "appa-real-release")
-    table = appa_real(tmp_path)
+    table = read_dataset("appa_real", tmp_path)
     assert table[["path", "age", "split", "official_split"]].values.tolist() == [
         ["train/000000.jpg_face.jpg", 4, "train", "train"],
         ["train/000001.jpg_face.jpg", 42, "train", "train"],
@@ -572,16 +563,16 @@ def test_appa_real_miniature(tmp_path: Path) -> None:
     apparent = read_dataset("appa-real", tmp_path, {"label": "apparent"})
     assert apparent[["age", "age_std"]].values.tolist() == [[5.14, 4.1], [43, 0], [33.5, 6.2], [71.2, 5.5]]
     with pytest.raises(InputError, match="'real' or 'apparent'"):
-        appa_real(tmp_path, label="both")
+        read_dataset("appa_real", tmp_path, {"label": "both"})
     text = "file_name,num_ratings,apparent_age_avg,apparent_age_std,real_age\n{},36,5.0,{},4\n"
     name = apparent["path"][0].rpartition("/")[2].removesuffix("_face.jpg")
     (tmp_path / "appa-real-release" / "gt_avg_train.csv").write_text(text.format(name, "wide"))
-    broken = appa_real(tmp_path, label="apparent")
+    broken = read_dataset("appa_real", tmp_path, {"label": "apparent"})
     assert np.isnan(broken["age_std"][0])
     assert ("bad-value", (broken["path"][0],)) in findings(broken)
     (tmp_path / "appa-real-release" / "gt_avg_test.csv").write_text("file_name,age\na.jpg,3\n")
     with pytest.raises(InputError, match=r"gt_avg_test\.csv: no column 'num_ratings'"):
-        appa_real(tmp_path)
+        read_dataset("appa_real", tmp_path)
 
 
 @pytest.mark.parametrize("form", ["2015", "2016"])
@@ -606,7 +597,7 @@ def test_chalearn_miniature(tmp_path: Path, form: str) -> None:
             (tmp_path / "gt").mkdir(exist_ok=True)
             text = "\n".join(["image,mean,stdv", *rows[part]]).replace(";", ",")
             (tmp_path / "gt" / f"{'valid' if part == 'val' else part}_gt.csv").write_text(text)
-    table = chalearn(tmp_path)
+    table = read_dataset("chalearn", tmp_path)
     assert table["path"].map(lambda path: Path(path).name).tolist() == [
         *("image_1.jpg", "image_2.jpg", "image_4.jpg", "image_6.jpg")
     ]
@@ -617,11 +608,11 @@ def test_chalearn_miniature(tmp_path: Path, form: str) -> None:
     names = "Train.csv" if form == "2015" else "gt/train_gt.csv"
     (tmp_path / names).write_text("image_1.jpg;32;\n")
     with pytest.raises(InputError, match="row 1: not name, mean, deviation"):
-        chalearn(tmp_path)
+        read_dataset("chalearn", tmp_path)
 
 
-@pytest.mark.parametrize(("adapter", "name"), [(megaage, "megaage"), (megaage_asian, "megaage_asian")])
-def test_megaage_miniatures(tmp_path: Path, adapter: Adapter, name: str) -> None:
+@pytest.mark.parametrize("name", ["megaage", "megaage_asian"])
+def test_megaage_miniatures(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name / name
     (folder / "list").mkdir(parents=True)
     for part, ages in {"train": [3, 70, 71], "test": [0, 25]}.items():
@@ -630,7 +621,7 @@ def test_megaage_miniatures(tmp_path: Path, adapter: Adapter, name: str) -> None
                 save_face(folder / part / f"{number + 1}.jpg", 10 * len(part) + number, (178, 218))
         (folder / "list" / f"{part}_name.txt").write_text("".join(f"{k + 1}.jpg\n" for k in range(len(ages))))
         (folder / "list" / f"{part}_age.txt").write_text("".join(f"{age}\n" for age in ages))
-    table = adapter(tmp_path)
+    table = read_dataset(name, tmp_path)
     assert table[["path", "age", "split"]].values.tolist() == [
         *(["train/1.jpg", 3, "train"], ["train/2.jpg", 70, "train"]),
         *(["test/1.jpg", 0, "test"], ["test/2.jpg", 25, "test"]),
@@ -639,10 +630,10 @@ def test_megaage_miniatures(tmp_path: Path, adapter: Adapter, name: str) -> None
     assert findings(table) == [("missing-file", ("train/3.jpg",))]
     (folder / "list" / "test_age.txt").write_text("3\n")
     with pytest.raises(InputError, match=r"test_name\.txt: 2 names for 1 ages"):
-        adapter(folder)
+        read_dataset(name, folder)
     (folder / "list" / "test_age.txt").unlink()
     with pytest.raises(InputError, match=r"test_age\.txt: cannot be read"):
-        adapter(folder)
+        read_dataset(name, folder)
 
 
 def test_afad_miniature(tmp_path: Path) -> None:
@@ -655,7 +646,7 @@ def test_afad_miniature(tmp_path: Path) -> None:
     save_face(folder / "front.jpg", 6)
     (folder / "15" / "111" / "Thumbs.db").touch()
     (folder / "AFAD-Full.txt").write_text("./15/111/637660-0.jpg\n./72/111/9-0.jpg\n")
-    table = afad(tmp_path)
+    table = read_dataset("afad", tmp_path)
     assert table[["path", "age", "gender", "ethnicity"]].values.tolist() == [
         ["15/111/637660-0.jpg", 15, "male", "Asian"],
         ["15/112/671487-0.jpg", 15, "female", "Asian"],
@@ -675,7 +666,7 @@ def test_guess_the_age_miniature(tmp_path: Path) -> None:
     for number in (0, 1, 2, 4):
         save_face(tmp_path / "training_caip_contest" / f"{number}.jpg", number, (101, 77))
     (tmp_path / "training_caip_contest" / "4.jpg").write_bytes(b"\xff\xd8\xff")
-    table = guess_the_age(tmp_path)
+    table = read_dataset("guess_the_age", tmp_path)
     assert table[["path", "age"]].values.tolist() == [
         ["training_caip_contest/0.jpg", 35],
         ["training_caip_contest/1.jpg", 18.37],
@@ -691,7 +682,7 @@ def test_guess_the_age_miniature(tmp_path: Path) -> None:
     ]
     (tmp_path / "training_caip_contest.csv").write_text("0.jpg,35,male\n")
     with pytest.raises(InputError, match="row 1: 3 fields under 2 columns"):
-        guess_the_age(tmp_path)
+        read_dataset("guess_the_age", tmp_path)
 
 
 def test_a_first_row_without_a_number_is_a_header_only_if_it_names_no_image(tmp_path: Path) -> None:
@@ -701,7 +692,8 @@ def test_a_first_row_without_a_number_is_a_header_only_if_it_names_no_image(tmp_
     for header, kinds in (("name,age", []), ("0.jpg,old", ["impossible-age"])):
         (tmp_path / "gta" / "training_caip_contest.csv").write_text(f"{header}\n1.jpg,20\n")
         (tmp_path / "lap" / "Train.csv").write_text(f"{header},4\n1.jpg,20,3\n")
-        for table in (guess_the_age(tmp_path / "gta"), chalearn(tmp_path / "lap")):
+        for name, folder in (("guess_the_age", "gta"), ("chalearn", "lap")):
+            table = read_dataset(name, tmp_path / folder)
             assert table["age"].tolist() == [20]
             assert [kind for kind, _ in findings(table)] == kinds
 
@@ -713,7 +705,7 @@ def test_folders_named_by_age(tmp_path: Path) -> None:
         save_face(tmp_path / name, number)
     save_face(tmp_path / "25" / ".hidden.jpg")
     (tmp_path / "25" / "notes.txt").touch()
-    table = folders(tmp_path)
+    table = read_dataset("folders", tmp_path)
     assert table[["path", "age"]].values.tolist() == [
         ["031/deep/c.webp", 31],
         ["25/a.jpg", 25],
@@ -764,7 +756,7 @@ def test_fairface_miniature(tmp_path: Path, inner: str) -> None:
     (tmp_path / "fairface_label_val.csv").write_text(
         FAIRFACE + "val/1.jpg,40-49,Female,East Asian,TRUE\nval/2.jpg,60-69,Male,Indian,FALSE\n"
     )
-    table = fairface(tmp_path)
+    table = read_dataset("fairface", tmp_path)
     names = [path.removeprefix("fair_face/") for path in table["path"]]
     by_name = table.set_index(pd.Index(names))
     bounds = dict(zip(names, label_bounds(table).tolist(), strict=True))
@@ -804,7 +796,7 @@ def test_bands_in_a_table_of_ones_own(tmp_path: Path) -> None:
     save_face(tmp_path / "a.jpg", 1)
     save_face(tmp_path / "b.jpg", 2)
     (tmp_path / "t.csv").write_text("file,age_low,age_high\na.jpg,30,39\nb.jpg,70,\nb.jpg,9,3\n")
-    table = own_table(tmp_path / "t.csv")
+    table = read_dataset("table", tmp_path / "t.csv")
     assert label_bounds(table).tolist() == [[30, 39], [70, 130]]
     assert findings(table)[0][0] == "conflicting-ages"
 
@@ -823,7 +815,7 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     rows.to_csv(tmp_path / "faces.csv", index=False)
     rows.to_parquet(tmp_path / "faces.parquet")
     for name in ("faces.csv", "faces.parquet"):
-        table = own_table(tmp_path / name, images=str(tmp_path / "images"))
+        table = read_dataset("table", tmp_path / name, {"images": str(tmp_path / "images")})
         assert table[["path", "age", "gender", "camera"]].values.tolist() == [
             ["a.jpg", 3, "male", "x"],
             ["b.jpg", 40, "female", "y"],
@@ -832,41 +824,40 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="no image with a usable age and a file; the first of 5 problems: row 3"
     ):
-        own_table(tmp_path / "faces.csv")
+        read_dataset("table", tmp_path / "faces.csv")
     with pytest.raises(InputError, match="no column 'years'"):
-        own_table(tmp_path / "faces.csv", age="years")
+        read_dataset("table", tmp_path / "faces.csv", {"age": "years"})
     (tmp_path / "two.csv").write_text("file,image,age\na,b,3\n")
     with pytest.raises(
         InputError, match="several columns may be the path: file, image; say which with path=NAME"
     ):
-        own_table(tmp_path / "two.csv")
+        read_dataset("table", tmp_path / "two.csv")
     (tmp_path / "bad.csv").write_text("path,age,gender\nimages/a.jpg,3,boy\n")
     with pytest.raises(ManifestError, match=r"gender.*must be one of male, female"):
-        own_table(tmp_path / "bad.csv")
+        read_dataset("table", tmp_path / "bad.csv")
     (tmp_path / "later.csv").write_text("path,age,split\n,3,\nimages/none.jpg,3,\nimages/a.jpg,3,training\n")
     with pytest.raises(ManifestError, match=r"later\.csv, row 3, column 'split'"):
-        own_table(tmp_path / "later.csv")
+        read_dataset("table", tmp_path / "later.csv")
     (tmp_path / "twice.csv").write_text("path,age,age\nimages/a.jpg,3,9\n")
     with pytest.raises(InputError, match=r"twice\.csv: the column 'age' is there twice"):
-        own_table(tmp_path / "twice.csv")
+        read_dataset("table", tmp_path / "twice.csv")
     points = [float(number) for number in range(10)]
     lists = pd.DataFrame({"path": ["images/a.jpg"], "age": [3], "landmarks": [points]})
     lists.to_parquet(tmp_path / "lists.parquet")
-    found = own_table(tmp_path / "lists.parquet")["landmarks"][0]
+    found = read_dataset("table", tmp_path / "lists.parquet")["landmarks"][0]
     assert [float(number) for number in found.split()] == points
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="not a Parquet table"):
-        own_table(tmp_path / "no.parquet")
-    with pytest.raises(InputError, match=r"no \.csv or \.parquet file"):
-        own_table(tmp_path / "none.csv")
+        read_dataset("table", tmp_path / "no.parquet")
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_dataset("table", tmp_path / "none.csv")
 
 
 def test_the_findings_of_every_adapter_are_known_to_audit(tmp_path: Path) -> None:
     write_morph(tmp_path)
     report = audit(tmp_path, dataset="morph")
-    assert report.counts["bad-value"] == len(
-        [finding for finding in morph(tmp_path).attrs["problems"] if finding.kind == "bad-value"]
-    )
+    kinds = [finding.kind for finding in read_dataset("morph", tmp_path).attrs["problems"]]
+    assert report.counts["bad-value"] == kinds.count("bad-value")
     assert report.counts["conflicting-ages"] == 1
 
 

@@ -12,22 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agelens.data.adapt import read_dataset
 from agelens.data.datasets import DATASETS
-from agelens.data.datasets.fgnet import fgnet
-from agelens.data.datasets.utkface import utkface
 from agelens.data.manifest import read_manifest, write_manifest
-from agelens.data.protocols import (
-    Fold,
-    Leak,
-    Protocol,
-    ProtocolSplit,
-    apply_protocol,
-    check_folds,
-    group_place,
-    load_protocol,
-    protocol_names,
-)
-from agelens.data.splits import content_split, split_digest
+from agelens.data.protocol_split import Fold, Leak, ProtocolSplit, apply_protocol, check_folds
+from agelens.data.protocols import Protocol, load_protocol, protocol_names
+from agelens.data.splits import content_split, group_place, split_digest
 from agelens.errors import InputError, SplitError
 
 
@@ -80,6 +70,13 @@ def test_every_protocol_loads_and_names_its_data_set() -> None:
 def test_no_such_protocol(name: str) -> None:
     with pytest.raises(InputError, match="protocol"):
         load_protocol(name)
+
+
+@pytest.mark.parametrize("name", ["image-K-fold", "subject-K-fold"])
+def test_the_letter_k_stands_for_a_number(name: str) -> None:
+    with pytest.raises(InputError, match=name.replace("K", "5")) as refused:
+        load_protocol(name)
+    assert "unknown" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +330,7 @@ def test_the_checker_finds_the_same_bytes_on_two_sides() -> None:
 
 
 def test_real_fgnet_leaves_82_people_out(shared: Path) -> None:
-    table = fgnet(shared / "data" / "FG-NET", content=False)
+    table = read_dataset("fgnet", shared / "data" / "FG-NET", content=False)
     split = apply_protocol(table, load_protocol("fgnet-lopo"))
     assert len(split.folds) == 82
     assert sorted(rows_tested(split)) == list(range(1002))
@@ -343,7 +340,7 @@ def test_real_fgnet_leaves_82_people_out(shared: Path) -> None:
 
 
 def test_real_utkface_21_to_60_is_the_published_split(shared: Path) -> None:
-    table = utkface(shared / "data" / "UTKFace", content=False)
+    table = read_dataset("utkface", shared / "data" / "UTKFace", content=False)
     split = apply_protocol(table, load_protocol("utkface-21-60"))
     listed = {}
     for side in ("train", "test"):

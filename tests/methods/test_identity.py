@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from agelens.data.datasets.lfw import lfw
+from agelens.data.adapt import read_dataset
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.prepare import prepare
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
@@ -211,7 +211,7 @@ def test_the_adapter_of_lfw_splits_people(tmp_path: Path, draw_face: DrawFace) -
             )
     (tmp_path / "lfw" / "Person_0" / "holiday.jpg").write_bytes(b"")
     (tmp_path / "lfw" / "Person_1" / "Person_1_0002.jpg").write_bytes(b"no image")
-    table = lfw(tmp_path / "lfw")
+    table = read_dataset("lfw", tmp_path / "lfw")
     assert "age" not in table
     assert len(table) == 19 * 3
     sides = table[table["split"] != ""].groupby("subject")["split"].nunique()
@@ -221,10 +221,10 @@ def test_the_adapter_of_lfw_splits_people(tmp_path: Path, draw_face: DrawFace) -
     assert problems["too-few-images"] == ("Person_7/Person_7_0001.jpg",)
     assert problems["malformed-name"] == ("Person_0/holiday.jpg",)
     assert problems["unreadable"] == ("Person_1/Person_1_0002.jpg",)
-    with pytest.raises(InputError, match="no such folder"):
-        lfw(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_dataset("lfw", tmp_path / "nowhere")
     with pytest.raises(InputError, match="9 images"):
-        lfw(tmp_path / "lfw", minimum=9)
+        read_dataset("lfw", tmp_path / "lfw", {"minimum": 9})
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_the_published_trunk_verifies_real_people(shared: Path, tmp_path: Path) 
     weights = shared / "weights" / "mobilefacenet-ms1m.safetensors"
     if not weights.exists():
         pytest.skip("no weights of MobileFaceNet in the real data")
-    table = lfw(shared / "data" / "LFW-identities")
+    table = read_dataset("lfw", shared / "data" / "LFW-identities")
     people = sorted(table["subject"].unique())[:24:2]
     few = table[table["subject"].isin(people)].groupby("subject").head(6).reset_index(drop=True)
     few.attrs = table.attrs

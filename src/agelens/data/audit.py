@@ -16,7 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from agelens.data.datasets import dataset_adapter
+from agelens.data.adapt import read_dataset
+from agelens.data.dataset import Finding
+from agelens.data.datasets import data_set
 from agelens.data.duplicates import (
     Fingerprints,
     Pairs,
@@ -25,7 +27,7 @@ from agelens.data.duplicates import (
     group_keys,
     near_identical_pairs,
 )
-from agelens.data.manifest import Finding, band_text, image_paths, inspect_manifest, is_band, label_bounds
+from agelens.data.manifest import band_text, image_paths, inspect_manifest, is_band, label_bounds
 from agelens.data.splits import labels_conflict
 from agelens.errors import InputError, ManifestError
 
@@ -115,8 +117,7 @@ def audit(
 
     Args:
         source: A manifest (``.csv``, ``.parquet``) or a folder.
-        dataset: How to read the labels of a folder: a name that
-            :func:`~agelens.data.datasets.dataset_adapter` takes.
+        dataset: The reader of a folder's labels: a name that :func:`~agelens.data.datasets.data_set` takes.
         workers: Threads that read; by default one a processor.
         progress: Called as ``progress(done, total)`` after each image.
     Returns:
@@ -154,10 +155,10 @@ def audit(
 
 def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding]]:
     """The rows to audit, and what their names and values alone tell."""
-    adapter = None if dataset is None else dataset_adapter(dataset)
+    opened = None if dataset is None else data_set(dataset)
     if source.is_dir():
-        if adapter is not None:
-            table = adapter(source, content=False)
+        if opened is not None:
+            table = read_dataset(opened, source, content=False)
             return table, list(table.attrs.pop("problems"))
         paths = sorted(_images_below(source))
         if not paths:

@@ -19,7 +19,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agelens.data.columns import GENDERS, MAXIMUM_AGE, SPLITS
 from agelens.errors import ManifestError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 
 __all__ = [
     "COLUMNS",
-    "GENDERS",
-    "MAXIMUM_AGE",
-    "SPLITS",
-    "Finding",
     "band_text",
     "check_manifest",
     "image_paths",
@@ -63,31 +59,12 @@ COLUMNS = (
     "alignment",
     "note",
 )
-SPLITS = ("train", "val", "test")
-GENDERS = ("male", "female")
 ALIGNMENTS = ("landmarks", "eyes", "fallback")
-MAXIMUM_AGE = 130.0
-"""Years; above it an age is an error (the oldest person on record reached 122)."""
 
 _BAND = ("age_low", "age_high")
 _NUMBERS = ("age", "age_std", *_BAND, "pose")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FORMATS = (".csv", ".parquet")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about one or more images that their owner should know.
-
-    Attributes:
-        kind: What was found, one word or a few joined by hyphens (``malformed-name``).
-        paths: The images concerned, as the manifest or folder names them.
-        detail: What exactly, in words.
-    """
-
-    kind: str
-    paths: tuple[str, ...]
-    detail: str
 
 
 def read_manifest(path: str | Path, *, ages: bool = True) -> pd.DataFrame:

@@ -23,7 +23,8 @@ import pandas as pd
 
 from agelens.data.prediction_columns import PREDICTIONS_NAME
 from agelens.data.predictions import Predictions, write_predictions
-from agelens.data.protocols import apply_protocol, load_protocol
+from agelens.data.protocol_split import apply_protocol
+from agelens.data.protocols import load_protocol
 from agelens.errors import RunError, SplitError
 from agelens.files import write_atomically
 

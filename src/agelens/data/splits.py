@@ -28,10 +28,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.manifest import SPLITS, band_text, label_bounds
+from agelens.data.columns import SPLITS
+from agelens.data.manifest import band_text, label_bounds
 from agelens.errors import InputError
 
-__all__ = ["content_split", "labels_conflict", "split_digest", "split_images", "split_rows"]
+__all__ = [
+    "content_split",
+    "group_place",
+    "labels_conflict",
+    "split_digest",
+    "split_images",
+    "split_rows",
+]
 
 FRACTIONS = (0.8, 0.1, 0.1)
 NEAR_AGE_TOLERANCE = 1.0
@@ -43,9 +51,8 @@ def content_split(
 ) -> list[str]:
     """Send each group to a side by a hash of its key.
 
-    The first 8 bytes of sha256(``salt:key``), read as a big-endian integer over 2^64, are a number in
-    [0, 1): below the first fraction is ``train``, below the sum of two ``val``, else ``test``. Neither the
-    order nor the other images matter; adding images moves none.
+    A group's place (:func:`group_place`) below the first fraction is ``train``, below the sum of two
+    ``val``, else ``test``. Neither the order nor the other images matter; adding images moves none.
 
     Args:
         groups: N group keys.
@@ -58,11 +65,23 @@ def content_split(
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise InputError(f"fractions must be non-negative and sum to 1, got {fractions}")
-    sides = []
-    for key in groups:
-        place = int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:8], "big") / 2**64
-        sides.append(SPLITS[(place >= fractions[0]) + (place >= fractions[0] + fractions[1])])
-    return sides
+    return [
+        SPLITS[(place >= fractions[0]) + (place >= fractions[0] + fractions[1])]
+        for place in group_place(groups, salt).tolist()
+    ]
+
+
+def group_place(keys: Sequence[str], salt: str) -> NDArray[np.float64]:
+    """Give every group its place on [0, 1).
+
+    Args:
+        keys: N group keys.
+        salt: The name of the split.
+    Returns:
+        (N,) the first 8 bytes of sha256(``salt:key``) as a big-endian integer over 2^64.
+    """
+    places = [int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:8], "big") for key in keys]
+    return np.array([place / 2**64 for place in places], dtype=np.float64)
 
 
 def split_images(

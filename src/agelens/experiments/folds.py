@@ -38,7 +38,8 @@ from agelens.data.pooled import (
     write_results,
 )
 from agelens.data.predictions import Predictions
-from agelens.data.protocols import Fold, Protocol, ProtocolSplit, apply_protocol, load_protocol
+from agelens.data.protocol_split import Fold, ProtocolSplit, apply_protocol
+from agelens.data.protocols import Protocol, load_protocol
 from agelens.errors import RunError
 from agelens.experiments.train import train
 from agelens.files import write_atomically

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agelens import __version__, metrics
-from agelens.data.manifest import MAXIMUM_AGE, image_paths
+from agelens.data.columns import MAXIMUM_AGE
+from agelens.data.manifest import image_paths
 from agelens.data.predictions import write_predictions
 from agelens.data.protocols import load_protocol
 from agelens.data.splits import split_digest

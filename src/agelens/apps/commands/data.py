@@ -88,7 +88,8 @@ def prepare(
     Run again after an interruption, it goes on where it stopped.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.data.datasets import holds_chips, read_dataset
+    from agelens.data.adapt import read_dataset
+    from agelens.data.datasets import data_set
     from agelens.data.manifest import read_manifest
     from agelens.data.prepare import prepare as prepare_crops
     from agelens.faces.alignment import GEOMETRIES
@@ -111,7 +112,7 @@ def prepare(
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
             geometry=GEOMETRIES[geometry].with_size(size),
-            chips=folder is not None and holds_chips(source) if chips is None else chips,
+            chips=(folder is not None and data_set(source).chips) if chips is None else chips,
             workers=workers,
             progress=report,
         )
@@ -150,7 +151,7 @@ def _tell_findings(table: pd.DataFrame, path: Path) -> None:
     print_table(("finding", "number", "the first"), sorted(rows))
 
 
-@command("", extra="report")
+@command("")
 def datasets(
     name: Annotated[
         str | None, typer.Argument(help="One of them: where to get it, how to lay it out.")
@@ -172,7 +173,7 @@ def datasets(
             typer.echo(f"  --set {key}={'' if value is None else json.dumps(value)}")
 
 
-@command("", extra="report")
+@command("")
 def protocols() -> None:
     """List the evaluation protocols that split and train know."""
     from agelens.data.protocols import load_protocol, protocol_names
@@ -199,7 +200,8 @@ def split(
 ) -> None:
     """Write a protocol's train, val and test into a manifest: one file a fold."""
     from agelens.data.manifest import read_manifest, write_manifest
-    from agelens.data.protocols import apply_protocol, load_protocol
+    from agelens.data.protocol_split import apply_protocol
+    from agelens.data.protocols import load_protocol
 
     found = apply_protocol(read_manifest(manifest), load_protocol(protocol))
     if fold is not None and fold > len(found.folds):

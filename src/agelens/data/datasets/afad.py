@@ -15,55 +15,42 @@ Niu, Zhou, Wang, Gao, Hua, Ordinal regression with multiple output CNN for age e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import images_below, read_lines
 
-from agelens.data.datasets.rows import Row, images_below, make_manifest, read_lines
-from agelens.data.duplicates import Progress
-from agelens.data.manifest import Finding
-from agelens.errors import InputError
-
-__all__ = ["afad"]
+__all__ = ["AFAD", "afad"]
 
 _GENDERS = {"111": "male", "112": "female"}
 _NAMES = ("AFAD-Full", "AFAD-Lite")
 
 
-def afad(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of AFAD: age, gender, ethnicity.
+def afad(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield age, gender and ethnicity of AFAD, in the order of the names.
+
+    A name of the owner's list without a file is a finding.
 
     Args:
         folder: Holds the folders named by age.
-        content: Whether to read the images, for ``digest``. False reads names only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest in the order of the names; a name of the owner's list without a file is a finding.
-    Raises:
-        InputError: No image in <age>/<111|112>.
     """
-    folder = Path(folder)
     root = next((folder / name for name in _NAMES if (folder / name).is_dir()), folder)
-    rows: list[Row] = []
-    problems: list[Finding] = []
+    yield Root(root)
+    there = set()
     for path in images_below(root):
         age, gender = (*path.split("/"), "", "")[:2]
         if path.count("/") != 2 or not age.isdecimal() or gender not in _GENDERS:
-            problems.append(Finding("malformed-name", (path,), "not in <age>/<111 or 112>; left out"))
+            yield Finding("malformed-name", (path,), "not in <age>/<111 or 112>; left out")
             continue
-        rows.append({"path": path, "age": age, "gender": _GENDERS[gender], "ethnicity": "Asian"})
-    if not rows:
-        raise InputError(f"{folder}: no AFAD image (<age>/<111 or 112>/<name>.jpg)")
-    there = {row["path"] for row in rows}
+        there.add(path)
+        yield {"path": path, "age": age, "gender": _GENDERS[gender], "ethnicity": "Asian"}
     for table in (root / f"{name}.txt" for name in _NAMES):
         if table.is_file():
             listed = [line.removeprefix("./") for line in read_lines(table) if line]
-            problems += [
-                Finding("missing-file", (path,), f"in {table.name}, but not there")
-                for path in listed
-                if path not in there
-            ]
-    return make_manifest(rows, root, problems, content=content, workers=workers, progress=progress)
+            for path in listed:
+                if path not in there:
+                    yield Finding("missing-file", (path,), f"in {table.name}, but not there")
+
+
+AFAD = DataSet(afad, "AFAD image (<age>/<111 or 112>/<name>.jpg)")

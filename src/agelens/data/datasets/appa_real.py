@@ -23,49 +23,33 @@ APPA-REAL database, FG 2017.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from agelens.data.datasets.rows import Row, make_manifest, read_table, require_columns
-from agelens.data.duplicates import Progress
-from agelens.data.manifest import Finding
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import read_table, require_columns
 from agelens.errors import InputError
 
-__all__ = ["appa_real"]
+__all__ = ["APPA_REAL", "appa_real"]
 
 _PARTS = {"train": "train", "valid": "val", "test": "test"}
 _COLUMNS = ("file_name", "num_ratings", "apparent_age_avg", "apparent_age_std", "real_age")
 
 
-def appa_real(
-    folder: str | Path,
-    *,
-    content: bool = True,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    label: str = "real",
-) -> pd.DataFrame:
-    """Make the manifest of APPA-REAL, with its owner's split.
+def appa_real(folder: Path, *, label: str = "real") -> Iterator[Row | Finding | Root]:
+    """Yield APPA-REAL, with its owner's split; ``num_ratings`` is kept.
 
     Args:
         folder: Holds the three tables and folders.
-        content: Whether to read the images, for ``digest``. False reads the tables only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-        label: ``real`` or ``apparent``: what ``age`` is.
-    Returns:
-        The manifest: ``split`` and ``official_split`` are the owner's; ``num_ratings`` is kept.
+        label: ``real`` or ``apparent``: the meaning of ``age``.
     Raises:
-        InputError: None of the tables is there, one lacks a column, or an unknown label.
+        InputError: A table lacks a column, or an unknown label.
     """
-    folder = Path(folder)
     if label not in ("real", "apparent"):
         raise InputError(f"label must be 'real' or 'apparent' (value: {label!r})")
     if not any(folder.glob("gt_avg_*.csv")):
         folder = folder / "appa-real-release" if (folder / "appa-real-release").is_dir() else folder
-    rows: list[Row] = []
-    problems: list[Finding] = []
+    yield Root(folder)
     for part, split in _PARTS.items():
         path = folder / f"gt_avg_{part}.csv"
         if not path.is_file():
@@ -85,7 +69,7 @@ def appa_real(
             }
             if label == "apparent":
                 row["age_std"] = record["apparent_age_std"]
-            rows.append(row)
-    if not rows:
-        raise InputError(f"{folder}: no gt_avg_train.csv, gt_avg_valid.csv or gt_avg_test.csv with rows")
-    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+            yield row
+
+
+APPA_REAL = DataSet(appa_real, "row in gt_avg_train.csv, gt_avg_valid.csv or gt_avg_test.csv")

@@ -23,23 +23,14 @@ results, ICCV Workshops 2015.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from agelens.data.datasets.rows import (
-    Row,
-    images_below,
-    make_manifest,
-    parse_number,
-    read_table,
-    without_header,
-)
-from agelens.data.duplicates import Progress
-from agelens.data.manifest import Finding
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import images_below, parse_number, read_table, without_header
 from agelens.errors import InputError
 
-__all__ = ["chalearn"]
+__all__ = ["CHALEARN", "chalearn"]
 
 _LABELS = {
     "train": ("train.csv", "train_gt.csv"),
@@ -48,28 +39,18 @@ _LABELS = {
 }
 
 
-def chalearn(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of ChaLearn LAP 2015, with its owner's split.
+def chalearn(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield ChaLearn LAP 2015, with its owner's split.
 
     Args:
         folder: Holds the label tables and the folders of photographs.
-        content: Whether to read the images, for ``digest``. False reads the tables only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest: ``split`` and ``official_split`` are the owner's.
     Raises:
-        InputError: No label table is there, or one is not of three columns.
+        InputError: A label table is not of three columns.
     """
-    folder = Path(folder)
     tables = {path.name.lower(): path for path in sorted(folder.glob("**/*.csv"))}
     images: defaultdict[str, list[str]] = defaultdict(list)
     for path in images_below(folder):
         images[Path(path).name].append(path)
-    rows: list[Row] = []
-    problems: list[Finding] = []
     for split, names in _LABELS.items():
         table = next((tables[name] for name in names if name in tables), None)
         if table is None:
@@ -78,21 +59,15 @@ def chalearn(
             found = images.get(name, [])
             inside = [path for path in found if split in path.rpartition("/")[0].lower()]
             if len(found) > 1 and len(inside) != 1:
-                problems.append(Finding("bad-value", tuple(found), f"{name} of {table.name}: which one?"))
+                yield Finding("bad-value", tuple(found), f"{name} of {table.name}: which one?")
                 continue
-            chosen = (inside or found or [name])[0]
-            rows.append(
-                {
-                    "path": chosen,
-                    "age": mean,
-                    "age_std": deviation,
-                    "split": split,
-                    "official_split": split,
-                }
-            )
-    if not rows:
-        raise InputError(f"{folder}: no Train.csv, Validation.csv or Test.csv with labels in it or below")
-    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+            yield {
+                "path": (inside or found or [name])[0],
+                "age": mean,
+                "age_std": deviation,
+                "split": split,
+                "official_split": split,
+            }
 
 
 def _labels(path: Path) -> list[tuple[str, str, str]]:
@@ -111,3 +86,6 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
                 f"{path}, row {place}: not name, mean, deviation: {name!r}, {mean!r}, {deviation!r}"
             )
     return rows
+
+
+CHALEARN = DataSet(chalearn, "Train.csv, Validation.csv or Test.csv with labels in it or below")

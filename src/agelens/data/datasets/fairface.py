@@ -24,18 +24,14 @@ mitigation, WACV 2021.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+from agelens.data.columns import GENDERS
+from agelens.data.dataset import ContentSplit, DataSet, Finding, Root, Row
+from agelens.data.owner_files import read_table, require_columns
 
-from agelens.data.datasets.rows import Row, make_manifest, read_table, require_columns
-from agelens.data.duplicates import Progress, fingerprint_images, group_keys, near_identical_pairs
-from agelens.data.manifest import GENDERS, Finding, check_manifest
-from agelens.data.splits import split_images
-from agelens.errors import InputError
-
-__all__ = ["ETHNICITIES", "SPLIT", "fairface", "parse_band"]
+__all__ = ["ETHNICITIES", "FAIRFACE", "SPLIT", "fairface", "parse_band"]
 
 ETHNICITIES = (
     "White",
@@ -47,7 +43,6 @@ ETHNICITIES = (
     "Middle Eastern",
 )
 SPLIT = "fairface-v1"
-_FRACTIONS = (0.9, 0.1, 0.0)
 _BANDS: dict[str, tuple[int, int | str]] = {
     "0-2": (0, 2),
     "3-9": (3, 9),
@@ -71,25 +66,16 @@ def parse_band(text: str) -> tuple[tuple[int, int | str] | None, str]:
     return _BANDS.get(meant or text), meant
 
 
-def fairface(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of FairFace: age bands, gender, ethnicity, and the split ``fairface-v1``.
+def fairface(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield age bands, gender and ethnicity of FairFace, in the order of the tables.
+
+    ``official_split`` and ``service_test`` are the owner's.
 
     Args:
         folder: Holds the two tables and the images.
-        content: Whether to read the images, for ``digest``, ``split`` and ``note``. False reads the tables
-            only; ``split`` then has the test part alone.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest in the order of the tables; ``official_split`` and ``service_test`` are the owner's.
     Raises:
-        InputError: None of the tables is there, or one lacks a column.
+        InputError: A table lacks a column.
     """
-    folder = Path(folder)
-    rows: list[Row] = []
-    problems: list[Finding] = []
     dates: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     images = "fair_face/" if (folder / "fair_face").is_dir() else ""
     for part in ("train", "val"):
@@ -102,54 +88,41 @@ def fairface(
             name = images + record["file"]
             band, meant = parse_band(record["age"])
             if band is None:
-                detail = f"age {record['age']!r} is no band of the set; left out"
-                problems.append(Finding("impossible-age", (name,), detail))
+                yield Finding(
+                    "impossible-age", (name,), f"age {record['age']!r} is no band of the set; left out"
+                )
                 continue
             if meant:
                 dates[record["age"], meant].append(name)
-            rows.append(
-                {
-                    "path": name,
-                    "age_low": band[0],
-                    "age_high": band[1],
-                    "gender": _known(record["gender"].lower(), GENDERS, name, "gender", problems),
-                    "ethnicity": _known(record["race"], ETHNICITIES, name, "race", problems),
-                    "split": "test" if part == "val" else "",
-                    "official_split": part,
-                    "service_test": record.get("service_test", ""),
-                }
-            )
+            known = {"gender": "", "ethnicity": ""}
+            for column, of_owner, value, allowed in (
+                ("gender", "gender", record["gender"].lower(), GENDERS),
+                ("ethnicity", "race", record["race"], ETHNICITIES),
+            ):
+                if value in allowed:
+                    known[column] = value
+                else:
+                    detail = f"{of_owner} {value!r} is none of the set's; left empty"
+                    yield Finding("bad-value", (name,), detail)
+            yield {
+                "path": name,
+                "age_low": band[0],
+                "age_high": band[1],
+                **known,
+                "split": "test" if part == "val" else "",
+                "official_split": part,
+                "service_test": record.get("service_test", ""),
+            }
     for (date, meant), names in dates.items():
         detail = (
             f"{len(names)} ages read {date!r}, a spreadsheet's date for the band {meant}; read as {meant}"
         )
-        problems.append(Finding("bad-value", tuple(names), detail))
-    if not rows:
-        raise InputError(
-            f"{folder}: no fairface_label_train.csv or fairface_label_val.csv with a known age band"
-        )
-    table = make_manifest(rows, folder, problems, content=False, workers=workers, progress=progress)
-    if not content:
-        return table
-    attrs = table.attrs
-    found = fingerprint_images([folder / name for name in table["path"]], workers=workers, progress=progress)
-    table["digest"] = found.digests
-    notes = table["note"].tolist() if "note" in table else [""] * len(table)
-    for k, (name, error) in enumerate(zip(table["path"], found.errors, strict=True)):
-        if error:
-            problems.append(Finding("unreadable", (name,), str(error)))
-            notes[k] = f"unreadable: {error}"
-    table["note"] = pd.Series(notes, dtype=object)
-    groups = group_keys(found.digests, near_identical_pairs(found).indices)
-    test = np.asarray(table["official_split"] == "val")
-    table = check_manifest(split_images(table, groups, _FRACTIONS, SPLIT, test), folder)
-    table.attrs = attrs
-    return table
+        yield Finding("bad-value", tuple(names), detail)
 
 
-def _known(value: str, allowed: tuple[str, ...], name: str, column: str, problems: list[Finding]) -> str:
-    """A label of the set, or nothing and a finding."""
-    if value in allowed:
-        return value
-    problems.append(Finding("bad-value", (name,), f"{column} {value!r} is none of the set's; left empty"))
-    return ""
+FAIRFACE = DataSet(
+    fairface,
+    "fairface_label_train.csv or fairface_label_val.csv with a known age band",
+    chips=True,
+    split=ContentSplit(SPLIT, (0.9, 0.1, 0.0)),
+)

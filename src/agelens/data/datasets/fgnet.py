@@ -20,17 +20,16 @@ Lanitis, Taylor, Cootes, Toward automatic simulation of aging effects on face im
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.duplicates import Progress, fingerprint_images
-from agelens.data.manifest import Finding, check_manifest
+from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.errors import InputError
 
-__all__ = ["FIVE_OF_68", "fgnet", "read_points"]
+__all__ = ["FGNET", "FIVE_OF_68", "fgnet", "read_points"]
 
 FIVE_OF_68 = (31, 36, 67, 48, 54)
 """Which points are eye at image left, eye at image right, nose tip, mouth corner left, mouth corner right."""
@@ -38,65 +37,36 @@ FIVE_OF_68 = (31, 36, 67, 48, 54)
 _NAME = re.compile(r"(?P<subject>\d{3})A(?P<age>\d{2})[A-Z]?\.JPG", re.IGNORECASE)
 
 
-def fgnet(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of FG-NET: person, age and five landmarks.
+def fgnet(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield person, age and five landmarks of FG-NET, in the order of the names.
+
+    Missing or damaged points are findings; their landmarks stay empty.
 
     Args:
         folder: Holds ``images`` and ``points``.
-        content: Whether to read the images, for ``digest``. False reads names and points only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest in the order of the names; ``attrs["root"]`` is the folder, ``attrs["problems"]`` a list
-        of :class:`~agelens.data.manifest.Finding`: malformed names, missing or damaged points (their
-        landmarks stay empty), unreadable images.
     Raises:
-        InputError: No folder ``images``, or no photograph of FG-NET in it.
+        InputError: No folder ``images``.
     """
-    folder = Path(folder)
     if not (folder / "images").is_dir():
         raise InputError(f"{folder}: no folder 'images' in it")
     points = {path.stem.lower(): path for path in sorted((folder / "points").glob("*.pts"))}
-    rows: list[dict[str, object]] = []
-    problems: list[Finding] = []
     for image in sorted((folder / "images").iterdir()):
         if image.suffix.lower() != ".jpg":
             continue
         path = f"images/{image.name}"
         name = _NAME.fullmatch(image.name)
         if not name:
-            problems.append(Finding("malformed-name", (path,), "not <person>A<age>.JPG; left out"))
+            yield Finding("malformed-name", (path,), "not <person>A<age>.JPG; left out")
             continue
         landmarks = ""
         try:
             five = read_points(points[image.stem.lower()])[list(FIVE_OF_68)]
             landmarks = " ".join(f"{value:g}" for value in five.ravel())
         except KeyError:
-            problems.append(Finding("missing-points", (path,), "no file of that name in points"))
+            yield Finding("missing-points", (path,), "no file of that name in points")
         except InputError as error:
-            problems.append(Finding("bad-points", (path,), str(error)))
-        rows.append(
-            {"path": path, "age": float(name["age"]), "subject": name["subject"], "landmarks": landmarks}
-        )
-    if not rows:
-        raise InputError(f"{folder}: no photograph of FG-NET (<person>A<age>.JPG) in 'images'")
-    table = pd.DataFrame(rows, dtype=object)  # str cannot hold a name that is no UTF-8
-    if content:
-        images = [folder / path for path in table["path"]]
-        found = fingerprint_images(images, workers=workers, progress=progress)
-        table["digest"] = found.digests
-        notes = [f"unreadable: {error}" if error else "" for error in found.errors]
-        table["note"] = pd.Series(notes, dtype=object)
-        problems += [
-            Finding("unreadable", (path,), str(error))
-            for path, error in zip(table["path"], found.errors, strict=True)
-            if error
-        ]
-    table = check_manifest(table, folder)
-    table.attrs = {"root": folder.absolute(), "problems": problems}
-    return table
+            yield Finding("bad-points", (path,), str(error))
+        yield {"path": path, "age": float(name["age"]), "subject": name["subject"], "landmarks": landmarks}
 
 
 def read_points(path: str | Path) -> NDArray[np.float64]:
@@ -117,3 +87,6 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     if numbers.shape != (68 * 2,) or not np.isfinite(numbers).all():
         raise InputError(f"{path}: {numbers.size / 2:g} points, not 68")
     return numbers.reshape(68, 2)
+
+
+FGNET = DataSet(fgnet, "photograph of FG-NET (<person>A<age>.JPG) in 'images'")

@@ -17,44 +17,33 @@ convolutional neural networks, CAIP 2021.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from agelens.data.datasets.rows import Row, make_manifest, read_table, without_header
-from agelens.data.duplicates import Progress
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import read_table, without_header
 from agelens.errors import InputError
 
-__all__ = ["guess_the_age"]
+__all__ = ["GUESS_THE_AGE", "guess_the_age"]
 
 _TABLE = "training_caip_contest.csv"
 
 
-def guess_the_age(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of the Guess The Age training set.
+def guess_the_age(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield the Guess The Age training set, in the order of its table.
 
     Args:
         folder: Holds the CSV file and the folder of images.
-        content: Whether to read the images, for ``digest``. False reads the table only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest in the order of the table.
     Raises:
         InputError: No such table, or one that is not of two columns.
     """
-    folder = Path(folder)
     tables = [folder / _TABLE] if (folder / _TABLE).is_file() else sorted(folder.glob("*.csv"))
     if len(tables) != 1:
         raise InputError(f"{folder}: no {_TABLE} in it, and {len(tables)} other CSV files")
-    records = without_header(read_table(tables[0], ("name", "age")), "name", "age")
     images = tables[0].stem if (folder / tables[0].stem).is_dir() else ""
-    rows: list[Row] = [
-        {"path": f"{images}/{record['name']}" if images else record["name"], "age": record["age"]}
-        for record in records
-    ]
-    if not rows:
-        raise InputError(f"{tables[0]}: no row with a name and an age")
-    return make_manifest(rows, folder, [], content=content, workers=workers, progress=progress)
+    for record in without_header(read_table(tables[0], ("name", "age")), "name", "age"):
+        path = f"{images}/{record['name']}" if images else record["name"]
+        yield {"path": path, "age": record["age"]}
+
+
+GUESS_THE_AGE = DataSet(guess_the_age, "row with a name and an age")

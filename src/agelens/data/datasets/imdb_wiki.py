@@ -28,15 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.datasets.rows import Row, make_manifest
-from agelens.data.duplicates import Progress
-from agelens.data.manifest import MAXIMUM_AGE, Finding
+from agelens.data.columns import MAXIMUM_AGE
+from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.errors import InputError
 
-__all__ = ["ages_from_dates", "imdb_wiki"]
+__all__ = ["IMDB_WIKI", "ages_from_dates", "imdb_wiki"]
 
 _FIELDS = ("dob", "photo_taken", "full_path", "gender", "face_location", "face_score", "second_face_score")
 _PEOPLE = ("celeb_id", "name")  # one of them at least is there, in the owner's files
@@ -45,39 +43,30 @@ _EARLIEST_BIRTH = 1800
 
 
 def imdb_wiki(
-    folder: str | Path,
+    folder: Path,
     *,
-    content: bool = True,
-    workers: int | None = None,
-    progress: Progress | None = None,
     minimum_face_score: float = 1.0,
     allow_second_face: bool = False,
     minimum_age: float = 0,
     maximum_age: float = 100,
-) -> pd.DataFrame:
-    """Make the manifest of IMDB-WIKI, or of one half of it, cleaned.
+) -> Iterator[Row | Finding | Root]:
+    """Yield IMDB-WIKI, or one half of it, cleaned; IMDB first.
+
+    ``subject`` is ``imdb-<celeb_id>`` or ``wiki-<name>``; whole photographs have the face's ``box``. The
+    findings also count the images that the cleaning left out.
 
     Args:
         folder: Holds ``imdb_crop`` and ``wiki_crop`` (or ``imdb``, ``wiki``), or is one of them.
-        content: Whether to read the images, for ``digest``. False reads the tables only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
         minimum_face_score: Of the detector that made the set; lower-scoring images are left out.
         allow_second_face: Keep images in which that detector found a second face.
         minimum_age: Years; younger ones are left out.
         maximum_age: Years; older ones are left out.
-    Returns:
-        The manifest, IMDB first; ``subject`` is ``imdb-<celeb_id>`` or ``wiki-<name>``; whole photographs
-        have the face's ``box``. ``attrs["problems"]`` also counts what the cleaning left out.
     Raises:
         InputError: Neither table is there, or one cannot be read (a .mat file of version 7.3, say).
     """
-    folder = Path(folder)
     tables = list(_tables(folder))
     if not tables:
         raise InputError(f"{folder}: no imdb.mat or wiki.mat in it, in imdb_crop, wiki_crop, imdb or wiki")
-    rows: list[Row] = []
-    problems: list[Finding] = []
     for half, path in tables:
         table = _read_mat(path, half)
         paths = [(path.parent.relative_to(folder) / name).as_posix() for name in _texts(table["full_path"])]
@@ -86,7 +75,7 @@ def imdb_wiki(
             detail = (
                 f"born on day {table['dob'][place]:g}, taken in {table['photo_taken'][place]:g}; left out"
             )
-            problems.append(Finding("impossible-age", (paths[place],), detail))
+            yield Finding("impossible-age", (paths[place],), detail)
         keep = (ages >= 0) & (ages <= MAXIMUM_AGE)
         rules = {
             f"face score below {minimum_face_score:g}": ~(table["face_score"] >= minimum_face_score),
@@ -98,7 +87,7 @@ def imdb_wiki(
             keep &= ~hit
             if gone.size:
                 detail = f"{half}: {gone.size} images left out by the cleaning: {rule}"
-                problems.append(Finding("bad-value", tuple(paths[place] for place in gone), detail))
+                yield Finding("bad-value", tuple(paths[place] for place in gone), detail)
         whole = not path.parent.name.endswith("_crop")
         subjects = _subjects(table, half)
         for place in np.flatnonzero(keep):
@@ -114,9 +103,8 @@ def imdb_wiki(
                     row["box"] = " ".join(f"{value:g}" for value in corners)
                 else:
                     detail = f"face_location {corners.tolist()} is no box; left empty"
-                    problems.append(Finding("bad-value", (paths[place],), detail))
-            rows.append(row)
-    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+                    yield Finding("bad-value", (paths[place],), detail)
+            yield row
 
 
 def ages_from_dates(birth: NDArray[np.float64], year_taken: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -196,3 +184,6 @@ def _subjects(table: dict[str, NDArray[Any]], half: str) -> list[str]:
         return ["" if np.isnan(number) else f"{half}-{number:g}" for number in table["celeb_id"]]
     names = _texts(table["name"]) if "name" in table else [""] * len(table["full_path"])
     return [f"{half}-{name}" if name else "" for name in names]
+
+
+IMDB_WIKI = DataSet(imdb_wiki, "image that the cleaning leaves")

@@ -16,80 +16,42 @@ unconstrained environments, 2007.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from agelens.data.duplicates import Progress, fingerprint_images
-from agelens.data.manifest import Finding, check_manifest
-from agelens.data.splits import content_split
+from agelens.data.dataset import DataSet, Finding, Root, Row, SubjectSplit
 from agelens.errors import InputError
 
-__all__ = ["lfw"]
-
-_SHARES = (0.75, 0.25, 0.0)
-_SALT = "lfw-people-v1"
+__all__ = ["LFW", "lfw"]
 
 
-def lfw(
-    folder: str | Path,
-    *,
-    content: bool = True,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    minimum: int = 2,
-) -> pd.DataFrame:
-    """Make the manifest of people, split by person.
+def lfw(folder: Path, *, minimum: int = 2) -> Iterator[Row | Finding | Root]:
+    """Yield the people of LFW, in the order of the names.
 
     Args:
         folder: Holds a folder a person.
-        content: Whether to read the images, for ``digest``. False reads names only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
         minimum: Fewest images a person must have.
-    Returns:
-        The manifest in the order of the names; ``attrs["root"]`` is the folder, ``attrs["problems"]`` a list
-        of :class:`~agelens.data.manifest.Finding`: malformed names, people with too few images, unreadable
-        images.
     Raises:
-        InputError: No such folder, or nobody with enough images in it.
+        InputError: Nobody with enough images in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    rows: list[dict[str, str]] = []
-    problems: list[Finding] = []
+    nobody = True
     for person in sorted(path for path in folder.iterdir() if path.is_dir()):
         named = re.compile(re.escape(person.name) + r"_\d{4}\.jpe?g", re.IGNORECASE)
         found = sorted(path.name for path in person.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
         kept = [name for name in found if named.fullmatch(name)]
-        problems += [
-            Finding("malformed-name", (f"{person.name}/{name}",), "not <person>_<number>.jpg; left out")
-            for name in found
-            if name not in kept
-        ]
+        for name in found:
+            if name not in kept:
+                path = f"{person.name}/{name}"
+                yield Finding("malformed-name", (path,), "not <person>_<number>.jpg; left out")
         if len(kept) < minimum:
             paths = tuple(f"{person.name}/{name}" for name in kept)
-            problems.append(Finding("too-few-images", paths, f"fewer than {minimum} of one person; left out"))
+            yield Finding("too-few-images", paths, f"fewer than {minimum} of one person; left out")
             continue
-        rows += [{"path": f"{person.name}/{name}", "subject": person.name} for name in kept]
-    if not rows:
+        for name in kept:
+            nobody = False
+            yield {"path": f"{person.name}/{name}", "subject": person.name}
+    if nobody:
         raise InputError(f"{folder}: no person with {minimum} images (<person>/<person>_<number>.jpg)")
-    table = pd.DataFrame(rows, dtype=object)  # str cannot hold a name that is no UTF-8
-    sides = content_split(table["subject"].tolist(), _SHARES, _SALT)
-    if content:
-        images = [folder / path for path in table["path"]]
-        fingerprints = fingerprint_images(images, workers=workers, progress=progress)
-        table["digest"] = fingerprints.digests
-        notes = [f"unreadable: {error}" if error else "" for error in fingerprints.errors]
-        table["note"] = pd.Series(notes, dtype=object)
-        sides = ["" if note else side for side, note in zip(sides, notes, strict=True)]
-        problems += [
-            Finding("unreadable", (path,), str(error))
-            for path, error in zip(table["path"], fingerprints.errors, strict=True)
-            if error
-        ]
-    table["split"] = pd.Series(sides, dtype=object)
-    table = check_manifest(table, folder)
-    table.attrs = {"root": folder.absolute(), "problems": problems}
-    return table
+
+
+LFW = DataSet(lfw, "person", split=SubjectSplit("lfw-people-v1", (0.75, 0.25, 0.0)), ages=False)

@@ -15,47 +15,41 @@ Zhang, Liu, Li, Loy, Quantifying facial age by posterior of age comparisons, BMV
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from agelens.data.datasets.rows import Row, make_manifest, read_lines
-from agelens.data.duplicates import Progress
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import read_lines
 from agelens.errors import InputError
 
-__all__ = ["list_root", "megaage", "read_lists"]
+__all__ = ["LISTED", "MEGAAGE", "list_root", "megaage", "read_lists"]
+
+LISTED = "image listed in list/train_name.txt or list/test_name.txt"
 
 
-def megaage(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of MegaAge, with its owner's split.
+def megaage(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield MegaAge, with its owner's split.
 
     Args:
         folder: Holds ``list``, ``train`` and ``test``.
-        content: Whether to read the images, for ``digest``. False reads the lists only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest: ``split`` and ``official_split`` are the owner's.
     Raises:
-        InputError: No lists, or a list of names and one of ages that differ in length.
+        InputError: A list of names and one of ages that differ in length.
     """
-    root = list_root(Path(folder), "megaage")
-    return make_manifest(read_lists(root), root, [], content=content, workers=workers, progress=progress)
+    root = list_root(folder, "megaage")
+    yield Root(root)
+    yield from read_lists(root)
 
 
-def read_lists(folder: Path) -> list[Row]:
+def read_lists(folder: Path) -> Iterator[Row]:
     """Read the lists of names and ages that MegaAge and MegaAge-Asian share.
 
     Args:
         folder: Holds ``list``.
-    Returns:
+    Yields:
         A row an image: ``path``, ``age``, ``split``, ``official_split``.
     Raises:
         InputError: As in :func:`megaage`.
     """
-    rows: list[Row] = []
     for part in ("train", "test"):
         names_file = folder / "list" / f"{part}_name.txt"
         if not names_file.is_file():
@@ -63,13 +57,8 @@ def read_lists(folder: Path) -> list[Row]:
         names, ages = read_lines(names_file), read_lines(folder / "list" / f"{part}_age.txt")
         if len(names) != len(ages):
             raise InputError(f"{names_file}: {len(names)} names for {len(ages)} ages in {part}_age.txt")
-        rows += [
-            {"path": f"{part}/{name}", "age": age, "split": part, "official_split": part}
-            for name, age in zip(names, ages, strict=True)
-        ]
-    if not rows:
-        raise InputError(f"{folder}: no list/train_name.txt or list/test_name.txt with names")
-    return rows
+        for name, age in zip(names, ages, strict=True):
+            yield {"path": f"{part}/{name}", "age": age, "split": part, "official_split": part}
 
 
 def list_root(folder: Path, name: str) -> Path:
@@ -78,3 +67,6 @@ def list_root(folder: Path, name: str) -> Path:
         if (place / "list").is_dir():
             return place
     return folder
+
+
+MEGAAGE = DataSet(megaage, LISTED)

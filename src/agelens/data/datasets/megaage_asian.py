@@ -15,32 +15,27 @@ Zhang, Liu, Li, Loy, Quantifying facial age by posterior of age comparisons, BMV
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.datasets.megaage import LISTED, list_root, read_lists
 
-from agelens.data.datasets.megaage import list_root, read_lists
-from agelens.data.datasets.rows import make_manifest
-from agelens.data.duplicates import Progress
-
-__all__ = ["megaage_asian"]
+__all__ = ["MEGAAGE_ASIAN", "megaage_asian"]
 
 
-def megaage_asian(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of MegaAge-Asian, with its owner's split.
+def megaage_asian(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield MegaAge-Asian, with its owner's split.
 
     Args:
         folder: Holds ``list``, ``train`` and ``test``.
-        content: Whether to read the images, for ``digest``. False reads the lists only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest: ``split`` and ``official_split`` are the owner's, ``ethnicity`` is ``Asian``.
     Raises:
-        InputError: No lists, or a list of names and one of ages that differ in length.
+        InputError: A list of names and one of ages that differ in length.
     """
-    root = list_root(Path(folder), "megaage_asian")
-    rows = [{**row, "ethnicity": "Asian"} for row in read_lists(root)]
-    return make_manifest(rows, root, [], content=content, workers=workers, progress=progress)
+    root = list_root(folder, "megaage_asian")
+    yield Root(root)
+    for row in read_lists(root):
+        yield {**row, "ethnicity": "Asian"}
+
+
+MEGAAGE_ASIAN = DataSet(megaage_asian, LISTED)

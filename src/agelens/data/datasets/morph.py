@@ -28,14 +28,10 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
 
-import pandas as pd
+from agelens.data.dataset import DataSet, Finding, Root, Row
+from agelens.data.owner_files import images_below, read_table, require_columns
 
-from agelens.data.datasets.rows import Row, images_below, make_manifest, read_table, require_columns
-from agelens.data.duplicates import Progress
-from agelens.data.manifest import Finding
-from agelens.errors import InputError
-
-__all__ = ["ETHNICITIES", "morph"]
+__all__ = ["ETHNICITIES", "MORPH", "morph"]
 
 ETHNICITIES = {"W": "White", "B": "Black", "A": "Asian", "H": "Hispanic", "O": "Other"}
 _GENDERS = {"M": "male", "F": "female"}
@@ -46,45 +42,33 @@ _COLUMNS = ("photo", "age", "gender", "race", "dob", "doa")
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%m/%d/%Y", "%m/%d/%y")
 
 
-def morph(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of MORPH Album 2: person, age, gender, ethnicity.
+def morph(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield person, age, gender and ethnicity of MORPH Album 2.
+
+    The order is that of the table, or of the names without one.
 
     Args:
         folder: Holds the CSV file and ``Album2``.
-        content: Whether to read the images, for ``digest``. False reads table and names only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest, in the order of the table (or of the names without one).
     Raises:
-        InputError: No such folder, neither table nor photograph, or a table without a column.
+        InputError: A table without a column.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
     tables = [path for path in sorted(folder.glob("*.csv")) if "morph" in path.name.lower()]
-    problems: list[Finding] = []
-    if tables:
-        records = read_table(tables[0])
-        require_columns(tables[0], records, _COLUMNS)
-        rows = list(_from_table(records, problems))
-        _find_photographs(rows, folder)
-    else:
-        rows = list(_from_names(folder, problems))
-    if not rows:
-        raise InputError(f"{folder}: no morph*.csv and no photograph named <person>_<number><M|F><age>.JPG")
-    return make_manifest(rows, folder, problems, content=content, workers=workers, progress=progress)
+    if not tables:
+        yield from _from_names(folder)
+        return
+    records = read_table(tables[0])
+    require_columns(tables[0], records, _COLUMNS)
+    items = list(_from_table(records))
+    rows = [item for item in items if not isinstance(item, Finding)]
+    _find_photographs(rows, folder)
+    yield from items
 
 
-def _from_names(folder: Path, problems: list[Finding]) -> Iterator[Row]:
+def _from_names(folder: Path) -> Iterator[Row | Finding]:
     for path in images_below(folder):
         name = _NAME.fullmatch(Path(path).name)
         if not name:
-            problems.append(
-                Finding("malformed-name", (path,), "not <person>_<number><M|F><age>.JPG; left out")
-            )
+            yield Finding("malformed-name", (path,), "not <person>_<number><M|F><age>.JPG; left out")
             continue
         yield {
             "path": path,
@@ -94,7 +78,7 @@ def _from_names(folder: Path, problems: list[Finding]) -> Iterator[Row]:
         }
 
 
-def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> Iterator[Row]:
+def _from_table(records: list[Mapping[str, str]]) -> Iterator[Row | Finding]:
     people: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     photos: defaultdict[str, list[str]] = defaultdict(list)
     for place, record in enumerate(records, start=1):
@@ -102,7 +86,7 @@ def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> It
         name = _NAME.fullmatch(Path(path).name)
         subject = name["subject"] if name else record.get("id_num", "")
         if not subject:
-            problems.append(Finding("malformed-name", (path,), f"row {place}: no person; left out"))
+            yield Finding("malformed-name", (path,), f"row {place}: no person; left out")
             continue
         row: Row = {
             "path": path,
@@ -114,13 +98,13 @@ def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> It
         for column, code in (("gender", record["gender"]), ("ethnicity", record["race"])):
             if not row[column]:
                 detail = f"row {place}: no {column} for the code {code!r}; left empty"
-                problems.append(Finding("bad-value", (path,), detail))
+                yield Finding("bad-value", (path,), detail)
         if name and record["age"].isdecimal() and int(name["age"]) != int(record["age"]):
             ages = f"{record['age']} (table) / {int(name['age'])} (name)"
-            problems.append(Finding("conflicting-ages", (path,), f"row {place}: ages {ages}"))
+            yield Finding("conflicting-ages", (path,), f"row {place}: ages {ages}")
             row |= {"split": "", "note": f"conflicting ages {ages}"}
         if problem := _dates_problem(record):
-            problems.append(Finding("bad-value", (path,), f"row {place}: {problem}; the stated age is used"))
+            yield Finding("bad-value", (path,), f"row {place}: {problem}; the stated age is used")
         photos[row["subject"]].append(path)
         for fact in ("dob", "gender", "race"):
             people[row["subject"]][fact].add(record[fact])
@@ -129,7 +113,7 @@ def _from_table(records: list[Mapping[str, str]], problems: list[Finding]) -> It
         for fact, values in facts.items():
             if len(values) > 1:
                 detail = f"person {subject} has several values of {fact}: {', '.join(sorted(values))}"
-                problems.append(Finding("bad-value", tuple(photos[subject]), detail))
+                yield Finding("bad-value", tuple(photos[subject]), detail)
 
 
 def _find_photographs(rows: list[Row], folder: Path) -> None:
@@ -170,3 +154,6 @@ def _date(text: str) -> date | None:
         # %y puts 00 … 68 into this century; nobody in the set was born after 1995
         return found.replace(year=found.year - 100) if found.year > 2030 else found
     return None
+
+
+MORPH = DataSet(morph, "morph*.csv and no photograph named <person>_<number><M|F><age>.JPG")

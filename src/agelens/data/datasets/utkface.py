@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from agelens.data.duplicates import Progress, fingerprint_images, group_keys, near_identical_pairs
-from agelens.data.manifest import GENDERS, MAXIMUM_AGE, Finding, check_manifest
-from agelens.data.splits import split_images
+from agelens.data.columns import GENDERS
+from agelens.data.dataset import ContentSplit, DataSet, Finding, Root, Row
 from agelens.errors import InputError
 
-__all__ = ["ETHNICITIES", "SPLIT", "SPLIT_DIGEST", "parse_name", "utkface"]
+__all__ = ["ETHNICITIES", "SPLIT", "SPLIT_DIGEST", "UTKFACE", "parse_name", "utkface"]
 
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Other")
 SPLIT = "utkface-v1"
@@ -70,56 +68,29 @@ def parse_name(name: str) -> tuple[dict[str, Any], str]:
     return labels, ""
 
 
-def utkface(
-    folder: str | Path, *, content: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Make the manifest of a folder of UTKFace chips, with the split ``utkface-v1``.
+def utkface(folder: Path) -> Iterator[Row | Finding | Root]:
+    """Yield the chips of UTKFace, in the order of the names.
 
     Args:
         folder: Holds the chips (no sub-folders).
-        content: Whether to read the images, for ``digest``, ``split`` and ``note``. False reads names only.
-        workers: Threads that read; by default one a processor.
-        progress: Called as ``progress(done, total)`` while reading.
-    Returns:
-        The manifest in the order of the names; ``attrs["root"]`` is the folder, ``attrs["problems"]`` a list
-        of :class:`~agelens.data.manifest.Finding`: malformed names and unreadable images.
     Raises:
-        InputError: No such folder, or no chip in it.
+        InputError: It is no folder.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    rows: list[dict[str, object]] = []
-    problems: list[Finding] = []
     for name in sorted(os.listdir(folder)):
         if not name.lower().endswith(".jpg"):
             continue
         labels, problem = parse_name(name)
         if problem:
-            problems.append(Finding("malformed-name", (name,), problem))
-        if not labels:
-            continue
-        if labels["age"] > MAXIMUM_AGE:
-            problems.append(Finding("impossible-age", (name,), f"above {MAXIMUM_AGE:g} years; left out"))
-            continue
-        rows.append({"path": name, **labels})
-    if not rows:
-        raise InputError(f"{folder}: no UTKFace chip (<age>_<gender>_<race>_<time>.jpg.chip.jpg)")
-    table = pd.DataFrame(rows, dtype=object)  # str cannot hold a name that is no UTF-8
-    if content:
-        found = fingerprint_images(
-            [folder / name for name in table["path"]], workers=workers, progress=progress
-        )
-        table["digest"] = found.digests
-        notes = [f"unreadable: {error}" if error else "" for error in found.errors]
-        table["note"] = pd.Series(notes, dtype=object)
-        problems += [
-            Finding("unreadable", (name,), str(error))
-            for name, error in zip(table["path"], found.errors, strict=True)
-            if error
-        ]
-        pairs = near_identical_pairs(found)
-        table = split_images(table, group_keys(found.digests, pairs.indices), salt=SPLIT)
-    table = check_manifest(table, folder)
-    table.attrs = {"root": folder.absolute(), "problems": problems}
-    return table
+            yield Finding("malformed-name", (name,), problem)
+        if labels:
+            yield {"path": name, **labels}
+
+
+UTKFACE = DataSet(
+    utkface,
+    "UTKFace chip (<age>_<gender>_<race>_<time>.jpg.chip.jpg)",
+    chips=True,
+    split=ContentSplit(SPLIT),
+)
