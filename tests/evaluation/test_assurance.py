@@ -16,17 +16,12 @@ from agelens import metrics  # noqa: E402
 from agelens.data.manifest import check_manifest  # noqa: E402
 from agelens.data.predictions import Predictions, check_predictions  # noqa: E402
 from agelens.errors import InputError  # noqa: E402
-from agelens.evaluation.assurance import (  # noqa: E402
-    LEAST_PEOPLE,
-    Assurance,
-    Rate,
-    assure,
-    binomial_interval,
-    rate,
-)
+from agelens.evaluation.assurance import Assurance, assure  # noqa: E402
 from agelens.evaluation.evaluate import Evaluation, evaluate  # noqa: E402
 from agelens.evaluation.groups import crossings, eye_distances, group, people, split_groupings  # noqa: E402
+from agelens.evaluation.rates import LEAST_PEOPLE, Rate, binomial_interval, rate  # noqa: E402
 from agelens.label_distribution import AgeBins, gaussian  # noqa: E402
+from agelens.reports.tables import evaluation_rows  # noqa: E402
 
 BINS = AgeBins(0, 100)
 
@@ -450,8 +445,8 @@ class TestGroups:
         subjects = [f"s{k % 10}" for k in range(60)]
         found = judged([30.0] * 60, [31.0] * 60, by=("gender",), gender=["male"] * 60, subject=subjects)
         assert (found.people, found.results[0].small) == (10, True)
-        assert found.rows(["CA(5)", "MAE"])[0]["CA(5)"] == "too few"
-        assert found.rows(["CA(5)", "MAE"])[0]["MAE"].startswith("1.00")
+        assert evaluation_rows(found, ["CA(5)", "MAE"])[0]["CA(5)"] == "too few"
+        assert evaluation_rows(found, ["CA(5)", "MAE"])[0]["MAE"].startswith("1.00")
 
     def test_the_bootstrap_draws_people(self) -> None:
         """Ten copies of each of 40 people tell no more than the 40."""

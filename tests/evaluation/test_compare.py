@@ -22,22 +22,13 @@ from agelens.apps.cli import app
 from agelens.data.manifest import check_manifest
 from agelens.data.predictions import Predictions, check_predictions, write_predictions
 from agelens.errors import InputError, ModelFileError, PredictionsError, PublishedResultsError
-from agelens.evaluation.compare import (
-    Comparison,
-    System,
-    compare,
-    difference_rows,
-    group_rows,
-    measure_latency,
-    model_system,
-    over_seeds,
-    pareto_front,
-    predictions_system,
-    stored_weights,
-    write_report,
-)
+from agelens.evaluation.compare import Comparison, compare
+from agelens.evaluation.cost import measure_latency, pareto_front, stored_weights
 from agelens.evaluation.published import PUBLISHED, quoted_systems, read_published
+from agelens.evaluation.systems import System, model_system, over_seeds, predictions_system
 from agelens.label_distribution import AgeBins, gaussian
+from agelens.reports.comparison import write_comparison
+from agelens.reports.tables import difference_rows, group_rows, system_rows
 
 BINS = AgeBins(0, 100)
 COUNT = 200
@@ -338,7 +329,7 @@ class TestCompare:
         assert not other.mae_by_seed
         assert "RMSE" in other.metrics
         assert [verdict.winner for verdict in found.groups] == ["ours", "ours"]
-        first = found.system_rows()[0]
+        first = system_rows(found)[0]
         deviation = np.std([error.mean() for error in errors[:3]], ddof=1)
         assert first["MAE by seed"].endswith(f"(sd {deviation:.3f})")
         assert first["source"] == "0.csv, 1.csv, 2.csv"
@@ -396,7 +387,7 @@ class TestCompare:
         rows = labels(subject=[f"p{index % 29}" for index in range(COUNT)])
         found = compare([says("a", rows, 1.0), says("b", rows, 30.0, 2)], rows, replicates=50)
         assert (found.images, found.people) == (COUNT, 29)
-        row = found.system_rows()[0]
+        row = system_rows(found)[0]
         assert {row[name] for name in row if name.startswith(("CA", "coverage"))} == {"too few"}
         assert row["MAE"].startswith("0.")
         told = {row["metric"]: (row["difference"], row["p"]) for row in difference_rows(found)}
@@ -407,7 +398,7 @@ class TestCompare:
         assert [row["found"] is None for row in table["differences"]] == [
             row["metric"].startswith("CA") for row in table["differences"]
         ]
-        write_report(found, tmp_path)
+        write_comparison(found, tmp_path)
         assert "CA(5),a,b,too few,,too few" in (tmp_path / "differences.csv").read_text(encoding="utf-8")
 
     def test_groupings_without_values_are_told(self, tmp_path: Path) -> None:
@@ -420,7 +411,7 @@ class TestCompare:
             meaning="apparent",
         )
         assert found.absent == ("gender", "pose")
-        write_report(found, tmp_path)
+        write_comparison(found, tmp_path)
         read = (tmp_path / "comparison.html").read_text(encoding="utf-8")
         assert "The manifest has no values for: gender, pose." in read
         assert "apparent age: how old voters" in read
@@ -478,10 +469,10 @@ class TestCompare:
         )
         assert {row.metric for row in found.differences} == {"MAE", "CA(3)", "CA(5)", "CA(7)"}
         assert "CRPS" in found.systems[0].metrics
-        assert [row["CRPS"] for row in found.system_rows()][1] == ""
+        assert [row["CRPS"] for row in system_rows(found)][1] == ""
 
     def test_quoted_rows_are_marked_and_enter_no_difference(self, comparison: Comparison) -> None:
-        rows = comparison.system_rows()
+        rows = system_rows(comparison)
         quoted = [row for row in rows if row["kind"] == "quoted"]
         assert len(quoted) == len(comparison.quoted) > 5
         names = {"good", "bad", "alike"}
@@ -562,7 +553,7 @@ class TestCost:
 
 class TestReport:
     def test_files_hold_what_was_found(self, comparison: Comparison, tmp_path: Path) -> None:
-        write_report(comparison, tmp_path / "report")
+        write_comparison(comparison, tmp_path / "report")
         told = json.loads((tmp_path / "report" / "comparison.json").read_text())
         assert told["images"] == COUNT
         assert [system["name"] for system in told["systems"]] == ["good", "bad", "alike"]
@@ -585,7 +576,7 @@ class TestReport:
             (),
             quoted=quoted_systems(read_published(), "ChaLearn LAP 2015"),
         )
-        write_report(found, tmp_path)
+        write_comparison(found, tmp_path)
         page = (tmp_path / "comparison.html").read_text()
         assert "<b>one</b>" not in page
         assert "&lt;b&gt;one&lt;/b&gt; &amp; $x$" in page

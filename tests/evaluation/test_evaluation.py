@@ -27,16 +27,13 @@ from agelens.data.predictions import (
     write_predictions,
 )
 from agelens.errors import InputError, OutputError
-from agelens.evaluation.evaluate import (
-    AGE_BANDS,
-    IN_CROSSINGS,
-    Evaluation,
-    evaluate,
-    evaluate_model,
-)
+from agelens.evaluation.evaluate import Evaluation, evaluate, evaluate_model
+from agelens.evaluation.groups import AGE_BANDS
+from agelens.evaluation.measures import IN_CROSSINGS
 from agelens.evaluation.predict import predict_manifest
 from agelens.inference.estimator import AgeEstimator
 from agelens.label_distribution import AgeBins, gaussian, interval, probability_at_least
+from agelens.reports.tables import evaluation_rows
 
 BINS = AgeBins(0, 100)
 COUNT = 240
@@ -151,7 +148,7 @@ class TestEvaluate:
             result.group: result.small for result in evaluation.results if result.grouping == "ethnicity"
         }
         assert small == {"Other": True, "White": False}
-        (row,) = (row for row in evaluation.rows(["MAE", "CA(5)"]) if row["group"] == "Other")
+        (row,) = (row for row in evaluation_rows(evaluation, ["MAE", "CA(5)"]) if row["group"] == "Other")
         assert (row["images"], row["CA(5)"]) == ("12*", "too few")
         assert row["MAE"].endswith("]")
 
@@ -189,7 +186,7 @@ class TestEvaluate:
     ) -> None:
         said, by = drawn_predictions(manifest), ("gender", "ethnicity", "age_band")
         whole = evaluate(said, manifest, by, replicates=30)
-        monkeypatch.setattr("agelens.evaluation.evaluate._DRAWN", 1)
+        monkeypatch.setattr("agelens.evaluation.measures._DRAWN", 1)
         parts = evaluate(said, manifest, by, replicates=30)
         assert [result.group for result in parts.results] == [result.group for result in whole.results]
         for one, two in zip(whole.results, parts.results, strict=True):
@@ -201,8 +198,8 @@ class TestEvaluate:
         found = evaluate(drawn_predictions(young), young, replicates=20)
         (old,) = (result for result in found.results if result.group == "75+")
         assert (old.count, old.metrics) == (0, {})
-        assert found.rows(["MAE"])[-1]["MAE"] != ""
-        assert [row["MAE"] for row in found.rows() if row["group"] == "75+"] == [""]
+        assert evaluation_rows(found, ["MAE"])[-1]["MAE"] != ""
+        assert [row["MAE"] for row in evaluation_rows(found) if row["group"] == "75+"] == [""]
         assert found.aar is not None
         assert found.aar.empty == ("61-70", "71-81")
 
@@ -284,13 +281,13 @@ class TestEvaluate:
         assert path.read_bytes() == before
 
     def test_rows_are_text_for_a_table(self, evaluation: Evaluation) -> None:
-        first = evaluation.rows(["MAE", "coverage(90%)"])[0]
+        first = evaluation_rows(evaluation, ["MAE", "coverage(90%)"])[0]
         assert list(first) == ["grouping", "group", "images", "MAE", "coverage(90%)"]
         mae = evaluation.overall["MAE"]
         assert first["MAE"] == f"{mae.value:.2f} [{mae.low:.2f}, {mae.high:.2f}]"
         assert first["coverage(90%)"].startswith("0.")
         with pytest.raises(InputError, match="'CA\\(9\\)'"):
-            evaluation.rows(["CA(9)"])
+            evaluation_rows(evaluation, ["CA(9)"])
 
 
 @pytest.fixture(scope="module")

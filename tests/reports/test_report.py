@@ -23,26 +23,20 @@ from typer.testing import CliRunner  # noqa: E402
 
 from agelens import __version__  # noqa: E402
 from agelens.apps.cli import app  # noqa: E402
+from agelens.data.label_meaning import LABELS  # noqa: E402
 from agelens.data.manifest import check_manifest, write_manifest  # noqa: E402
 from agelens.data.pooled import rows_tested, write_record  # noqa: E402
 from agelens.data.predictions import Predictions, check_predictions, write_predictions  # noqa: E402
 from agelens.data.splits import split_digest  # noqa: E402
 from agelens.errors import InputError, OutputError  # noqa: E402
 from agelens.evaluation.assurance import assure  # noqa: E402
-from agelens.evaluation.evaluate import Evaluation, evaluate, is_rate  # noqa: E402
+from agelens.evaluation.evaluate import Evaluation, evaluate  # noqa: E402
+from agelens.evaluation.results import is_rate  # noqa: E402
 from agelens.label_distribution import AgeBins, gaussian  # noqa: E402
-from agelens.reports.page import (  # noqa: E402
-    Figures,
-    Gallery,
-    Section,
-    Table,
-    Text,
-    drawing,
-    page,
-    plot_style,
-    write_figure,
-)
-from agelens.reports.report import LABELS, make_stamp, report_groupings, write_report  # noqa: E402
+from agelens.reports.blocks import Figures, Gallery, Section, Table, Text  # noqa: E402
+from agelens.reports.page import drawing, page, plot_style, write_figure  # noqa: E402
+from agelens.reports.report import report_groupings, write_report  # noqa: E402
+from agelens.reports.stamp import make_stamp  # noqa: E402
 
 BINS = AgeBins(0, 100)
 NASTY = '<script>alert("x")</script> & $x^2$'

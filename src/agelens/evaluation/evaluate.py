@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,95 +23,25 @@ from agelens.calibration import Calibration
 from agelens.data.manifest import read_manifest
 from agelens.data.matching import Match, match_manifest
 from agelens.data.predictions import Predictions
-from agelens.errors import InputError
-from agelens.evaluation.groups import AGE_BANDS, BY_AGE, Grouping, check_groupings, group, people
+from agelens.evaluation.groups import Grouping, check_groupings, group, people
+from agelens.evaluation.measures import (
+    group_results,
+    interval_measures,
+    point_measures,
+    reliability_bins,
+    score_measures,
+    stated_measures,
+    threshold_measures,
+)
 from agelens.evaluation.predict import Crops, predict_manifest
+from agelens.evaluation.results import SMALL_GROUP, GroupResult, ReliabilityBin, json_value, reported
 from agelens.files import write_atomically
 from agelens.inference.estimator import AgeEstimator
 from agelens.metrics import AAR, BootstrapInterval
 
-__all__ = [
-    "AGE_BANDS",
-    "INTERVAL_LEVELS",
-    "IN_CROSSINGS",
-    "SMALL_GROUP",
-    "TOO_FEW",
-    "Evaluation",
-    "GroupResult",
-    "ReliabilityBin",
-    "evaluate",
-    "evaluate_model",
-    "is_rate",
-    "json_value",
-]
+__all__ = ["Evaluation", "evaluate", "evaluate_model"]
 
 FloatArray = NDArray[np.float64]
-
-INTERVAL_LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""The levels whose coverage and width are reported."""
-
-SMALL_GROUP = 30
-"""Groups of fewer people are marked and no rate of theirs is printed: it would mean little."""
-
-TOO_FEW = "too few"
-"""What stands in the place of a rate of a small group."""
-
-IN_CROSSINGS = ("MAE", "bias", "CA(5)", "coverage(90%)")
-"""The metrics of crossed groupings and of ``five_years``."""
-
-_RATES = ("CA(", "coverage(", "accuracy(")
-_DRAWN = 25_000_000  # means that are held at once
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """The metrics of one group of images.
-
-    Attributes:
-        grouping: ``all`` or the name of a grouping (:mod:`agelens.evaluation.groups`).
-        group: ``all``, ``18-29``, ``female`` …; ``unknown`` where the manifest says nothing.
-        count: Number of images.
-        people: Number of people; that of the images where the manifest names no subjects.
-        small: Fewer people than :data:`SMALL_GROUP`.
-        metrics: Name to value and bootstrap interval; empty for a group without images.
-    """
-
-    grouping: str
-    group: str
-    count: int
-    people: int
-    small: bool
-    metrics: dict[str, BootstrapInterval]
-
-    def rate_hidden(self, metric: str) -> bool:
-        """Whether a metric is a rate of too few people, which is not printed."""
-        return self.small and is_rate(metric)
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric is a share of the images, which is not told of too few people."""
-    return metric.startswith(_RATES)
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Images whose P(age >= threshold) lies in a tenth of 0 … 1.
-
-    Attributes:
-        low: Lower end, included.
-        high: Upper end, excluded but for 1.
-        count: Number of images.
-        people: Number of people on them.
-        predicted: Their mean probability; NaN if there are none.
-        observed: Share of them that reach the threshold; NaN if there are none.
-    """
-
-    low: float
-    high: float
-    count: int
-    people: int
-    predicted: float
-    observed: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +134,7 @@ class Evaluation:
             "threshold": self.threshold,
             "bootstrap": {"replicates": self.replicates, "level": self.level, "seed": self.seed},
             "small_group": SMALL_GROUP,
-            "results": [asdict(_told(result)) for result in self.results],
+            "results": [asdict(reported(result)) for result in self.results],
             "aar": None if self.aar is None else asdict(self.aar),
             "reliability": [
                 asdict(replace(row, observed=math.nan) if row.people < SMALL_GROUP else row)
@@ -225,33 +155,6 @@ class Evaluation:
             temporary.write_text(
                 json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
             )
-
-    def rows(self, names: Sequence[str] | None = None) -> list[dict[str, str]]:
-        """Give the results as rows of text, ready for a table.
-
-        A small group's number of images bears a star, and its rates read ``too few``. Any other cell reads
-        ``5.02 [4.90, 5.14]``, the value and its bootstrap interval.
-
-        Args:
-            names: Metrics to show; by default those of all images.
-        Returns:
-            A row a group: ``grouping``, ``group``, ``images``, then a cell a metric.
-        Raises:
-            InputError: A metric does not exist in this evaluation.
-        """
-        shown = list(self.overall) if names is None else list(names)
-        for name in shown:
-            if name not in self.overall:
-                raise InputError(f"no metric {name!r} here; there are: {', '.join(self.overall)}")
-        return [
-            {
-                "grouping": result.grouping,
-                "group": result.group,
-                "images": f"{result.count}*" if result.small else str(result.count),
-                **{name: _cell(name, result) for name in shown},
-            }
-            for result in self.results
-        ]
 
 
 def evaluate(
@@ -304,19 +207,18 @@ def evaluate(
     ages = labels["age"].to_numpy(dtype=np.float64)
     said = predictions.frame.iloc[match.predicted].reset_index(drop=True)
     estimates = said["age"].to_numpy(dtype=np.float64)
-    measures = _point_measures(estimates, labels) + _stated_measures(said, ages)
+    measures = point_measures(estimates, labels) + stated_measures(said, ages)
     reliability: tuple[ReliabilityBin, ...] = ()
     pit_histogram: tuple[float, ...] = ()
     if predictions.distribution is not None and predictions.bins is not None:
         distribution, bins = predictions.distribution[match.predicted], predictions.bins
         adult = label_distribution.probability_at_least(distribution, bins, threshold)
-        measures += _interval_measures(distribution, bins, ages, calibration)
+        measures += interval_measures(distribution, bins, ages, calibration)
         measures += [
-            _Measure("CRPS", metrics.crps_scores(distribution, bins, ages)[:, None], _mean),
-            _Measure("NLL", metrics.log_scores(distribution, bins, ages)[:, None], _mean),
-            *_threshold_measures(adult, ages >= threshold, threshold),
+            *score_measures(distribution, bins, ages),
+            *threshold_measures(adult, ages >= threshold, threshold),
         ]
-        reliability = _reliability(adult, ages >= threshold, persons)
+        reliability = reliability_bins(adult, ages >= threshold, persons)
         shares, _ = np.histogram(metrics.pit(distribution, bins, ages), bins=10, range=(0.0, 1.0))
         pit_histogram = tuple(float(share) for share in shares / len(ages))
     groupings, absent = [Grouping("all", ("all",), np.zeros(len(ages), dtype=np.int64))], []
@@ -326,7 +228,7 @@ def evaluate(
             absent.append(name)
         else:
             groupings.append(grouping)
-    results = _results(measures, groupings, persons, replicates, level, seed)
+    results = group_results(measures, groupings, persons, replicates, level, seed)
     return Evaluation(
         system=predictions.source if system is None else system,
         digest=_file_digest(predictions.source) if digest is None else digest,
@@ -406,186 +308,6 @@ def evaluate_model(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Measure:
-    """A metric as a statistic of the means of per-image columns (N, M)."""
-
-    name: str
-    columns: NDArray[Any]
-    statistic: Callable[[FloatArray], FloatArray]
-
-
-def _results(
-    measures: list[_Measure],
-    groupings: list[Grouping],
-    persons: NDArray[np.int64],
-    replicates: int,
-    level: float,
-    seed: int,
-) -> list[GroupResult]:
-    """Compute all measures of all groups; the groupings share their draws as far as memory allows."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in 0 … 1, not {level}")
-    columns = np.concatenate([measure.columns for measure in measures], axis=1, dtype=np.float64)
-    places: dict[str, slice] = {}
-    start = 0
-    for measure in measures:
-        places[measure.name] = slice(start, start := start + measure.columns.shape[1])
-    results: list[GroupResult] = []
-    waiting: list[tuple[Grouping, list[_Measure]]] = []
-    held = 0
-
-    def draw() -> None:
-        partitions = []
-        for grouping, shown in waiting:
-            wanted = [column for measure in shown for column in range(*places[measure.name].indices(start))]
-            partitions.append(
-                metrics.Partition(
-                    grouping.codes,
-                    len(grouping.groups),
-                    None if len(wanted) == start else tuple(wanted),
-                )
-            )
-        means = metrics.bootstrap_group_means(columns, partitions, replicates, seed, persons)
-        for (grouping, shown), drawn in zip(waiting, means, strict=True):
-            own = {measure.name: columns[:, places[measure.name]] for measure in shown}
-            results.extend(_group_results(grouping, shown, own, drawn, persons, level))
-
-    for grouping in groupings:
-        shown = [measure for measure in measures if _applies(measure.name, grouping.name)]
-        size = replicates * len(grouping.groups) * sum(measure.columns.shape[1] for measure in shown)
-        if waiting and held + size > _DRAWN:
-            draw()
-            waiting.clear()
-            held = 0
-        waiting.append((grouping, shown))
-        held += size
-    draw()
-    return results
-
-
-def _applies(metric: str, grouping: str) -> bool:
-    if ":" in grouping or grouping == "five_years":
-        return metric in IN_CROSSINGS
-    return metric != "AAR" or grouping not in BY_AGE
-
-
-def _group_results(
-    grouping: Grouping,
-    measures: list[_Measure],
-    columns: dict[str, FloatArray],
-    drawn: FloatArray,
-    persons: NDArray[np.int64],
-    level: float,
-) -> Iterator[GroupResult]:
-    """Yield the result of each group; ``drawn`` (R, G, M) holds the drawn means of the measures' columns."""
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    for position, name in enumerate(grouping.groups):
-        members = grouping.members(position)
-        count, individuals = int(members.sum()), len(np.unique(persons[members]))
-        values: dict[str, BootstrapInterval] = {}
-        if count:
-            found, replicated, start = [], [], 0
-            for measure in measures:
-                part = slice(start, start := start + measure.columns.shape[1])
-                found.append(float(measure.statistic(columns[measure.name][members].mean(axis=0))))
-                replicated.append(measure.statistic(drawn[:, position, part]))
-            told = np.isfinite(found)
-            bounds = np.full((2, len(found)), math.nan)
-            bounds[:, told] = np.nanquantile(np.stack(replicated, axis=1)[:, told], tails, axis=0)
-            for measure, value, low, high in zip(measures, found, *bounds.tolist(), strict=True):
-                values[measure.name] = BootstrapInterval(value, low, high)
-        yield GroupResult(grouping.name, name, count, individuals, individuals < SMALL_GROUP, values)
-
-
-def _mean(means: FloatArray) -> FloatArray:
-    return means[..., 0]
-
-
-def _percent(means: FloatArray) -> FloatArray:
-    return 100.0 * means[..., 0]
-
-
-def _root(means: FloatArray) -> FloatArray:
-    return np.asarray(np.sqrt(means[..., 0]))
-
-
-def _point_measures(estimates: FloatArray, labels: pd.DataFrame) -> list[_Measure]:
-    ages = labels["age"].to_numpy(dtype=np.float64)
-    errors = metrics.absolute_errors(estimates, ages)[:, None]
-    measures = [
-        _Measure("MAE", errors, _mean),
-        _Measure("RMSE", errors**2, _root),
-        _Measure("bias", (estimates - ages)[:, None], _mean),
-        *(_Measure(f"CA({n})", errors < n, _percent) for n in (3, 5, 7)),
-        _Measure("AAR", metrics.aar_columns(estimates, ages), metrics.aar_from_means),
-    ]
-    if "age_std" in labels and labels["age_std"].notna().all():
-        deviations = labels["age_std"].to_numpy(dtype=np.float64)
-        measures.append(
-            _Measure("ε-error", metrics.epsilon_scores(estimates, ages, deviations)[:, None], _mean)
-        )
-    return measures
-
-
-def _covered(name: str, ages: FloatArray, low: FloatArray, high: FloatArray) -> list[_Measure]:
-    inside = (low <= ages) & (ages <= high)
-    return [
-        _Measure(f"coverage({name})", inside[:, None], _mean),
-        _Measure(f"width({name})", (high - low)[:, None], _mean),
-    ]
-
-
-def _stated_measures(said: pd.DataFrame, ages: FloatArray) -> list[_Measure]:
-    """Measure the intervals that the table itself states, at whatever level."""
-    if not {"low", "high"} <= set(said.columns) or said[["low", "high"]].isna().to_numpy().any():
-        return []
-    low, high = (said[column].to_numpy(dtype=np.float64) for column in ("low", "high"))
-    return _covered("stated", ages, low, high)
-
-
-def _interval_measures(
-    distribution: FloatArray,
-    bins: label_distribution.AgeBins,
-    ages: FloatArray,
-    calibration: Calibration | None,
-) -> list[_Measure]:
-    measures = []
-    for level in INTERVAL_LEVELS:
-        if calibration is None:
-            low, high = label_distribution.interval(distribution, bins, level)
-        else:
-            low, high = calibration.interval(distribution, bins, level)
-        measures += _covered(f"{level:.0%}", ages, low, high)
-    return measures
-
-
-def _threshold_measures(
-    probability: FloatArray, reached: NDArray[np.bool_], threshold: float
-) -> list[_Measure]:
-    right = (probability >= 0.5) == reached
-    return [
-        _Measure(f"accuracy({threshold:g}+)", right[:, None], _percent),
-        _Measure(f"Brier({threshold:g}+)", ((probability - reached) ** 2)[:, None], _mean),
-    ]
-
-
-def _reliability(
-    probability: FloatArray, reached: NDArray[np.bool_], persons: NDArray[np.int64]
-) -> tuple[ReliabilityBin, ...]:
-    tenth = np.minimum((probability * 10).astype(np.int64), 9)
-    rows = []
-    for index in range(10):
-        members = tenth == index
-        count = int(members.sum())
-        predicted, observed = math.nan, math.nan
-        if count:
-            predicted, observed = float(probability[members].mean()), float(reached[members].mean())
-        individuals = len(np.unique(persons[members]))
-        rows.append(ReliabilityBin(index / 10, (index + 1) / 10, count, individuals, predicted, observed))
-    return tuple(rows)
-
-
 def _intervals_name(predictions: Predictions, calibration: Calibration | None) -> str:
     if predictions.distribution is None:
         return "none"
@@ -597,31 +319,3 @@ def _file_digest(source: str) -> str:
         return hashlib.sha256(Path(source).read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-def _told(result: GroupResult) -> GroupResult:
-    """The result without the rates of too few people."""
-    hidden = BootstrapInterval(math.nan, math.nan, math.nan)
-    told = {name: hidden if result.rate_hidden(name) else value for name, value in result.metrics.items()}
-    return replace(result, metrics=told)
-
-
-def _cell(name: str, result: GroupResult) -> str:
-    interval = result.metrics.get(name)
-    if interval is None or not math.isfinite(interval.value):
-        return ""
-    if result.rate_hidden(name):
-        return TOO_FEW
-    digits = 3 if abs(interval.value) < 1 else 2
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
-def json_value(value: Any) -> Any:
-    """Make a value fit for JSON, down into its parts: tuples are lists, what is not a number is None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return value

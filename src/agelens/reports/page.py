@@ -19,10 +19,9 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
@@ -31,15 +30,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agelens.files import write_atomically
+from agelens.reports.blocks import Block, Drawing, Section
 
 __all__ = [
-    "Block",
-    "Drawing",
-    "Figures",
-    "Gallery",
-    "Section",
-    "Table",
-    "Text",
     "drawing",
     "figure_svg",
     "page",
@@ -64,92 +57,6 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "agelens",  # the same figure gives the same bytes
     "text.parse_math": False,  # a group may be called $x
 }
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph; ``warning`` sets it apart."""
-
-    text: str
-    warning: bool = False
-    kind: ClassVar[str] = "text"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A row of headline figures.
-
-    Attributes:
-        entries: Name, value and bounds (or ``""``) of each.
-    """
-
-    entries: tuple[tuple[str, str, str], ...]
-    kind: ClassVar[str] = "figures"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        caption: What it shows.
-        header: Names of the columns.
-        rows: Cells of text, as many a row as the header. A cell ``5.02 [4.90, 5.14]`` shows its bounds
-            softly, one that begins with ``too few`` as a whole.
-        names: How many first columns name the row.
-        note: Small print under it.
-    """
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    names: int = 1
-    note: str = ""
-    kind: ClassVar[str] = "table"
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.header):
-                raise ValueError(f"{len(row)} cells under {len(self.header)} columns: {row}")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """An inline figure; :func:`drawing` makes one.
-
-    Attributes:
-        name: Unique on the page.
-        svg: From :func:`figure_svg` under that name.
-        caption: What it shows, in words: what a reader without sight is told.
-    """
-
-    name: str
-    svg: str
-    caption: str
-    kind: ClassVar[str] = "figure"
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Small pictures.
-
-    Attributes:
-        pictures: ``data:`` address and caption of each.
-    """
-
-    pictures: tuple[tuple[str, str], ...]
-    kind: ClassVar[str] = "gallery"
-
-
-Block = Text | Figures | Table | Drawing | Gallery
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page under its own title."""
-
-    title: str
-    blocks: tuple[Block, ...]
 
 
 def page(title: str, stamp: Mapping[str, str], sections: Sequence[Section]) -> str:

@@ -13,10 +13,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from agelens.evaluation.assurance import Curve
-from agelens.evaluation.evaluate import GroupResult, ReliabilityBin
+from agelens.evaluation.decisions import Curve
+from agelens.evaluation.results import GroupResult, ReliabilityBin
 
 __all__ = [
+    "FOLDER",
     "assurance_curves",
     "central_coverage",
     "cumulative_errors",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
+
+FOLDER = "plots"
+"""The folder of a report that holds its plots."""
 
 _INK, _BLUE, _ORANGE, _GREY = "#1a1d21", "#0b5c8a", "#b45309", "#9aa3ad"
 _STYLES = ("-", "--", "-.", ":")

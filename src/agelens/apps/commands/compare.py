@@ -50,16 +50,10 @@ def compare(
     from agelens.data.manifest import read_manifest
     from agelens.data.pooled import pooled_run
     from agelens.evaluation.compare import compare as compare_systems
-    from agelens.evaluation.compare import (
-        difference_rows,
-        group_rows,
-        model_system,
-        over_seeds,
-        predictions_system,
-        write_report,
-    )
     from agelens.evaluation.groups import check_groupings, split_groupings
     from agelens.evaluation.published import quoted_systems, read_published
+    from agelens.evaluation.systems import model_system, over_seeds, predictions_system
+    from agelens.reports.tables import difference_rows, group_rows, system_rows
 
     rows, part = read_manifest(data), None if split == "all" else split
     groupings = split_groupings(by or ("age_band", "gender", "ethnicity"))
@@ -125,7 +119,7 @@ def compare(
     if comparison.absent:
         typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
     for table in (
-        comparison.system_rows(("MAE", "CA(5)", "CRPS")),
+        system_rows(comparison, ("MAE", "CA(5)", "CRPS")),
         difference_rows(comparison),
         group_rows(comparison),
     ):
@@ -133,7 +127,9 @@ def compare(
             typer.echo("")
             print_table(tuple(table[0]), [tuple(row.values()) for row in table])
     if report is not None:
-        write_report(comparison, report)
+        from agelens.reports.comparison import write_comparison
+
+        write_comparison(comparison, report)
         typer.echo(f"\nwrote {report / 'comparison.html'}")
 
 

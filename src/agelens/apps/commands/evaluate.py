@@ -95,6 +95,7 @@ def evaluate(
     from agelens.evaluation.evaluate import evaluate as compare
     from agelens.evaluation.evaluate import evaluate_model
     from agelens.evaluation.groups import split_groupings
+    from agelens.reports.tables import evaluation_rows
 
     thresholds = threshold or [18.0]
     challenges: list[float | None] = [*challenge] if challenge else [None for _ in thresholds]
@@ -105,7 +106,8 @@ def evaluate(
     groupings = asked
     if report is not None:
         from agelens.evaluation.assurance import assure, check_settings
-        from agelens.reports.report import make_stamp, report_groupings, write_report
+        from agelens.reports.report import report_groupings, write_report
+        from agelens.reports.stamp import make_stamp
 
         groupings = report_groupings(asked)
         for age, upper in zip(thresholds, challenges, strict=True):
@@ -158,7 +160,7 @@ def evaluate(
         if name in asked:
             typer.echo(f"no values of {name} in the manifest")
     shown = [name for name in found.overall if not name.startswith("width")]
-    table = [row for row in found.rows(shown) if row["grouping"] in ("all", *asked)]
+    table = [row for row in evaluation_rows(found, shown) if row["grouping"] in ("all", *asked)]
     print_table(tuple(table[0]), [tuple(row.values()) for row in table])
     if json_ is not None:
         found.write_json(json_)

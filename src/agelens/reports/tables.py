@@ -1,0 +1,174 @@
+"""Evaluations and comparisons as rows of text: for the terminal, CSV files and pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from agelens.errors import InputError
+from agelens.evaluation.compare import NOT_SHOWN, Comparison, PairedDifference, SystemResult
+from agelens.evaluation.cost import Cost
+from agelens.evaluation.evaluate import Evaluation
+from agelens.evaluation.results import SMALL_GROUP, TOO_FEW, is_rate
+from agelens.metrics import BootstrapInterval
+from agelens.reports.formats import metric_text
+
+__all__ = ["QUOTED", "SHOWN", "difference_rows", "evaluation_rows", "group_rows", "system_rows"]
+
+QUOTED = "quoted"
+"""The kind of a row that others printed."""
+
+SHOWN = ("MAE", "RMSE", "bias", "CA(3)", "CA(5)", "CA(7)", "AAR", "CRPS", "NLL", "coverage(90%)", "ε-error")
+"""The metrics of a comparison's table, where there are any."""
+
+
+def evaluation_rows(evaluation: Evaluation, names: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """Lay out the results as text.
+
+    A small group's number of images bears a star, and its rates read ``too few``. Any other cell reads
+    ``5.02 [4.90, 5.14]``, the value and its bootstrap interval.
+
+    Args:
+        evaluation: The evaluation.
+        names: Metrics to show; by default those of all images.
+    Returns:
+        A row a group: ``grouping``, ``group``, ``images``, then a cell a metric.
+    Raises:
+        InputError: A metric does not exist in this evaluation.
+    """
+    shown = list(evaluation.overall) if names is None else list(names)
+    for name in shown:
+        if name not in evaluation.overall:
+            raise InputError(f"no metric {name!r} here; there are: {', '.join(evaluation.overall)}")
+    return [
+        {
+            "grouping": result.grouping,
+            "group": result.group,
+            "images": f"{result.count}*" if result.small else str(result.count),
+            **{name: metric_text(name, result, brief=False) for name in shown},
+        }
+        for result in evaluation.results
+    ]
+
+
+def system_rows(comparison: Comparison, shown: Sequence[str] = SHOWN) -> list[dict[str, str]]:
+    """Lay out systems, then quoted rows, as text.
+
+    Args:
+        comparison: The comparison.
+        shown: Metrics to show, where there are any.
+    """
+    names = [name for name in shown if any(name in system.metrics for system in comparison.systems)]
+    repeated = any(system.mae_by_seed for system in comparison.systems)
+    rows = [
+        {
+            "system": system.name,
+            "kind": system.kind,
+            **({"MAE by seed": _by_seed(system)} if repeated else {}),
+            **{
+                name: TOO_FEW
+                if is_rate(name) and comparison.people < SMALL_GROUP
+                else _two_digits(system.metrics.get(name))
+                for name in names
+            },
+            "latency [ms]": _latency(system.cost),
+            "processor [ms]": _processor(system.cost),
+            "size [MB]": "" if system.cost is None else f"{system.cost.size / 1e6:.2f}",
+            "weights": _millions(None if system.cost is None else system.cost.weights),
+            "not answered": str(len(system.failed) + len(system.missing)),
+            "source": system.source,
+            "note": "",
+        }
+        for system in comparison.systems
+    ]
+    for quoted in comparison.quoted:
+        rows.append(
+            {
+                "system": quoted.name,
+                "kind": QUOTED,
+                **({"MAE by seed": ""} if repeated else {}),
+                **{name: quoted.metrics.get(name, "") for name in names},
+                "latency [ms]": "",
+                "processor [ms]": "",
+                "size [MB]": "" if quoted.size is None else f"{quoted.size / 1e6:.2f}",
+                "weights": _millions(quoted.parameters),
+                "not answered": "",
+                "source": f"{quoted.source}: {quoted.data_set}, {quoted.protocol}",
+                "note": quoted.note,
+            }
+        )
+    return rows
+
+
+def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Lay out the paired differences as text."""
+    rows = []
+    for row in comparison.differences:
+        digits = 2 if row.metric.startswith("CA") else 3
+        found = row.found
+        rows.append(
+            {
+                "metric": row.metric,
+                "first": row.a,
+                "second": row.b,
+                "difference": TOO_FEW
+                if row.rate_hidden
+                else "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
+                    found.difference, found.low, found.high, d=digits
+                ),
+                "p": "" if row.rate_hidden else f"{found.p:.4f}",
+                "verdict": TOO_FEW if row.people < SMALL_GROUP else _better(row) if row.shown else NOT_SHOWN,
+            }
+        )
+    return rows
+
+
+def group_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Lay out the groups as text: MAE of each system and the best one."""
+    return [
+        {
+            "grouping": verdict.grouping,
+            "group": verdict.group,
+            "images": str(verdict.count),
+            "people": str(verdict.people),
+            **{
+                f"MAE of {system.name}": f"{verdict.mae[system.name]:.2f}" if verdict.mae else TOO_FEW
+                for system in comparison.systems
+            },
+            "best by MAE": verdict.verdict,
+        }
+        for verdict in comparison.groups
+    ]
+
+
+def _better(row: PairedDifference) -> str:
+    smaller_is_better = not row.metric.startswith("CA")
+    return f"{row.a if (row.found.difference < 0) == smaller_is_better else row.b} is better"
+
+
+def _by_seed(system: SystemResult) -> str:
+    """``5.95, 5.96, 5.96 (sd 0.004)``; empty for a single training."""
+    found = system.mae_by_seed
+    return f"{', '.join(f'{mae:.2f}' for mae in found)} (sd {np.std(found, ddof=1):.3f})" if found else ""
+
+
+def _two_digits(interval: BootstrapInterval | None) -> str:
+    if interval is None or not math.isfinite(interval.value):
+        return ""
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _latency(cost: Cost | None) -> str:
+    if cost is None or cost.latency is None:
+        return ""
+    return f"{cost.latency.median:.2f} [{cost.latency.low:.2f}, {cost.latency.high:.2f}]"
+
+
+def _processor(cost: Cost | None) -> str:
+    return "" if cost is None or cost.latency is None else f"{cost.latency.processor:.2f}"
+
+
+def _millions(count: float | None) -> str:
+    return "" if count is None else f"{count / 1e6:.2f}M"
