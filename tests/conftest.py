@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -172,3 +174,34 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def small_model(make_model: Callable[..., Path]) -> Path:
     """The file of a small valid model."""
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def reader_folder(
+    tmp_path_factory: pytest.TempPathFactory, portrait: Path, draw_face: Callable[..., NDArray[np.uint8]]
+) -> Path:
+    """The folder that a reader of the documentation has: copy it before writing to it.
+
+    ``photo.jpg``; ``crops/`` with 48 prepared drawn faces, ``manifest.csv`` and ``geometry.json``;
+    ``other.csv``, another system's ``path,age`` of the test part; ``faces/``, images named by their age.
+    """
+    from agelens.faces.alignment import DEFAULT_GEOMETRY
+
+    made = tmp_path_factory.mktemp("reader")
+    for name in ("crops", "faces"):
+        (made / name).mkdir()
+    shutil.copy(portrait, made / "photo.jpg")
+    for age in (25, 26, 27):
+        shutil.copy(portrait, made / "faces" / f"{age}_portrait.jpg")
+    geometry = DEFAULT_GEOMETRY.with_size(64)
+    (made / "crops" / "geometry.json").write_text(json.dumps(geometry.to_dict()), encoding="utf-8")
+    lines, other = ["path,age,split"], ["path,age"]
+    for number in range(48):
+        age, split = 3 + 1.9 * number, ("train", "val", "test")[number % 3]
+        Image.fromarray(draw_face(age, seed=number)).save(made / "crops" / f"{number}.png")
+        lines.append(f"{number}.png,{age:.1f},{split}")
+        if split == "test":
+            other.append(f"{number}.png,{age + 2:.1f}")
+    (made / "crops" / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (made / "other.csv").write_text("\n".join(other) + "\n", encoding="utf-8")
+    return made

@@ -6,10 +6,9 @@ imported when it is first used, so that ``import agelens`` itself loads neither 
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in typing, whose import would take most of the time of importing agelens
 if TYPE_CHECKING:
     from agelens.client import AgeClient
     from agelens.data.manifest import read_manifest
@@ -110,7 +109,9 @@ _DEFINED_IN = {
 def __getattr__(name: str) -> object:
     if name not in _DEFINED_IN:
         raise AttributeError(f"module 'agelens' has no attribute {name!r}")
-    return getattr(importlib.import_module(_DEFINED_IN[name]), name)
+    from importlib import import_module
+
+    return getattr(import_module(_DEFINED_IN[name]), name)
 
 
 def __dir__() -> list[str]:
