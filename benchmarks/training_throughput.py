@@ -22,6 +22,7 @@ from agelens.methods.lrn import LabelRefinery
 from agelens.training.fit import _Trainer
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
+from agelens.training.stage import Batch
 
 
 def main() -> None:
@@ -54,13 +55,13 @@ def main() -> None:
         trainer = _Trainer(run, stage, accelerator, crops, crops, None, seed=0)
         images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
         images = images.contiguous(memory_format=torch.channels_last)
-        ages = torch.from_numpy(crops.ages[: arguments.batch])
+        batch = Batch(images, torch.from_numpy(crops.ages[: arguments.batch]))
 
         def bare() -> float:
             started = time.perf_counter()
             for _ in range(arguments.steps):
                 with accelerator.autocast():
-                    loss = stage.loss(trainer.network(images), images, ages)["loss"]
+                    loss = stage.loss(trainer.network(images), batch)["loss"]
                 trainer.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 trainer.optimizer.step()

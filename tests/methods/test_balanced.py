@@ -27,6 +27,7 @@ from agelens.networks.age_network import Outputs
 from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, best_stage
+from agelens.training.stage import Batch
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 
@@ -173,7 +174,7 @@ def test_the_loss_is_eq_4_with_the_representations_mae() -> None:
     assert (stage.source, stage.mae) == ("b", 4.0)
     logits = torch.randn(3, 81, generator=torch.Generator().manual_seed(1))
     ages = torch.tensor([3.0, 50.0, 99.0])
-    parts = stage.loss(Outputs(torch.zeros(3, 4), logits, None), torch.zeros(3), ages)
+    parts = stage.loss(Outputs(torch.zeros(3, 4), logits, None), Batch(torch.zeros(3), ages))
     square = 0.0
     for row, age in zip(logits.double(), [3.0, 50.0, 80.0], strict=True):
         said = torch.softmax(row, 0)
@@ -204,7 +205,7 @@ def test_ages_without_an_image_are_told_and_one_age_is_refused() -> None:
 def test_the_constant_can_be_a_share_of_the_mae(share: float) -> None:
     stage = _stage(share=share)
     logits = torch.zeros(1, 81)  # expects 40
-    parts = stage.loss(Outputs(torch.zeros(1, 4), logits, None), torch.zeros(1), torch.tensor([30.0]))
+    parts = stage.loss(Outputs(torch.zeros(1, 4), logits, None), Batch(torch.zeros(1), torch.tensor([30.0])))
     assert parts["square"].item() == pytest.approx((10 - share * 4.0) ** 2, rel=1e-5)
 
 
@@ -251,7 +252,7 @@ def test_kept_features_take_the_place_of_images(manifest: Path) -> None:
         stage.to(torch.device("cpu"))
         network = stage.network()
         rows = stage.order(crops, 0, torch.Generator().manual_seed(0)).rows[:8]
-        inputs = stage.inputs(crops, rows, 32, torch.Generator(), torch.device("cpu"))
+        inputs, _ = stage.inputs(crops, rows, 32, torch.Generator(), torch.device("cpu"))
         assert network(inputs).logits.shape[0] == 8
         shapes[cache] = inputs.shape[1:]
     assert shapes[False] == (3, 32, 32)

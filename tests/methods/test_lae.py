@@ -22,6 +22,7 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.lae import LongTailed
 from agelens.networks.age_network import Outputs
 from agelens.training.recipe import Recipe, recipe_tricks
+from agelens.training.stage import Batch
 from agelens.training.transforms import Augmentation, augment, rand_augment
 
 BINS = AgeBins(0, 100)
@@ -56,7 +57,9 @@ def test_the_loss_is_eq_3_and_ages_beyond_the_bins_are_clamped() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 101, generator=generator)
     ages = [7.0, 64.0, 116.0]
-    parts = stage.loss(Outputs(torch.zeros(3, 4), logits, None), torch.zeros(3, 3, 8, 8), torch.tensor(ages))
+    parts = stage.loss(
+        Outputs(torch.zeros(3, 4), logits, None), Batch(torch.zeros(3, 3, 8, 8), torch.tensor(ages))
+    )
     divergence = error = 0.0
     for row, age in zip(logits.double().tolist(), [7.0, 64.0, 100.0], strict=True):
         total = sum(math.exp(z) for z in row)

@@ -13,6 +13,7 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.lrn import Generation, LabelRefinery
 from agelens.networks.age_network import AgeNetwork, Outputs
 from agelens.training.recipe import Recipe
+from agelens.training.stage import Batch
 
 BINS = AgeBins(0, 10)
 
@@ -60,7 +61,7 @@ def test_the_ancestors_loss_is_eq_16(ancestor_tau: float | None, used: float) ->
         settings["ancestor_tau"] = ancestor_tau
     stage = LabelRefinery(_recipe(**settings), BINS).stages()[0]
     outputs, ages = _outputs(1), torch.tensor([0.0, 3.0, 10.0, 5.0, 99.0])
-    parts = stage.loss(outputs, torch.zeros(5, 3, 8, 8), ages)
+    parts = stage.loss(outputs, Batch(torch.zeros(5, 3, 8, 8), ages))
     assert outputs.logits is not None
     assert outputs.regressed is not None
     expected_ldl, expected_reg = 0.0, 0.0
@@ -79,7 +80,7 @@ def test_the_offsprings_loss_is_eq_17_with_targets_at_the_offsprings_temperature
     ancestor = _Fixed(inherited)
     stage.ready(lambda name: ancestor)  # type: ignore[arg-type, return-value]
     images, ages = torch.randn(5, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0])
-    parts = stage.loss(outputs, images, ages)
+    parts = stage.loss(outputs, Batch(images, ages))
     ldl = reg = 0.0
     assert outputs.logits is not None
     assert outputs.regressed is not None
@@ -108,7 +109,7 @@ def test_single_heads(heads: list[str], parts: set[str]) -> None:
     second.ready(lambda name: network)
     images = torch.randn(2, 3, 32, 32)
     for stage in (first, second):
-        told = stage.loss(stage.network()(images), images, torch.tensor([1.0, 9.0]))
+        told = stage.loss(stage.network()(images), Batch(images, torch.tensor([1.0, 9.0])))
         assert set(told) == parts
         assert told["loss"].isfinite()
 
@@ -141,7 +142,8 @@ def test_the_ancestor_is_frozen_and_in_evaluation_mode() -> None:
     before = {name: tensor.clone() for name, tensor in ancestor.state_dict().items()}
     offspring = second.network().train()
     images = torch.randn(4, 3, 32, 32)
-    second.loss(offspring(images), images, torch.tensor([1.0, 2.0, 3.0, 4.0]))["loss"].backward()
+    batch = Batch(images, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    second.loss(offspring(images), batch)["loss"].backward()
     assert asked == ["generation-1"]
     assert not ancestor.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in ancestor.state_dict().items())

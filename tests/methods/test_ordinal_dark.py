@@ -35,6 +35,7 @@ from agelens.networks.pvp import PermutationNetwork
 from agelens.networks.stored import load_network
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, best_stage
+from agelens.training.stage import Batch
 from agelens.training.teachers import (
     Answers,
     ModelTeacher,
@@ -205,18 +206,18 @@ def test_the_students_loss_is_eq_2(whole: Run, manifest: Path) -> None:
     torch.manual_seed(0)
     network = stage.network().eval()
     rows = np.arange(8)
-    ages = torch.from_numpy(crops.ages[rows])[:, None]
+    ages = torch.from_numpy(crops.ages[rows])
     for epoch, lambdas in ((0, (0.1, 2.0)), (3, (0.025, 0.5)), (5, (0.0, 0.0))):
         stage.begin(epoch)
         generator = torch.Generator().manual_seed(1)
-        images = stage.inputs(crops, rows, 64, generator, torch.device("cpu"))
+        images, extras = stage.inputs(crops, rows, 64, generator, torch.device("cpu"))
         with torch.inference_mode():
             outputs = network(images)
-            parts = stage.loss(outputs, images, ages)
+            parts = stage.loss(outputs, Batch(images, ages, extras))
             teacher = finished("classifier")(images).logits
             hints = finished("ranker").maps(images, [5, 9])
         log = torch.log_softmax(outputs.logits, 1)
-        label = -log[torch.arange(8), ages[:, 0].long()].mean()
+        label = -log[torch.arange(8), ages.long()].mean()
         dark = -(torch.softmax(teacher / 2, 1) * torch.log_softmax(outputs.logits / 2, 1)).sum(1).mean()
         hint = sum(((a - b) ** 2).mean() for a, b in zip(outputs.hints, hints, strict=True))
         torch.testing.assert_close(parts["loss"], label + lambdas[0] * hint + lambdas[1] * dark)
@@ -322,11 +323,11 @@ def test_the_ranker_learns_an_easy_order(manifest: Path, tmp_path: Path) -> None
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     order = stage.order(crops, 0, torch.Generator().manual_seed(0))
     assert order.rows.shape == (32, 4)
-    images = stage.inputs(crops, order.rows[:16].reshape(-1), 64, torch.Generator(), torch.device("cpu"))
-    targets = torch.from_numpy(order.targets[:16])
+    images, _ = stage.inputs(crops, order.rows[:16].reshape(-1), 64, torch.Generator(), torch.device("cpu"))
+    batch = Batch(images, torch.from_numpy(order.targets[:16]))
     losses = []
     for _ in range(12):
-        loss = stage.loss(network(images), images, targets)["loss"]
+        loss = stage.loss(network(images), batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -498,10 +499,11 @@ def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:
     seen: list[Tensor] = []
     stage.teachers[0].network.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
     rows, generator = np.arange(4), torch.Generator().manual_seed(0)
-    images = stage.inputs(crops, rows, 32, generator, torch.device("cpu"))
+    images, extras = stage.inputs(crops, rows, 32, generator, torch.device("cpu"))
     stage.begin(0)
     network = stage.network()
-    stage.loss(network(images), images, torch.from_numpy(crops.ages[rows])[:, None])
+    stage.loss(network(images), Batch(images, torch.from_numpy(crops.ages[rows]), extras))
+    assert seen[0] is extras["view"]
     assert images.shape == (4, 3, 32, 32)
     assert seen[0].shape == (4, 3, 64, 64)  # the teacher's own size
     small = torch.nn.functional.interpolate(

@@ -34,7 +34,7 @@ from agelens.networks.stored import load_network, read_tensors, write_tensors
 from agelens.training.fit import fit, learning_rate, run_on_crops
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run, best_stage
-from agelens.training.stage import Order, Stage, Validation
+from agelens.training.stage import Batch, Order, Stage, Validation
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
 DrawFace = Callable[..., NDArray[np.uint8]]
@@ -554,16 +554,13 @@ class _Sequences(Stage):
         rows = torch.randint(len(crops), (20, 3), generator=generator).numpy()
         return Order(rows, (crops.ages[rows].argmax(1) == 0).astype(np.int64))
 
-    def loss(
-        self, outputs: torch.Tensor, images: torch.Tensor, classes: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        assert images.shape == (12, 3, 32, 32)
-        return {"loss": nn.functional.cross_entropy(outputs, classes)}
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        assert batch.images.shape == (12, 3, 32, 32)
+        assert not batch.extras
+        return {"loss": nn.functional.cross_entropy(outputs, batch.targets)}
 
-    def score(
-        self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        return {"train accuracy": (outputs.argmax(1) == targets).float().mean()}
+    def score(self, network: nn.Module, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"train accuracy": (outputs.argmax(1) == batch.targets).float().mean()}
 
     def validate(self, network: nn.Module, crops: CropSet, size: int) -> Validation:
         return Validation({"accuracy": 0.5}, {"accuracy": 0.5}, {"ages": crops.ages})

@@ -33,6 +33,7 @@ from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.samplers import class_balanced
 from agelens.training.stage import (
+    Batch,
     CropOutputs,
     Finished,
     Method,
@@ -42,7 +43,7 @@ from agelens.training.stage import (
     judge_ages,
     run_on_crops,
 )
-from agelens.training.transforms import augment, normalise, resize_crops
+from agelens.training.transforms import normalise, resize_crops
 
 __all__ = ["FINISHERS", "BalancedSettings", "BalancedStage", "FinishedMethod", "finish"]
 
@@ -220,36 +221,35 @@ class BalancedStage(Stage):
         size: int,
         views: torch.Generator,
         device: torch.device,
-    ) -> Tensor:
-        """Kept features (B, C), training views or the crops as they are (B, 3, S, S)."""
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Kept features (B, C), training views or the crops as they are (B, 3, S, S); no extras."""
         if self._cached:
-            return self.features["train"][torch.from_numpy(rows).to(device)]
+            return self.features["train"][torch.from_numpy(rows).to(device)], {}
         if self.settings.augment:
-            return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views)
-        return _as_they_are(self.sets["train"], rows, size, device)
+            return super().inputs(crops, rows, size, views, device)
+        return _as_they_are(self.sets["train"], rows, size, device), {}
 
-    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L_cl = L_ld + (L_er - mae)² (Eq. 4 of [1]).
 
         Args:
             outputs: Of the network or its FC layer.
-            images: What it was given; not needed.
-            ages: (B,) years; beyond the bins they are clamped.
+            batch: Targets (B,), ages in years; beyond the bins they are clamped.
         Returns:
             ``loss`` and its parts ``ld`` (nats), ``square`` (years²).
         """
         assert outputs.logits is not None
         tau, bin_ages = self.trunk.head.tau, self.trunk.head.ages
-        ages = ages.clamp(self.age_bins.minimum, self.age_bins.maximum)
+        ages = batch.targets.clamp(self.age_bins.minimum, self.age_bins.maximum)
         target = gaussian_labels(ages, bin_ages, self.settings.sigma)
         divergence = label_divergence(outputs.logits, target, tau)
         errors = expectation_error(outputs.logits, ages, bin_ages, tau)
         square = squared_excess(errors, self.settings.share * self.mae)
         return {"loss": divergence + self.settings.square * square, "ld": divergence, "square": square}
 
-    def score(self, network: Any, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, network: Any, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The MAE of a training batch, which is balanced, in years."""
-        return {"train MAE": (self.trunk.head.decode(outputs).age - targets).abs().mean()}
+        return {"train MAE": (self.trunk.head.decode(outputs).age - batch.targets).abs().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """As an age network; the FC layer alone on the kept features of the validation crops."""

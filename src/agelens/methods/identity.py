@@ -28,7 +28,7 @@ from agelens.methods.verification import Pairs, embed, verification_pairs, verif
 from agelens.networks.backbones import make_backbone
 from agelens.networks.identity import IdentityNetwork, IdentityOutputs
 from agelens.training.recipe import Recipe
-from agelens.training.stage import Order, Stage, Validation
+from agelens.training.stage import Batch, Order, Stage, Validation
 
 __all__ = ["IdentityPretraining", "IdentitySettings", "IdentityStage"]
 
@@ -112,19 +112,19 @@ class IdentityStage(Stage):
         return IdentityNetwork(backbone, len(self.people), self.settings.embedding)
 
     def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
-        """A permutation, and who it is."""
+        """A permutation; targets (N,), the number of each person."""
         assert crops.subjects is not None
         rows = torch.randperm(len(crops), generator=generator).numpy()
         return Order(rows, np.searchsorted(self.people, crops.subjects)[rows])
 
-    def loss(self, outputs: IdentityOutputs, images: Tensor, people: Tensor) -> dict[str, Tensor]:
-        """AM-softmax; images (B, 3, S, S) are not needed, people (B,) are their numbers."""
-        settings = self.settings
-        return {"loss": additive_margin_softmax(outputs.cosines, people, settings.scale, settings.margin)}
+    def loss(self, outputs: IdentityOutputs, batch: Batch) -> dict[str, Tensor]:
+        """AM-softmax of the people (B,), the batch's targets."""
+        scale, margin = self.settings.scale, self.settings.margin
+        return {"loss": additive_margin_softmax(outputs.cosines, batch.targets, scale, margin)}
 
-    def score(self, network: Any, outputs: IdentityOutputs, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, network: Any, outputs: IdentityOutputs, batch: Batch) -> dict[str, Tensor]:
         """Share of the batch whose nearest person is the right one (without the margin)."""
-        return {"train accuracy": (outputs.cosines.argmax(1) == targets).float().mean()}
+        return {"train accuracy": (outputs.cosines.argmax(1) == batch.targets).float().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Verify the pairs of held-out people."""

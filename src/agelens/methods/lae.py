@@ -25,7 +25,7 @@ from agelens.losses import expectation_error, gaussian_labels, label_divergence
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.training.recipe import Recipe
-from agelens.training.stage import Stage
+from agelens.training.stage import Batch, Stage
 
 __all__ = ["LongTailed", "LongTailedSettings", "Representation"]
 
@@ -85,18 +85,17 @@ class Representation(Stage):
             network.load_state_dict(dict(self.start))
         return network
 
-    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L_fe = L_ld + λ·L_er (Eq. 3).
 
         Args:
             outputs: Of the network.
-            images: (B, 3, S, S), not needed.
-            ages: (B,) years.
+            batch: Targets (B,), ages in years.
         Returns:
             ``loss`` and its parts ``ld`` (nats) and ``er`` (years).
         """
         assert outputs.logits is not None
-        ages = ages.clamp(self.age_bins.minimum, self.age_bins.maximum)
+        ages = batch.targets.clamp(self.age_bins.minimum, self.age_bins.maximum)
         target = gaussian_labels(ages, self.bin_ages, self.settings.sigma)
         divergence = label_divergence(outputs.logits, target, self.settings.tau)
         error = expectation_error(outputs.logits, ages, self.bin_ages, self.settings.tau).mean()

@@ -31,7 +31,7 @@ from agelens.losses import age_cross_entropy, l1_regression, refined_label_distr
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.training.recipe import Recipe
-from agelens.training.stage import Stage
+from agelens.training.stage import Batch, Stage
 
 __all__ = ["Generation", "LabelRefinery", "RefinerySettings"]
 
@@ -108,23 +108,22 @@ class Generation(Stage):
         if self.ancestor is not None:
             self.ancestor.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(self, outputs: Outputs, images: Tensor, ages: Tensor) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L¹ (Eq. 16) or L^t (Eq. 17) of a batch; the ancestor sees the same augmented view.
 
         Args:
             outputs: Of this generation's network.
-            images: (B, 3, S, S), what both networks see.
-            ages: (B,) years.
+            batch: Images (B, 3, S, S) that both networks see; targets (B,), ages in years.
         Returns:
             ``loss``, and ``ldl`` and ``reg`` where the network has these heads.
         """
-        bins = self.age_bins
+        bins, ages = self.age_bins, batch.targets
         index = (ages.floor() - bins.minimum).clamp(0, len(bins) - 1).long()
         target = (ages.clamp(bins.minimum, bins.maximum) - bins.minimum) / (bins.maximum - bins.minimum)
         inherited = None
         if self.ancestor is not None:
             with torch.no_grad():
-                inherited = self.ancestor(images)
+                inherited = self.ancestor(batch.images)
         parts: dict[str, Tensor] = {}
         total = ages.new_zeros(())
         if outputs.logits is not None:

@@ -30,7 +30,7 @@ from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
-from agelens.training.stage import CropOutputs, Method, Order, Stage, Validation, run_on_crops
+from agelens.training.stage import Batch, CropOutputs, Method, Order, Stage, Validation, run_on_crops
 from agelens.training.transforms import resize_crops
 
 __all__ = [
@@ -238,15 +238,16 @@ class _Trainer:
             first = step * settings.batch_size + rank * share
             mine = slice(first, first + share)
             targets = torch.from_numpy(order.targets[mine]).to(device)
-            images = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
+            images, extras = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
+            batch = Batch(images, targets, extras)
             rate = learning_rate(
                 epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings
             )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             with self.accelerator.autocast():
-                outputs = _in_float32(self.network(images))
-                parts = self.stage.loss(outputs, images, targets)
+                outputs = _in_float32(self.network(batch.images))
+                parts = self.stage.loss(outputs, batch)
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(parts["loss"])
             if settings.clip_gradient:
@@ -254,7 +255,7 @@ class _Trainer:
             self.optimizer.step()
             self._average(epoch * self.steps + step)
             with torch.no_grad():
-                scored = self.stage.score(self.plain, outputs, targets)
+                scored = self.stage.score(self.plain, outputs, batch)
             for name, value in (*parts.items(), *scored.items()):
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if self.reporter is not None and self.accelerator.is_main_process:

@@ -25,6 +25,7 @@ from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
 __all__ = [
+    "Batch",
     "CropOutputs",
     "Finished",
     "Method",
@@ -46,7 +47,8 @@ class Order:
     Attributes:
         rows: (M,) crops of the training set, or (M, n) sequences of n crops. A batch of B of these is B
             (or B·n, sequence after sequence) images.
-        targets: (M, ...) what the loss is told of each.
+        targets: (M, ...) labels of each, for the loss; their shape and meaning are the stage's
+            (:meth:`Stage.order`).
     """
 
     rows: NDArray[np.int64]
@@ -54,8 +56,25 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Everything of one step but the network's outputs: arguments of :meth:`Stage.loss`.
+
+    Attributes:
+        images: Input of the network, as :meth:`Stage.inputs` made it: (B, 3, S, S) views, B·n of them for
+            sequences of n; (B, C) where a stage keeps features.
+        targets: (B, ...) rows of :attr:`Order.targets`, on the device.
+        extras: Further tensors of the same crops by name (a view in another size, soft labels), as
+            :meth:`Stage.inputs` made them, each (B, ...).
+    """
+
+    images: Tensor
+    targets: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Validation:
-    """What a network is worth on the validation crops.
+    """Validation result of a network.
 
     Attributes:
         figures: Columns of the log; the loop puts ``val`` before each name.
@@ -165,7 +184,7 @@ class Stage(ABC):
             epoch: Counts from 0.
             generator: The only source of chance.
         Returns:
-            Default: a permutation, and the ages.
+            Default: a permutation; targets (N,), ages in years.
         """
         rows = torch.randperm(len(crops), generator=generator).numpy()
         return Order(rows, crops.ages[rows])
@@ -177,17 +196,28 @@ class Stage(ABC):
         size: int,
         views: torch.Generator,
         device: torch.device,
-    ) -> Tensor:
-        """What the network is given of (B,) crops; default: a training view (B, 3, size, size) of each."""
-        return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views)
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Make the network's input from crops, and what else the loss needs of them.
+
+        Args:
+            crops: The training crops, at the side of this phase.
+            rows: (B,) crops of the batch, sequences flattened.
+            size: Side of the views, pixels.
+            views: CPU generator of the views; the only source of chance.
+            device: Of the result.
+        Returns:
+            Images and extras, see :class:`Batch`. Default: a training view (B, 3, size, size) of each crop,
+            and no extras.
+        """
+        return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views), {}
 
     @abstractmethod
-    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
-        """``loss`` and its parts of one batch: what the network said, its inputs, the order's targets."""
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Compute ``loss`` and its parts from the network's outputs and their batch, each ()."""
 
-    def score(self, network: Any, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, network: Any, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Figures of a training batch for the log besides the losses; default: the MAE, in years."""
-        return {"train MAE": (network.head.decode(outputs).age - targets).abs().mean()}
+        return {"train MAE": (network.head.decode(outputs).age - batch.targets).abs().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge a network on N validation crops at an input size; default: as an age network."""

@@ -60,6 +60,7 @@ from agelens.networks.zca import PatchZCA, Whitened, fit_patch_zca
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import locate_network
 from agelens.training.stage import (
+    Batch,
     Finished,
     Order,
     Stage,
@@ -352,7 +353,7 @@ class RankerStage(_OrdinalDarkStage):
         return network
 
     def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
-        """Shuffled sequences, inter-group ones first, and the permutation of each."""
+        """Shuffled sequences (M, n), inter-group ones first; targets (M,), the permutation of each."""
         assert self._sampler is not None  # look() made it
         seed = int(torch.randint(2**62, (), generator=generator))
         random = np.random.default_rng(seed)
@@ -360,13 +361,13 @@ class RankerStage(_OrdinalDarkStage):
         labels = random.integers(len(self.permutations), size=len(sequences))
         return Order(shuffle_sequences(sequences, self.permutations, labels), labels)
 
-    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
-        """Cross entropy of the permutation (Eq. 1)."""
-        return {"loss": F.cross_entropy(outputs, ages)}
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of the permutations (B,), the batch's targets (Eq. 1)."""
+        return {"loss": F.cross_entropy(outputs, batch.targets)}
 
-    def score(self, network: Any, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
-        """Share of the permutations that are told."""
-        return {"train accuracy": (outputs.argmax(1) == targets).float().mean()}
+    def score(self, network: Any, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Share of the permutations that are right."""
+        return {"train accuracy": (outputs.argmax(1) == batch.targets).float().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Permutation accuracy on the validation sequences, beside chance.
@@ -442,9 +443,9 @@ class ClassifierStage(_OrdinalDarkStage):
             network.load_state_dict(dict(self.start))
         return network
 
-    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
-        """Cross entropy of the age."""
-        return {"loss": age_cross_entropy(outputs.logits, self._index(ages))}
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of the ages (B,), the batch's targets."""
+        return {"loss": age_cross_entropy(outputs.logits, self._index(batch.targets))}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the ages; in a run that trains a student too, the figures are not the run's."""
@@ -507,11 +508,11 @@ class HintStage(_GuidedStage):
         unguided: Sequence[torch.nn.Module] = network.unguided()
         return unguided
 
-    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
-        """The hints' errors, summed."""
-        return {"loss": self._hints(outputs.hints, images)}
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The hints' errors, summed; the labels are not used."""
+        return {"loss": self._hints(outputs.hints, batch.images)}
 
-    def score(self, network: Any, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, network: Any, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Nothing besides the loss: this stage estimates no age."""
         return {}
 
@@ -543,8 +544,7 @@ class StudentStage(_GuidedStage):
     teachers: list[Teacher] = field(default_factory=list, init=False, repr=False)
     _hinted: GuidedStudent | None = field(default=None, init=False, repr=False)
     _lambdas: tuple[float, float] = field(default=(0.0, 0.0), init=False)
-    _cached: Answers | None = field(default=None, init=False, repr=False)
-    _views: Tensor | None = field(default=None, init=False, repr=False)
+    answers: Answers | None = field(default=None, init=False, repr=False)
     _device: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
 
     @property
@@ -595,11 +595,13 @@ class StudentStage(_GuidedStage):
         return ()
 
     def to(self, device: torch.device) -> None:
-        """Move the teachers."""
+        """Move the teachers; with ``settings.views``, ask them about all training crops."""
         super().to(device)
         self._device = device
         for teacher in self.teachers:
             teacher.to(device)
+        if self.teachers and self.settings.views:
+            self.answers = self._ask()
 
     def network(self) -> GuidedStudent:
         """The student from the hint stage, from ``--start``, or at its own start."""
@@ -621,15 +623,6 @@ class StudentStage(_GuidedStage):
             annealed(s.lambda_2, s.lambda_2_fall, s.fall_every, epoch),
         )
 
-    def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
-        """A permutation; the targets are the ages and, where they are kept, the teachers' answers."""
-        rows = torch.randperm(len(crops), generator=generator)
-        ages = torch.from_numpy(crops.ages)[rows, None]
-        if self.teachers and self.settings.views:
-            kept = self._cached = self._cached or self._ask()
-            ages = torch.cat((ages, kept.age[rows, None], kept.distribution[rows]), dim=1)
-        return Order(rows.numpy(), ages.numpy())
-
     def inputs(
         self,
         crops: CropSet,
@@ -637,33 +630,41 @@ class StudentStage(_GuidedStage):
         size: int,
         views: torch.Generator,
         device: torch.device,
-    ) -> Tensor:
-        """A training view of each crop; teachers of larger inputs see the same one in their own size."""
-        live = [teacher.size for teacher in self.teachers] if not self.settings.views else []
-        largest = max(size, *live) if live else size
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """A training view of each crop, and the teachers' part.
+
+        Returns:
+            Views (B, 3, size, size), and as extras ``distribution`` (B, K) and ``age`` (B,), the teachers'
+            answers, where they are kept; else ``view`` (B, 3, S, S): the same views in the size of the
+            largest input among student and teachers.
+        """
+        if self.answers is not None:
+            images, _ = super().inputs(crops, rows, size, views, device)
+            kept = {"distribution": self.answers.distribution[rows], "age": self.answers.age[rows]}
+            return images, {name: tensor.to(device) for name, tensor in kept.items()}
+        largest = max([size, *(teacher.size for teacher in self.teachers)])
         if largest == size:
-            self._views = super().inputs(crops, rows, size, views, device)
-            return self._views
+            images, _ = super().inputs(crops, rows, size, views, device)
+            return images, {"view": images}
         assert self._train_crops is not None  # look() kept them, at their full size
         whole = torch.from_numpy(self._train_crops.crops(rows)).to(device)
-        self._views = augment(whole, self.augmentation, largest, views)
-        return resize_views(self._views, size)
+        view = augment(whole, self.augmentation, largest, views)
+        return resize_views(view, size), {"view": view}
 
-    def loss(self, outputs: Any, images: Tensor, ages: Tensor, /) -> dict[str, Tensor]:
-        """Eq. 2, and what is ours beside it; terms of weight 0 are not computed.
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 2, and our own terms beside it; terms of weight 0 are not computed.
 
         Args:
             outputs: :class:`GuidedOutputs` of the student.
-            images: (B, 3, S, S) what it saw.
-            ages: (B, 1) or (B, 2 + K): the label, and the kept answers.
+            batch: Images (B, 3, S, S); targets (B,), ages in years; extras of :meth:`inputs`.
         Returns:
             ``loss`` and its parts ``age``, ``hints``, ``dark``, ``expected``, ``reg``.
         """
         s, bins = self.settings, self.age_bins
-        labels = ages[:, 0]
+        labels = batch.targets
         lambda_1, lambda_2 = self._lambdas
         taught = (
-            self._answers(ages) if lambda_2 > 0 or s.expectation or outputs.regressed is not None else None
+            self._answers(batch) if lambda_2 > 0 or s.expectation or outputs.regressed is not None else None
         )
         parts: dict[str, Tensor] = {}
         total = labels.new_zeros(())
@@ -682,7 +683,7 @@ class StudentStage(_GuidedStage):
                 parts["expected"] = torch.stack(errors).mean()
                 total = total + s.expectation * parts["expected"]
         if lambda_1 > 0:
-            parts["hints"] = self._hints(outputs.hints, images)
+            parts["hints"] = self._hints(outputs.hints, batch.images)
             total = total + lambda_1 * parts["hints"]
         if outputs.regressed is not None:
             wanted = [labels.clamp(bins.minimum, bins.maximum), *([] if taught is None else [taught.age])]
@@ -692,9 +693,9 @@ class StudentStage(_GuidedStage):
             total = total + s.regression * parts["reg"]
         return {"loss": total, **parts}
 
-    def score(self, network: Any, outputs: GuidedOutputs, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, network: Any, outputs: GuidedOutputs, batch: Batch) -> dict[str, Tensor]:
         """The MAE, in years."""
-        return {"train MAE": (network.head.decode(outputs.ages()).age - targets[:, 0]).abs().mean()}
+        return {"train MAE": (network.head.decode(outputs.ages()).age - batch.targets).abs().mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the student's ages; the most probable age's MAE beside the expectation's."""
@@ -712,13 +713,12 @@ class StudentStage(_GuidedStage):
         student: AgeNetwork = network.student
         return student
 
-    def _answers(self, targets: Tensor) -> Answers | None:
+    def _answers(self, batch: Batch) -> Answers | None:
         if not self.teachers:
             return None
-        if self.settings.views:
-            return Answers(targets[:, 2:], targets[:, 1])
-        assert self._views is not None  # inputs() of the same step left them
-        return answer(self.teachers, self._views, self.settings.tau)
+        if self.answers is not None:
+            return Answers(batch.extras["distribution"], batch.extras["age"])
+        return answer(self.teachers, batch.extras["view"], self.settings.tau)
 
     def _ask(self) -> Answers:
         """The teachers' answers to every training crop, averaged over views.
