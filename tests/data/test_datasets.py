@@ -151,7 +151,7 @@ def test_names_alone_need_no_image(chips: Path) -> None:
     for chip in chips.iterdir():
         chip.write_bytes(b"")
     table = read_dataset("utkface", chips, content=False)
-    assert list(table.columns) == ["path", "age", "gender", "ethnicity"]
+    assert list(table.columns) == ["path", "age", "gender", "ethnicity", "dataset", "labels"]
     assert len(table) == 8
 
 

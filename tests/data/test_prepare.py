@@ -274,3 +274,34 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_done(photos, tmp_path, monke
     monkeypatch.undo()
     assert prepare(photos, out, chips=True).resumed == 1
     assert [path for path in out.rglob(".*") if path.is_file()] == []
+
+
+def test_own_data_without_a_split_get_one_by_content(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for number in range(30):
+        cells = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    names = [f"{number}.png" for number in range(30)] + ["copy.png"]
+    table = pd.DataFrame({"path": names, "age": [*range(20, 50), 20]})
+    table.attrs["root"] = folder
+
+    def made(name, **columns):
+        out = tmp_path / name
+        given = table.assign(**columns)
+        given.attrs = table.attrs
+        summary = prepare(given, out, detector="none", geometry=SMALL, chips=True)
+        return summary.split, read_manifest(out / "manifest.csv")
+
+    split, manifest = made("crops")
+    assert sum(split.values()) == 31
+    assert split[""] == 1
+    assert min(split["train"], split["val"], split["test"]) > 0
+    assert manifest["note"].tolist().count("") == 30
+    assert made("again")[1]["split"].tolist() == manifest["split"].tolist()
+    people, by_person = made("people", subject=[f"p{number % 9}" for number in range(31)])
+    assert people is not None
+    assert (by_person[by_person["split"] != ""].groupby("subject")["split"].nunique() == 1).all()
+    assert made("split", split="train")[0] is None
+    assert "split" not in made("public", dataset="morph")[1]

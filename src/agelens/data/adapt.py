@@ -84,6 +84,11 @@ def read_dataset(
     kept = list(_usable(_once(rows, problems), root, problems, opened.ages))
     if not kept:
         raise InputError(f"{root}: no image with a usable age and a file{_first(problems)}")
+    for row in kept:
+        if not opened.own:
+            row["dataset"] = opened.read.__name__
+        if opened.labels is not None:
+            row["labels"] = opened.labels
     table = pd.DataFrame(kept, dtype=object)  # str cannot hold a name that is no UTF-8
     prints = None
     if content:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agelens.data.manifest import image_paths
-from agelens.errors import ImageError, InputError, ManifestError
-from agelens.faces.alignment import CropGeometry
+from agelens.errors import ImageError, ManifestError
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
 
-__all__ = ["CropSet", "crop_geometry", "load_crops"]
+__all__ = ["CropSet", "load_crops"]
 
 Progress = Callable[[int, int], None]
 
@@ -122,21 +120,6 @@ def load_crops(
         with write_atomically(stored) as temporary:
             np.save(temporary, crops)
     return CropSet(crops, ages, np.arange(count), subjects, stored)
-
-
-def crop_geometry(root: Path) -> dict[str, Any] | None:
-    """Read the geometry that ``prepare`` wrote beside the crops; None where the crops come from elsewhere.
-
-    Raises:
-        InputError: The file is damaged.
-    """
-    path = root / "geometry.json"
-    if not path.exists():
-        return None
-    try:
-        return CropGeometry.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is not a crop geometry: {error}") from error
 
 
 def _key(paths: list[Path]) -> str:

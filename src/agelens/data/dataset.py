@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Adapter", "ContentSplit", "DataSet", "Finding", "Root", "Row", "SubjectSplit"]
 
@@ -88,6 +88,9 @@ class DataSet:
         chips: The images are cut to one face already: `prepare` treats them as face chips.
         split: How the images are split; None: as the rows say, or not at all.
         ages: Whether the rows have ages; a set of identities has ``subject`` instead.
+        labels: The meaning of its ages, for the manifest's column ``labels``; None: not known, unless the
+            rows say.
+        own: A layout for data of one's own: its name is not the name of a set (column ``dataset``).
     """
 
     read: Adapter
@@ -95,3 +98,5 @@ class DataSet:
     chips: bool = False
     split: ContentSplit | SubjectSplit | None = None
     ages: bool = True
+    labels: Literal["real", "apparent", "estimated"] | None = None
+    own: bool = False

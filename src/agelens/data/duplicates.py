@@ -43,6 +43,7 @@ __all__ = [
     "difference_hash",
     "fingerprint_images",
     "group_keys",
+    "near_identical_between",
     "near_identical_pairs",
 ]
 
@@ -162,22 +163,55 @@ def near_identical_pairs(fingerprints: Fingerprints) -> Pairs:
     Returns:
         The pairs.
     """
+    distinct = _distinct(fingerprints)
+    return _pairs(fingerprints, distinct, fingerprints, distinct, within=True)
+
+
+def near_identical_between(one: Fingerprints, other: Fingerprints) -> Pairs:
+    """Find the images of one set that show the same photograph as an image of another, also mirrored.
+
+    Byte-identical files are compared once, and are pairs here too where they are in both sets.
+
+    Args:
+        one: Of N images; those with an error are left out.
+        other: Of M images; likewise.
+    Returns:
+        The pairs; ``indices`` are positions in ``one`` and in ``other``.
+    """
+    return _pairs(one, _distinct(one), other, _distinct(other), within=False)
+
+
+def _distinct(fingerprints: Fingerprints) -> NDArray[np.int64]:
+    """Positions of the first image of each content."""
     first: dict[str, int] = {}
     for k, (digest, error) in enumerate(zip(fingerprints.digests, fingerprints.errors, strict=True)):
         if error is None:
             first.setdefault(digest, k)
-    distinct = np.array(list(first.values()), dtype=np.int64)
-    hashes = fingerprints.hashes[distinct]
-    thumbnails = fingerprints.thumbnails[distinct]
-    detail = _detail(thumbnails)
+    return np.array(list(first.values()), dtype=np.int64)
+
+
+def _pairs(
+    one: Fingerprints,
+    rows: NDArray[np.int64],
+    other: Fingerprints,
+    columns: NDArray[np.int64],
+    *,
+    within: bool,
+) -> Pairs:
+    """Pairs of ``rows`` of the one and ``columns`` of the other; ``within`` one set, those with i < j."""
+    hashes, detail = one.hashes[rows], _detail(one.thumbnails[rows])
+    thumbnails = other.thumbnails[columns]
     found = []
     for mirrored in (False, True):
-        others = _mirror_hashes(hashes) if mirrored else hashes
-        other_detail = _detail(thumbnails[:, :, ::-1]) if mirrored else detail
-        for pairs in _candidates(hashes, others):
+        others = other.hashes[columns]
+        if mirrored:
+            others, thumbnails = _mirror_hashes(others), thumbnails[:, :, ::-1]
+        other_detail = _detail(thumbnails)
+        for pairs in _candidates(hashes, others, within):
             correlation = np.einsum("nd,nd->n", detail[pairs[:, 0]], other_detail[pairs[:, 1]])
             same = correlation >= MINIMUM_CORRELATION
-            found.append((distinct[pairs[same]], correlation[same], np.full(int(same.sum()), mirrored)))
+            places = np.stack([rows[pairs[same, 0]], columns[pairs[same, 1]]], axis=1)
+            found.append((places, correlation[same], np.full(int(same.sum()), mirrored)))
     indices = np.concatenate([f[0] for f in found]) if found else np.zeros((0, 2), np.int64)
     correlation = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.float32)
     mirror = np.concatenate([f[2] for f in found]) if found else np.zeros(0, np.bool_)
@@ -185,13 +219,18 @@ def near_identical_pairs(fingerprints: Fingerprints) -> Pairs:
     return Pairs(indices[order], correlation[order], mirror[order])
 
 
-def _candidates(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
-    """Pairs i < j whose hashes differ in few bits, at most 20,000 at a time."""
-    rows = max(1, _BLOCK // max(1, len(hashes)))
+def _candidates(
+    hashes: NDArray[np.uint64], others: NDArray[np.uint64], within: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Pairs whose hashes differ in few bits (``within`` one set, i < j), at most 20,000 at a time."""
+    rows = max(1, _BLOCK // max(1, len(others)))
     for start in range(0, len(hashes), rows):
-        distance = np.bitwise_count(hashes[start : start + rows, None] ^ others[None, start:])
+        first = start if within else 0
+        distance = np.bitwise_count(hashes[start : start + rows, None] ^ others[None, first:])
         i, j = np.nonzero(distance <= MAXIMUM_HAMMING)
-        pairs = np.stack([i, j], axis=1)[i < j] + start
+        pairs = np.stack([i + start, j + first], axis=1)
+        if within:
+            pairs = pairs[i < j]
         for k in range(0, len(pairs), 20_000):
             yield pairs[k : k + 20_000]
 

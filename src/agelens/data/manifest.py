@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.columns import GENDERS, MAXIMUM_AGE, SPLITS
+from agelens.data.columns import GENDERS, LABELS, MAXIMUM_AGE, SPLITS
 from agelens.errors import ManifestError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 
@@ -53,6 +53,8 @@ COLUMNS = (
     "ethnicity",
     "pose",
     "split",
+    "dataset",
+    "labels",
     "box",
     "landmarks",
     "digest",
@@ -334,6 +336,7 @@ def _box_problem(text: str) -> str:
 _TEXT_CHECKS: dict[str, Callable[[str], str]] = {
     "gender": _one_of(GENDERS),
     "split": _one_of(SPLITS),
+    "labels": _one_of(LABELS),
     "alignment": _one_of(ALIGNMENTS),
     "box": _box_problem,
     "landmarks": lambda text: _count_of_numbers(text, 10),

@@ -34,7 +34,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from agelens.data.duplicates import fingerprint_images, group_keys, near_identical_pairs
+from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import check_manifest, image_paths, write_manifest
+from agelens.data.splits import default_split
 from agelens.errors import ImageError, InputError, ManifestError, NoFaceError, OutputError
 from agelens.faces.alignment import (
     DEFAULT_GEOMETRY,
@@ -72,6 +75,8 @@ class PrepareSummary:
         fallback: Crops cut from where a face usually lies: on the chip, or in the detector's bare box.
         no_face: Images without a crop because no face was found.
         failed: Images without a crop because they could not be read.
+        split: Number of crops by part of the default split, ``""`` for none; None where the manifest had a
+            split, or its data set has protocols.
     """
 
     images: int
@@ -81,6 +86,7 @@ class PrepareSummary:
     fallback: int
     no_face: int
     failed: int
+    split: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,8 @@ def prepare(
     image; ``digest``, ``box``, ``landmarks`` and ``pose`` are of the image. Byte-identical images keep
     their rows, each with a crop of its own.
 
+    Data of one's own without a split get the default one (:func:`agelens.data.splits.default_split`).
+
     Stopped at any moment, it loses nothing: started again it goes on where it stopped. Images that failed
     or that changed since are done again.
 
@@ -177,7 +185,7 @@ def prepare(
             outcomes[outcome["key"]] = outcome
             if progress is not None:
                 progress(done, len(tasks))
-    with write_atomically(out / "geometry.json") as temporary:
+    with write_atomically(out / GEOMETRY_NAME) as temporary:
         temporary.write_text(json.dumps(geometry.to_dict()) + "\n", encoding="utf-8")
     return _finish(table, [outcomes[task.key] for task in tasks], out, resumed)
 
@@ -410,6 +418,13 @@ def _finish(table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resu
         crops[name] = [outcome.get(name, "") for outcome in made]
     crops["pose"] = [outcome.get("pose", np.nan) for outcome in made]
     crops.attrs = {"root": out}
+    own = not any(
+        (crops[name] != "").any() for name in ("dataset", "split", "official_split") if name in crops
+    )
+    if own:
+        pairs = near_identical_pairs(fingerprint_images(image_paths(crops))).indices
+        crops = default_split(crops, group_keys(crops["digest"].tolist(), pairs))
+        crops.attrs = {"root": out}
     write_manifest(crops, out / "manifest.csv")
 
     count = Counter(outcome["alignment"] for outcome in made)
@@ -422,6 +437,7 @@ def _finish(table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resu
         fallback=count["fallback"],
         no_face=no_face,
         failed=len(failures) - no_face,
+        split=dict(Counter(crops["split"])) if own else None,
     )
 
 

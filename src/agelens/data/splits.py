@@ -34,6 +34,7 @@ from agelens.errors import InputError
 
 __all__ = [
     "content_split",
+    "default_split",
     "group_place",
     "labels_conflict",
     "split_digest",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 FRACTIONS = (0.8, 0.1, 0.1)
+DEFAULT_SALT = "own-v1"
+"""The name of the split of data that nobody has split."""
 NEAR_AGE_TOLERANCE = 1.0
 """Years by which the ages within a group of near-identical images may differ."""
 
@@ -133,6 +136,30 @@ def split_images(
                 sides[k], notes[k] = "", f"{near}copy of {paths[rows[0]]}"
     table["split"] = pd.Series(sides, index=table.index, dtype=object)
     table["note"] = pd.Series(notes, index=table.index, dtype=object)
+    return table
+
+
+def default_split(manifest: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    """Split data that nobody has split: 80/10/10, by person where every row names one, else by content.
+
+    Args:
+        manifest: N rows with ``path``, ``digest`` and a label, or a ``subject``.
+        groups: N keys of photographs (:func:`agelens.data.duplicates.group_keys`).
+    Returns:
+        A copy with ``split`` and ``note`` filled in; copies and conflicting labels are not used, as in
+        :func:`split_images`, unless the rows are people without ages.
+    """
+    people = "subject" in manifest and bool((manifest["subject"] != "").all())
+    if "age" in manifest or "age_low" in manifest:
+        table = split_images(manifest, groups, salt=DEFAULT_SALT)
+    else:
+        table = manifest.copy()
+        notes = manifest["note"].tolist() if "note" in manifest else [""] * len(manifest)
+        table["note"] = pd.Series(notes, index=table.index, dtype=object)
+    if people:
+        sides = content_split(manifest["subject"].tolist(), salt=DEFAULT_SALT)
+        sides = ["" if note else side for side, note in zip(sides, table["note"], strict=True)]
+        table["split"] = pd.Series(sides, index=table.index, dtype=object)
     return table
 
 

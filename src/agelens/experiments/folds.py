@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
+from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.pooled import (
     RECORD_NAME,
@@ -156,9 +157,9 @@ def _train_fold(
         if place.exists() and not (place / "run.json").exists():
             shutil.rmtree(place)  # killed before the run began
         write_manifest(split.fold_manifest(fold), data / "manifest.csv")
-        geometry = Path(split.manifest.attrs["root"]) / "geometry.json"
+        geometry = Path(split.manifest.attrs["root"]) / GEOMETRY_NAME
         if geometry.exists():
-            with write_atomically(data / "geometry.json") as temporary:
+            with write_atomically(data / GEOMETRY_NAME) as temporary:
                 shutil.copyfile(geometry, temporary)
     state.wait_for_everyone()
     named = None if reporter is None else _FoldReporter(reporter, fold.name)

@@ -12,7 +12,8 @@ import pandas as pd
 from accelerate import PartialState
 from torch import Tensor
 
-from agelens.data.crops import crop_geometry, load_crops
+from agelens.data.crops import load_crops
+from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_digest, split_rows
 from agelens.errors import ManifestError, RunError, SplitError
@@ -92,12 +93,13 @@ def train(
         reporter.note(
             f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
         )
+    geometry = crop_geometry(rows)
     stages = make_method(recipe, bins).stages()
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
         "split_digest": _digest(rows),
-        "geometry": crop_geometry(Path(rows.attrs["root"])),
+        "geometry": None if geometry is None else geometry.to_dict(),
         "images": {"train": len(training), "val": len(validation)},
         "clamped": clamped,
         "start": None if start is None else start_digest(start),

@@ -32,7 +32,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from agelens.data.crops import CropSet, crop_geometry, load_crops
+from agelens.data.crops import CropSet, load_crops
+from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, ModelFileError, SplitError
 from agelens.export.onnx_graph import store_as_half, weights_digest
@@ -103,10 +104,10 @@ def compress(
         raise InputError(f"images must be at least 1, not {images}")
     card, graph = _read(Path(model))
     rows = read_manifest(manifest)
-    geometry = crop_geometry(Path(rows.attrs["root"]))
+    geometry = crop_geometry(rows)
     wanted = CropGeometry.from_dict(card.geometry)
-    if geometry is None or not np.allclose(geometry["template"], wanted.template, atol=1e-6):
-        found = "an unknown geometry" if geometry is None else f"the geometry {geometry['name']!r}"
+    if geometry is None or not np.allclose(geometry.template, wanted.template, atol=1e-6):
+        found = "an unknown geometry" if geometry is None else f"the geometry {geometry.name!r}"
         raise InputError(f"{manifest}: crops of {found}, the model was made for {wanted.name!r}")
     splits = rows["split"] if "split" in rows else rows["path"].map(lambda _: "")
     for name in {split} | ({"train"} if form == "int8" else set()):

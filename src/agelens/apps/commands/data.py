@@ -1,4 +1,4 @@
-"""agelens audit, agelens prepare, agelens datasets, agelens protocols, agelens split."""
+"""agelens audit, prepare, join, datasets, protocols, split."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agelens.apps.command import command, output, print_table
+from agelens.data.columns import SPLITS
 from agelens.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["audit", "datasets", "prepare", "protocols", "split"]
+__all__ = ["audit", "datasets", "join", "prepare", "protocols", "split"]
 
 
 @command("nothing was written", extra="report")
@@ -121,7 +122,38 @@ def prepare(
         f"by eyes {summary.eyes}, fallback {summary.fallback}; no face {summary.no_face}, "
         f"unreadable {summary.failed}"
     )
+    if summary.split is not None:
+        parts = ", ".join(f"{summary.split.get(side, 0)} {side}" for side in SPLITS)
+        typer.echo(
+            f"split by content, 80/10/10: {parts}, {summary.split.get('', 0)} not used (copies; see note); "
+            "agelens split --protocol makes another"
+        )
     typer.echo(f"wrote {out / 'manifest.csv'} and {out / 'failures.csv'}")
+
+
+@command("nothing was written", extra="report")
+def join(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests that prepare wrote, of one geometry.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write (.csv or .parquet).")],
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(help="Manifest whose test images must not be in the union. May be repeated."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read; default one a processor.")] = None,
+) -> None:
+    """Join prepared data sets into one manifest, without copies and without another set's test images."""
+    from agelens.apps.progress import progress_bar
+    from agelens.data.join import join as join_manifests
+    from agelens.data.manifest import read_manifest, write_manifest
+
+    tables = [read_manifest(path, ages=False) for path in manifests]
+    excluded = [read_manifest(path, ages=False) for path in exclude or ()]
+    with progress_bar("crops") as report:
+        joined = join_manifests(tables, excluded=excluded, workers=workers, progress=report)
+    write_manifest(joined.table, out)
+    for line in joined.lines():
+        typer.echo(line)
+    typer.echo(f"wrote {out}")
 
 
 def _setting(text: str) -> tuple[str, Any]:

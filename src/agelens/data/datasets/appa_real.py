@@ -62,6 +62,7 @@ def appa_real(folder: Path, *, label: str = "real") -> Iterator[Row | Finding | 
                 "age": record["real_age"] if label == "real" else record["apparent_age_avg"],
                 "split": split,
                 "official_split": split,
+                "labels": label,
                 "real_age": record["real_age"],
                 "apparent_age": record["apparent_age_avg"],
                 "apparent_age_std": record["apparent_age_std"],

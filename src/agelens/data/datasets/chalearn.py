@@ -88,4 +88,6 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-CHALEARN = DataSet(chalearn, "Train.csv, Validation.csv or Test.csv with labels in it or below")
+CHALEARN = DataSet(
+    chalearn, "Train.csv, Validation.csv or Test.csv with labels in it or below", labels="apparent"
+)

@@ -125,4 +125,5 @@ FAIRFACE = DataSet(
     "fairface_label_train.csv or fairface_label_val.csv with a known age band",
     chips=True,
     split=ContentSplit(SPLIT, (0.9, 0.1, 0.0)),
+    labels="estimated",
 )

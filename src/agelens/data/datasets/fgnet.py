@@ -89,4 +89,4 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     return numbers.reshape(68, 2)
 
 
-FGNET = DataSet(fgnet, "photograph of FG-NET (<person>A<age>.JPG) in 'images'")
+FGNET = DataSet(fgnet, "photograph of FG-NET (<person>A<age>.JPG) in 'images'", labels="real")

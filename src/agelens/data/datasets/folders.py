@@ -35,4 +35,4 @@ def folders(folder: Path) -> Iterator[Row | Finding | Root]:
             yield Finding("malformed-name", (path,), "not in a folder named by an age; left out")
 
 
-FOLDERS = DataSet(folders, "image in a folder named by an age (FOLDER/25/anything.jpg)")
+FOLDERS = DataSet(folders, "image in a folder named by an age (FOLDER/25/anything.jpg)", own=True)

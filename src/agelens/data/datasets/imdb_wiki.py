@@ -186,4 +186,4 @@ def _subjects(table: dict[str, NDArray[Any]], half: str) -> list[str]:
     return [f"{half}-{name}" if name else "" for name in names]
 
 
-IMDB_WIKI = DataSet(imdb_wiki, "image that the cleaning leaves")
+IMDB_WIKI = DataSet(imdb_wiki, "image that the cleaning leaves", labels="real")

@@ -69,4 +69,4 @@ def list_root(folder: Path, name: str) -> Path:
     return folder
 
 
-MEGAAGE = DataSet(megaage, LISTED)
+MEGAAGE = DataSet(megaage, LISTED, labels="estimated")

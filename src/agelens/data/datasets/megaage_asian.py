@@ -38,4 +38,4 @@ def megaage_asian(folder: Path) -> Iterator[Row | Finding | Root]:
         yield {**row, "ethnicity": "Asian"}
 
 
-MEGAAGE_ASIAN = DataSet(megaage_asian, LISTED)
+MEGAAGE_ASIAN = DataSet(megaage_asian, LISTED, labels="estimated")

@@ -156,4 +156,4 @@ def _date(text: str) -> date | None:
     return None
 
 
-MORPH = DataSet(morph, "morph*.csv and no photograph named <person>_<number><M|F><age>.JPG")
+MORPH = DataSet(morph, "morph*.csv and no photograph named <person>_<number><M|F><age>.JPG", labels="real")

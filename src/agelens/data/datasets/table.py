@@ -116,4 +116,4 @@ def _column(source: Path, found: list[str], wished: str | None, usual: tuple[str
     return named[0]
 
 
-TABLE = DataSet(table, "row with an image and an age")
+TABLE = DataSet(table, "row with an image and an age", own=True)

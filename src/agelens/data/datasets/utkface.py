@@ -93,4 +93,5 @@ UTKFACE = DataSet(
     "UTKFace chip (<age>_<gender>_<race>_<time>.jpg.chip.jpg)",
     chips=True,
     split=ContentSplit(SPLIT),
+    labels="estimated",
 )
