@@ -18,18 +18,10 @@ from typer.testing import CliRunner
 
 from agelens.apps.cli import app
 from agelens.errors import InputError, MissingExtraError
-from agelens.explanation.explain import (
-    AGE_GROUPS,
-    Explanation,
-    FaceCrop,
-    ModelExplainer,
-    explain,
-    face_crops,
-    normalised_map,
-    occlusion_maps,
-    write_explanation,
-)
-from agelens.explanation.networks import StageMaps, age_stages, class_activation_maps, explain_stage
+from agelens.explanation.explain import MEAN_MAP_GROUPS, Explanation, FaceCrop, explain, face_crops
+from agelens.explanation.maps import StageMaps, normalised_map
+from agelens.explanation.model_maps import ModelExplainer, occlusion_maps
+from agelens.explanation.network_maps import age_stages, class_activation_maps, explain_stage
 from agelens.export.onnx_graph import export
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.faces.none import WholeImage
@@ -38,6 +30,7 @@ from agelens.networks.age_network import AgeHead, AgeNetwork, MirroredNetwork
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
 from agelens.networks.stored import save_network
+from agelens.reports.explanation import write_explanation
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -226,7 +219,7 @@ class TestGradients:
         assert told.maps.max() > 0
 
     def test_pixels_of_the_base_colour_have_no_part(self) -> None:
-        from agelens.explanation.networks import _integrated_gradients
+        from agelens.explanation.network_maps import _integrated_gradients
 
         images = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         images[:, :, :, : SIZE // 2] = 0
@@ -235,16 +228,16 @@ class TestGradients:
         assert float(found[:, :, SIZE // 2 :].max()) > 0
 
     def test_a_chosen_age_is_for_activation_maps(self, run: Run, crops: NDArray[np.uint8]) -> None:
-        with pytest.raises(InputError, match="only cam explains a chosen age"):
+        with pytest.raises(InputError, match="only cam explains a given age"):
             explain_stage(run, "generation-1", crops, "gradcam", age=20)
 
     @pytest.mark.parametrize("age", [-1.0, 300.0, float("nan")])
     def test_an_age_that_the_network_does_not_know_is_refused(
         self, run: Run, crops: NDArray[np.uint8], small_model: Path, age: float
     ) -> None:
-        with pytest.raises(InputError, match=f"the network knows no age {age:g}, only "):
+        with pytest.raises(InputError, match=f"the system knows no age {age:g}, only "):
             explain_stage(run, "generation-1", crops, age=age)
-        with pytest.raises(InputError, match=f"the model knows no age {age:g}, only "):
+        with pytest.raises(InputError, match=f"the system knows no age {age:g}, only "):
             ModelExplainer(small_model, "cam", age=age)
 
 
@@ -314,7 +307,7 @@ class TestModel:
         assert explainer(np.full((2, 16, 16, 3), 90, np.uint8))[0].maps.max() == 0
 
     def test_refusals(self, small_model: Path) -> None:
-        with pytest.raises(InputError, match="only cam explains a chosen age"):
+        with pytest.raises(InputError, match="only cam explains a given age"):
             ModelExplainer(small_model, "occlusion", age=20)
         with pytest.raises(ValueError, match="patch must be within 2 … 16, not 17"):
             occlusion_maps(lambda crops: np.zeros(len(crops)), np.zeros((1, 16, 16, 3), np.uint8), 17)
@@ -362,9 +355,9 @@ class TestExplain:
         np.testing.assert_allclose(infants.maps[0], normalised_map(np.array([[1.0, 0], [0, 0]]), 8))
 
     def test_groups_leave_no_gap(self) -> None:
-        assert AGE_GROUPS[0][1] == 0
-        assert AGE_GROUPS[-1][2] is None
-        for (_, _, last), (_, first, _) in pairwise(AGE_GROUPS):
+        assert MEAN_MAP_GROUPS[0][1] == 0
+        assert MEAN_MAP_GROUPS[-1][2] is None
+        for (_, _, last), (_, first, _) in pairwise(MEAN_MAP_GROUPS):
             assert last is not None
             assert first == last + 1
 
@@ -467,7 +460,7 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["{model}", "{photo}", "--maps", "gradcam"], "needs the run: a model file holds no gradients"),
-            (["{model}", "{photo}", "--maps", "occlusion", "--age", "3"], "only cam explains a chosen age"),
+            (["{model}", "{photo}", "--maps", "occlusion", "--age", "3"], "only cam explains a given age"),
             (["{model}", "{photo}", "--maps", "occlusion", "--crops", "--aligned"], "exclude each other"),
             (["{folder}", "{photo}"], "a folder without run.json is no run"),
             (["none.onnx", "{photo}"], "no such file"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from agelens.apps.commands.evaluate import model_of
 from agelens.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from agelens.faces.alignment import CropGeometry
+    from agelens.explanation.maps import Explainer
 
 __all__ = ["explain"]
 
@@ -50,10 +50,12 @@ def explain(
     Several faces also get mean maps by age group.
     """
     from agelens.apps.progress import progress_bar
-    from agelens.explanation.explain import ModelExplainer, face_crops, write_explanation
     from agelens.explanation.explain import explain as explain_faces
+    from agelens.explanation.explain import face_crops
+    from agelens.explanation.model_maps import ModelExplainer
     from agelens.faces.detectors import make_detector
     from agelens.faces.image import find_images
+    from agelens.reports.explanation import write_explanation
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
@@ -63,20 +65,24 @@ def explain(
     if Path(system).is_dir() and not is_run:
         raise InputError(f"{system}: a folder without run.json is no run")
     paths = list(find_images(images))
+    explainer: Explainer
     if is_run and maps is not Maps.occlusion:
-        geometry, explainer = _run_explainer(system, maps.value, age)
-        name = Path(system).absolute().name
+        try:
+            from agelens.explanation.network_maps import RunExplainer
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "torch", "train") from error
+        explainer = RunExplainer(system, maps.value, age)  # type: ignore[arg-type]
+        name = explainer.name
     else:
         with model_of(system) as model:
-            of_model = ModelExplainer(model, "cam" if maps is Maps.cam else "occlusion", age)
-        geometry, explainer = of_model.geometry, of_model
-        name = f"{Path(system).absolute().name}, best stage" if is_run else of_model.name
+            explainer = ModelExplainer(model, "cam" if maps is Maps.cam else "occlusion", age)
+        name = f"{Path(system).absolute().name}, best stage" if is_run else explainer.name
     failed: list[tuple[str, str]] = []
     with progress_bar("faces") as report:
         found = explain_faces(
             face_crops(
                 paths,
-                geometry,
+                explainer.geometry,
                 lambda: make_detector(detector),
                 "aligned" if aligned else "chips" if crops else "photos",
                 failed,
@@ -99,21 +105,3 @@ def explain(
         for path, reason in failed[:5]:
             typer.echo(f"{path}: {reason}", err=True)
         fail(f"{len(failed)} of {len(paths)} images could not be used", 1)
-
-
-def _run_explainer(folder: str, kind: str, age: float | None) -> tuple[CropGeometry, Any]:
-    """Geometry of a run, and what explains crops by each of its stages."""
-    try:
-        from agelens.explanation.networks import age_stages, explain_stage
-        from agelens.training.run import Run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "train") from error
-    from agelens.errors import RunError
-    from agelens.faces.alignment import CropGeometry
-
-    run = Run.open(folder)
-    if not run.facts.get("geometry"):
-        raise RunError(run.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
-    geometry = CropGeometry.from_dict(run.facts["geometry"]).with_size(run.recipe.network.input_size)
-    stages = age_stages(run)
-    return geometry, lambda crops: [explain_stage(run, stage, crops, kind, age) for stage in stages]  # type: ignore[arg-type]

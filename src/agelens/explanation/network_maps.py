@@ -11,52 +11,57 @@ A class activation map weights the last feature map f by the head's weights: M_k
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agelens.errors import InputError, MissingExtraError
-from agelens.label_distribution import AgeBins
+from agelens.errors import InputError, MissingExtraError, RunError
+from agelens.explanation.maps import MapKind, StageMaps, check_age
+from agelens.faces.alignment import CropGeometry
 from agelens.networks.age_network import AgeHead, AgeNetwork, MirroredNetwork
 from agelens.training.run import Run, load_stage
 from agelens.training.transforms import normalise, resize_crops
 
-__all__ = ["MapKind", "StageMaps", "age_stages", "class_activation_maps", "explain_stage"]
-
-MapKind = Literal["cam", "gradcam", "integrated-gradients"]
-"""``cam``: evidence for the estimated age; ``gradcam``: last feature map weighted by the gradient of the
-estimate; ``integrated-gradients``: pixels, from the mean colour of training on."""
+__all__ = ["RunExplainer", "age_stages", "class_activation_maps", "explain_stage"]
 
 _STEPS = 32  # of integrated gradients
 
 
-@dataclass(frozen=True, eq=False)
-class StageMaps:
-    """What one stage says of N faces, and where it saw it.
+class RunExplainer:
+    """Explains the estimates of every finished stage of a run.
 
-    Attributes:
-        stage: ``generation-2`` …
-        bins: K age bins.
-        ages: (N,) estimates, years.
-        distribution: (N, K) at the training temperature; None without that head.
-        explained: (N,) age bin that the map is evidence for, years; NaN where it explains the estimate.
-        maps: (N, h, w) evidence, larger speaks for it; any scale.
+    Args:
+        folder: The run.
+        kind: Of the maps; occlusion needs a model file.
+        age: ``cam`` only: explain this age instead of the estimated one, years.
+    Raises:
+        InputError: No finished stage estimates ages.
+        RunError: Not a run, or one on crops of unknown geometry.
     """
 
-    stage: str
-    bins: AgeBins
-    ages: NDArray[np.float64]
-    distribution: NDArray[np.float64] | None
-    explained: NDArray[np.float64]
-    maps: NDArray[np.float64]
+    def __init__(self, folder: str | Path, kind: MapKind = "cam", age: float | None = None) -> None:
+        self._run, self._age = Run.open(folder), age
+        run = self._run
+        if not run.facts.get("geometry"):
+            raise RunError(
+                run.path, "was trained on crops of unknown geometry (no geometry.json beside them)"
+            )
+        geometry = CropGeometry.from_dict(run.facts["geometry"])
+        self.geometry = geometry.with_size(run.recipe.network.input_size)
+        self.name, self.kind = Path(folder).absolute().name, kind
+        self._stages = age_stages(run)
+
+    def __call__(self, crops: NDArray[np.uint8]) -> list[StageMaps]:
+        """Explain (N, S, S, 3) crops, stage by stage."""
+        return [explain_stage(self._run, stage, crops, self.kind, self._age) for stage in self._stages]
 
 
 def age_stages(run: Run) -> list[str]:
-    """Name the finished stages whose network estimates ages (a ranker does not).
+    """List the finished stages whose network estimates ages (a ranker does not).
 
     Raises:
         InputError: There is none.
@@ -70,7 +75,7 @@ def age_stages(run: Run) -> list[str]:
 def explain_stage(
     run: Run, stage: str, crops: NDArray[np.uint8], kind: MapKind = "cam", age: float | None = None
 ) -> StageMaps:
-    """Explain what a finished stage says of some crops.
+    """Explain the estimates of a finished stage for some crops.
 
     Args:
         run: The run.
@@ -86,29 +91,29 @@ def explain_stage(
         MissingExtraError: A gradient-based map without captum.
         CheckpointError: The stage's network is missing or damaged.
     """
-    if age is not None and kind != "cam":
-        raise InputError(f"only cam explains a chosen age; {kind} explains the estimate")
     network = load_stage(run, stage)
     images = normalise(resize_crops(torch.from_numpy(crops), run.recipe.network.input_size))
     plain = network.network if isinstance(network, MirroredNetwork) else network
     if not isinstance(plain, AgeNetwork):
         raise InputError(f"{run.path}, {stage}: a {type(plain).__name__} has no map of its own")
     head = plain.head
+    bins = head.age_bins
+    check_age(age, kind, bins)
     with torch.no_grad():
         decoded = head.decode(network(images))
-    bins = head.age_bins
-    if age is not None and not bins.minimum <= age <= bins.maximum:
-        raise InputError(f"the network knows no age {age:g}, only {bins}")
     wanted = decoded.age.numpy().astype(np.float64) if age is None else np.full(len(crops), float(age))
     index = bins.index(np.rint(wanted))
-    make: dict[MapKind, Callable[[Tensor], Tensor]] = {
+    makers: dict[MapKind, Callable[[Tensor], Tensor]] = {
         "cam": lambda views: class_activation_maps(plain, views, torch.from_numpy(index)),
         "gradcam": lambda views: _gradcam(plain, views),
         "integrated-gradients": lambda views: _integrated_gradients(plain, views),
     }
-    maps = make[kind](images)
-    if isinstance(network, MirroredNetwork):  # what it says is the mean of both views, so its map is, too
-        maps = (maps + make[kind](images.flip(3)).flip(2)) / 2
+    if kind not in makers:
+        raise InputError(f"a network gives maps of the kinds {', '.join(makers)}, not {kind}")
+    make = makers[kind]
+    maps = make(images)
+    if isinstance(network, MirroredNetwork):  # its estimate is the mean of both views, so its map is, too
+        maps = (maps + make(images.flip(3)).flip(2)) / 2
     of_class = kind == "cam" and head.ldl is not None
     return StageMaps(
         stage=stage,
