@@ -1,4 +1,4 @@
-"""Every failure a user can meet, as one tree.
+"""Errors that a user can meet, as one tree.
 
 ::
 
@@ -27,7 +27,9 @@ Programming mistakes (shapes that disagree) stay ``ValueError`` and ``TypeError`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AgelensError",
@@ -53,7 +55,21 @@ __all__ = [
 
 
 class AgelensError(Exception):
-    """Base of every error that agelens raises on purpose."""
+    """Base of every error that agelens raises on purpose.
+
+    Every one can be pickled and copied, whatever its constructor takes, so that process pools deliver it as
+    it was raised. As with all exceptions of Python, its cause and traceback stay behind.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., AgelensError], tuple[Any, ...]]:
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(kind: type[AgelensError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> AgelensError:
+    """Rebuild a pickled error without its constructor, which composed the message from the fields."""
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error
 
 
 class InputError(AgelensError):
@@ -68,24 +84,21 @@ class _PathError(AgelensError):
         self.reason = reason
         super().__init__(f"{path}: {reason}")
 
-    def __reduce__(self) -> tuple[type[_PathError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)
-
 
 class ImageError(_PathError):
     """An image cannot be used."""
 
 
 class UnreadableImageError(ImageError):
-    """The bytes are no image we can decode."""
+    """The bytes are not an image that can be decoded."""
 
 
 class ImageTooLargeError(ImageError):
-    """The header promises more pixels than the limit; nothing was decoded."""
+    """The header declares more pixels than the limit; nothing was decoded."""
 
 
 class NoFaceError(_PathError):
-    """A face was required and none was found."""
+    """A face was required and none was detected."""
 
 
 class _TableError(AgelensError):
@@ -162,12 +175,12 @@ class NewerModelError(ModelFileError):
 
 
 class MissingExtraError(AgelensError):
-    """An optional part is not installed; the message names the command that installs it."""
+    """An optional package is not installed; the message has the command that installs it from a clone."""
 
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
-        super().__init__(f"this needs {package}: pip install 'agelens[{extra}]'")
+        super().__init__(f"this needs {package}: in a clone of agelens, pip install '.[{extra}]'")
 
 
 class ServiceError(AgelensError):
@@ -178,9 +191,6 @@ class ServiceError(AgelensError):
         self.reason = reason
         self.status = status
         super().__init__(f"{url}: {reason}" + (f" (HTTP {status})" if status is not None else ""))
-
-    def __reduce__(self) -> tuple[type[ServiceError], tuple[str, str, int | None]]:
-        return type(self), (self.url, self.reason, self.status)
 
 
 class OutputError(_PathError):

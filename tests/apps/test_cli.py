@@ -433,7 +433,7 @@ def test_evaluate_with_rows_missing(agelens: Callable[..., Done], tmp_path: Path
 def test_a_missing_extra_names_the_command(blocked: str, arguments: tuple[str, ...], extra: str) -> None:
     done = start(*arguments, blocked=blocked)
     assert done.returncode == 2
-    assert done.stderr == f"error: this needs {blocked}: pip install 'agelens[{extra}]'\n"
+    assert done.stderr == f"error: this needs {blocked}: in a clone of agelens, pip install '.[{extra}]'\n"
 
 
 def test_evaluating_a_run_needs_the_extra_train(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_evaluating_a_run_needs_the_extra_train(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("path,age,split\na.png,30,test\n")
     done = start("evaluate", tmp_path, "--data", tmp_path / "manifest.csv", blocked="torch")
     assert done.returncode == 2
-    assert done.stderr == "error: this needs torch: pip install 'agelens[train]'\n"
+    assert done.stderr == "error: this needs torch: in a clone of agelens, pip install '.[train]'\n"
 
 
 def test_models_say_who_may_use_them(agelens: Callable[..., Done]) -> None:

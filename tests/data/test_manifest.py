@@ -172,7 +172,7 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingExtraError, match=r"agelens\[report\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[report\]"):
         read_manifest(tmp_path / "m.parquet")
     with pytest.raises(MissingExtraError):
         write_manifest(pd.DataFrame({"path": ["a"], "age": [1]}), tmp_path / "n.parquet")

@@ -236,7 +236,7 @@ def test_without_opencv(detector, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)
     model = tmp_path / "model.onnx"
     model.touch()
-    with pytest.raises(MissingExtraError, match=r"pip install 'agelens\[opencv\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[opencv\]'"):
         make_detector(detector, **({"model": model} if detector == "yunet" else {}))
 
 
