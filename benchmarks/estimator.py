@@ -24,7 +24,7 @@ from PIL import Image
 
 from agelens import AgeEstimator
 from agelens.faces.image import find_images, read_image
-from agelens.inference.models import model_path
+from agelens.inference.shipped_models import model_path
 
 
 def timed(call: Callable[[], object]) -> float:

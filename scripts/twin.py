@@ -24,9 +24,9 @@ from PIL import Image
 from agelens.faces import alignment, mtcnn, quality
 from agelens.faces.detection import DetectedFace
 from agelens.inference.face import Face
-from agelens.inference.models import model_path
+from agelens.inference.shipped_models import model_path
 from agelens.model_file import open_model_file
-from agelens.serve.quality_warnings import THRESHOLDS, face_warnings
+from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
 
 PROJECT = Path(__file__).parents[1]
 CONSTANTS = PROJECT / "src" / "agelens" / "serve" / "page" / "estimation" / "constants.js"
@@ -55,8 +55,8 @@ def constants() -> dict[str, Any]:
         "quality": {
             "window": quality._WINDOW,
             "nose_place": quality._NOSE_PLACE,
-            "nose_depth_of_face": quality._NOSE_DEPTH,
-            "nose_depth_of_eyes": alignment._NOSE_DEPTH,
+            "nose_depth_of_face": quality._NOSE_DEPTH_IN_FACE_HEIGHTS,
+            "nose_depth_of_eyes": alignment._NOSE_DEPTH_IN_EYE_DISTANCES,
         },
     }
 

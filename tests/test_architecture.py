@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
-    {"errors", "files", "plugins"},
+    {"errors", "files", "cores", "plugins"},
     {"faces", "losses", "metrics", "calibration", "model_file", "label_distribution"},
     {"data", "networks"},
     {"training", "inference"},
@@ -48,6 +48,7 @@ FORBIDDEN = {
 LIGHT = {
     "errors",
     "files",
+    "cores",
     "plugins",
     "label_distribution",
     "metrics",

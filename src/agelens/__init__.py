@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agelens.inference.estimate import estimate
     from agelens.inference.estimator import AgeEstimator
     from agelens.inference.face import Face, Photo
-    from agelens.inference.models import list_models
+    from agelens.inference.shipped_models import list_models
     from agelens.label_distribution import AgeBins
     from agelens.reports.report import write_report
     from agelens.training.recipe import Recipe
@@ -97,7 +97,7 @@ _DEFINED_IN = {
     "evaluate": "agelens.evaluation.evaluate",
     "evaluate_model": "agelens.evaluation.evaluate",
     "export_run": "agelens.export.from_run",
-    "list_models": "agelens.inference.models",
+    "list_models": "agelens.inference.shipped_models",
     "prepare": "agelens.data.prepare",
     "read_manifest": "agelens.data.manifest",
     "read_predictions": "agelens.data.predictions",

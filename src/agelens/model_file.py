@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import onnxruntime
 
 from agelens.calibration import Calibration
+from agelens.cores import bounded_threads
 from agelens.errors import InputError, ModelFileError, NewerModelError
 from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
@@ -114,29 +115,35 @@ class ModelCard:
         )
 
 
-def open_model_file(path: str | Path, *, threads: int = 1) -> tuple[onnxruntime.InferenceSession, ModelCard]:
+def open_model_file(
+    path: str | Path, *, threads: int = 1, content: bytes | None = None
+) -> tuple[onnxruntime.InferenceSession, ModelCard]:
     """Open a model file on the CPU.
 
     Args:
         path: The file.
-        threads: Threads that compute one batch.
+        threads: Threads that compute one batch; at most the usable cores.
+        content: The bytes of the file, if they were read already; ``path`` is then its name in messages.
     Returns:
-        The session and what the file says of itself.
+        The session and the card.
     Raises:
+        InputError: ``threads`` cannot be used.
         ModelFileError: No such file, no ONNX, or not one of ours.
         NewerModelError: It was written by a newer agelens.
     """
     path = Path(path)
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise ModelFileError(path, "no such file")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = bounded_threads(threads)
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
     options.log_severity_level = 4  # what is wrong with a file is said by our error, once
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            content or str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's errors share no base of their own
         first_line = str(error).strip().splitlines()[0]
         raise ModelFileError(path, f"onnxruntime cannot read it as an ONNX model: {first_line}") from error

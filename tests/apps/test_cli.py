@@ -23,7 +23,7 @@ from agelens import __version__
 from agelens.apps import cli
 from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.inference.estimator import AgeEstimator
-from agelens.inference.models import MODELS
+from agelens.inference.shipped_models import MODELS
 
 HEADER = "path,face,age,low,high,p_at_least,x1,y1,x2,y2,confidence,error"
 

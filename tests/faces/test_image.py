@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from agelens.errors import ImageTooLargeError, InputError, UnreadableImageError
-from agelens.faces.image import MAX_PIXELS, find_images, read_image
+from agelens.faces.image import MAX_PIXELS, check_channels, find_images, read_image
 
 
 @pytest.fixture(scope="module")
@@ -227,22 +227,77 @@ def test_arrays(picture):
     assert read_image(picture[:, ::-1]).flags.c_contiguous
 
 
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0)])
+def test_arrays_without_pixels(shape):
+    with pytest.raises(UnreadableImageError, match=r"^array: has no pixels"):
+        read_image(np.zeros(shape, np.uint8))
+
+
 @pytest.mark.parametrize(
-    "array",
+    ("array", "hint"),
     [
-        np.zeros((0, 5, 3), np.uint8),
-        np.zeros((5, 0, 3), np.uint8),
-        np.zeros((0, 0), np.uint8),
-        np.zeros((5, 5, 2), np.uint8),
-        np.zeros((5, 5, 3)),
-        np.zeros((2, 5, 5, 3), np.uint8),
-        np.zeros(5, np.uint8),
-        np.zeros((5, 5, 3), bool),
+        (np.zeros((5, 5, 2), np.uint8), r"\(5, 5, 2\) uint8; an image is \(H, W, 3\) RGB"),
+        (np.zeros((5, 5, 3)), r"float64: scale it to 0…255 and convert it with astype\('uint8'\)"),
+        (np.zeros((2, 5, 5, 3), np.uint8), "give the images of a batch to estimate_many"),
+        (np.zeros((3, 5, 7), np.uint8), r"channels come first, transpose\(1, 2, 0\)"),
+        (np.zeros((1, 5, 7), np.float32), r"channels come first"),
+        (np.zeros(5, np.uint8), r"\(5,\) uint8"),
+        (np.zeros((5, 5, 3), bool), "bool; an image is"),
+        (np.array(["photo.jpg"]), "<U9; an image is"),
     ],
 )
-def test_arrays_that_are_no_image(array):
-    with pytest.raises(UnreadableImageError, match=r"^array: (is|has)"):
+def test_arrays_of_another_layout(array, hint):
+    with pytest.raises(InputError, match=f"^this is an array .*{hint}"):
         read_image(array)
+
+
+class Tensor:
+    shape = (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (None, "this is a NoneType; an image is a path"),
+        ([np.zeros((5, 5, 3), np.uint8)], "this is a list: give the images of a list to estimate_many"),
+        (3.5, "this is a float"),
+        ({}, "this is a dict"),
+        (Tensor(), r"Tensor of shape \(3, 8, 8\): give its pixels as a NumPy array; an image is"),
+        (io.StringIO("text"), "StringIO; an image is"),
+    ],
+)
+def test_objects_that_are_no_image(thing, message):
+    with pytest.raises(InputError, match=message):
+        read_image(thing)
+
+
+def test_everything_that_holds_bytes_or_names_a_path(picture, tmp_path):
+    content = encoded(Image.fromarray(picture), "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+
+    class Named:
+        def __fspath__(self):
+            return str(path)
+
+    for source in (bytearray(content), memoryview(content), Named()):
+        np.testing.assert_array_equal(read_image(source), picture)
+
+
+def test_bgr_arrays(picture):
+    np.testing.assert_array_equal(read_image(picture[:, :, ::-1], channels="bgr"), picture)
+    assert read_image(picture[:, :, ::-1], channels="bgr").flags.c_contiguous
+    grey = picture[..., 0]
+    np.testing.assert_array_equal(read_image(grey, channels="bgr"), read_image(grey))
+    content = encoded(Image.fromarray(picture), "PNG")
+    np.testing.assert_array_equal(read_image(content, channels="bgr"), picture)  # a file states its order
+    with pytest.raises(InputError, match="'rgb' or 'bgr', not 'gbr'"):
+        check_channels("gbr")
+
+
+def test_a_name_with_a_zero_byte():
+    with pytest.raises(UnreadableImageError, match="cannot be read"):
+        read_image("a\0b.jpg")
 
 
 def test_a_pillow_image_without_pixels():

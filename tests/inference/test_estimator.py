@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
-from collections.abc import Callable
+import multiprocessing
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +21,11 @@ from PIL import Image
 from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.errors import InputError, ModelFileError, NewerModelError, UnreadableImageError
 from agelens.faces.detection import DetectedFace
+from agelens.faces.detectors import make_detector
+from agelens.faces.image import read_image
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.face import Face
-from agelens.inference.models import DEFAULT_MODEL, MODELS, list_models, model_path, open_model
+from agelens.inference.shipped_models import DEFAULT_MODEL, MODELS, list_models, model_path, open_model
 from agelens.label_distribution import AgeBins
 
 BINS = AgeBins(0, 100)
@@ -279,3 +286,135 @@ def test_a_truncated_model_file(small_model: Path, tmp_path: Path) -> None:
     path.write_bytes(small_model.read_bytes()[:-200])
     with pytest.raises(ModelFileError, match=r"half\.onnx"):
         open_model(path)
+
+
+# --- copies, for process pools and the like
+
+
+def test_an_estimator_copies_and_pickles(estimator: AgeEstimator, portrait: Path) -> None:
+    (expected,) = estimator.estimate(portrait)  # the detector is loaded, and stays behind
+    for twin in (copy.deepcopy(estimator), pickle.loads(pickle.dumps(estimator))):
+        (face,) = twin.estimate(portrait)
+        assert face.age == expected.age
+        np.testing.assert_array_equal(face.distribution, expected.distribution)
+        (again,) = pickle.loads(pickle.dumps(twin)).estimate(portrait)
+        assert again.age == expected.age
+
+
+def test_a_pickled_estimator_carries_a_file_and_names_a_shipped_model(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(make_model().read_bytes())
+    mine = AgeEstimator(path, detector=Boxes((0, 0, 32, 32)))
+    packed = pickle.dumps(mine)
+    path.unlink()
+    unpacked = pickle.loads(packed)
+    assert unpacked.estimate(grey(51))[0].age == pytest.approx(20, abs=0.1)
+    assert unpacked.detector.asked == 1  # a detector of one's own goes along
+    assert mine.detector.asked == 0
+    with pytest.raises(ModelFileError, match=r"mine\.onnx: cannot be read again: No such file"):
+        pickle.dumps(mine)
+    assert len(pickle.dumps(AgeEstimator())) < 10_000 < DEFAULT_BYTES
+
+
+DEFAULT_BYTES = MODELS[DEFAULT_MODEL].path.stat().st_size
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "haar", "none"])
+def test_detectors_copy(detector: str, portrait: Path) -> None:
+    if detector == "haar":
+        pytest.importorskip("cv2", reason="the detector haar needs the extra opencv")
+    made = make_detector(detector)
+    image = read_image(portrait)
+    expected = made.detect(image)
+    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        found = twin.detect(image)
+        assert [face.box for face in found] == [face.box for face in expected]
+        assert len(found) > 0
+
+
+def test_other_processes_estimate_with_a_pickled_estimator(estimator: AgeEstimator, portrait: Path) -> None:
+    (expected,) = estimator.estimate(portrait)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        (face,) = pool.submit(estimator.estimate, portrait).result(timeout=120)
+        assert face.age == expected.age
+        failed = pool.submit(estimator.estimate, portrait.parent).exception(timeout=120)
+        assert isinstance(failed, UnreadableImageError)
+        assert failed.reason == "is a folder, not an image"
+
+
+# --- one bad item, and one bad option
+
+
+def test_an_item_that_is_no_image_has_its_error(small_model: Path) -> None:
+    estimator = AgeEstimator(small_model, detector=Boxes((0, 0, 32, 32)))
+    sources = [grey(51), None, [grey(51)], np.zeros((3, 8, 8), np.float32), grey(102)]
+    photos = list(estimator.estimate_many(sources))  # type: ignore[arg-type]
+    assert [type(photo.error).__name__ for photo in photos] == [
+        "NoneType", "InputError", "InputError", "InputError", "NoneType",
+    ]  # fmt: skip
+    assert [len(photo.faces) for photo in photos] == [1, 0, 0, 0, 1]
+    with pytest.raises(InputError, match="this is a NoneType; an image is a path"):
+        estimator.estimate(None)  # type: ignore[arg-type]
+
+
+def test_frames_of_opencv(small_model: Path, portrait: Path) -> None:
+    estimator = AgeEstimator(small_model)
+    rgb = read_image(portrait)
+    (expected,) = estimator.estimate(rgb)
+    (face,) = estimator.estimate(np.ascontiguousarray(rgb[:, :, ::-1]), channels="bgr")
+    assert face.age == expected.age
+    with pytest.raises(InputError, match="channels are 'rgb' or 'bgr'"):
+        estimator.estimate(rgb, channels="RGB")  # type: ignore[arg-type]
+
+
+def test_contradicting_options_are_refused_at_once(estimator: AgeEstimator) -> None:
+    with pytest.raises(InputError, match="crops and aligned exclude each other"):
+        estimator.estimate_many([], crops=True, aligned=True)
+
+
+def test_a_detector_that_cannot_be_made_fails_once(small_model: Path) -> None:
+    photos = AgeEstimator(small_model, detector="yunet").estimate_many([grey(0), grey(1)])
+    with pytest.raises(InputError, match="'yunet' needs its model file"):
+        next(photos)
+
+
+def test_large_arrays_do_not_wait_for_a_whole_batch(small_model: Path) -> None:
+    estimator = AgeEstimator(small_model, detector=Boxes((0, 0, 32, 32)))
+    large = np.zeros((2500, 3000, 3), np.uint8)  # 22.5 MB
+    taken = 0
+
+    def sources() -> Iterator[NDArray[np.uint8]]:
+        nonlocal taken
+        for _ in range(20):
+            taken += 1
+            yield large
+
+    next(estimator.estimate_many(sources()))
+    assert taken == 3
+
+
+def test_slow_sources_do_not_wait_for_a_whole_batch(small_model: Path) -> None:
+    estimator = AgeEstimator(small_model, detector=Boxes((0, 0, 32, 32)))
+    taken = 0
+
+    def sources() -> Iterator[NDArray[np.uint8]]:
+        nonlocal taken
+        for _ in range(20):
+            time.sleep(0.3)
+            taken += 1
+            yield grey(0)
+
+    next(estimator.estimate_many(sources()))
+    assert 2 <= taken <= 3
+
+
+def test_warnings_of_faces(small_model: Path) -> None:
+    estimator = AgeEstimator(small_model, detector=Boxes())
+    (assumed,) = estimator.estimate(grey(51), crops=True)
+    assert [warning.code for warning in assumed.warnings] == ["layout_assumed", "blurred"]
+    (outside,) = AgeEstimator(small_model, detector=Boxes((-16, -16, 16, 16))).estimate(grey(51))
+    assert outside.box == (0, 0, 16, 16)  # inside the photo
+    assert "truncated" in [warning.code for warning in outside.warnings]
+    assert Face(40, triangle(40), BINS).warnings == []

@@ -36,13 +36,13 @@ from agelens.errors import InputError, ModelFileError
 from agelens.faces.alignment import CHIP_LANDMARKS
 from agelens.faces.detection import DetectedFace
 from agelens.faces.quality import FaceQuality, blur_effect, estimate_pitch, face_quality, share_outside
+from agelens.faces.quality_warnings import THRESHOLDS, face_warnings, photo_warnings
 from agelens.inference.estimator import AgeEstimator
 from agelens.serve.app import create_app
 from agelens.serve.batching import BatchingEstimator, QueueFullError, StoppingError
 from agelens.serve.body import _Form
 from agelens.serve.logs import JsonLines
 from agelens.serve.problems import KINDS, MEDIA_TYPE
-from agelens.serve.quality_warnings import THRESHOLDS, face_warnings, photo_warnings
 from agelens.serve.server import listen
 from agelens.serve.settings import Limits, ServeSettings
 

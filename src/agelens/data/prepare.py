@@ -39,14 +39,8 @@ from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import check_manifest, image_paths, write_manifest
 from agelens.data.splits import default_split
 from agelens.errors import ImageError, InputError, ManifestError, NoFaceError, OutputError
-from agelens.faces.alignment import (
-    DEFAULT_GEOMETRY,
-    AlignedFace,
-    CropGeometry,
-    align_chip,
-    align_detected,
-    estimate_yaw,
-)
+from agelens.faces.alignment import DEFAULT_GEOMETRY, CropGeometry, estimate_yaw
+from agelens.faces.crops import Crop, ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
@@ -152,7 +146,8 @@ def prepare(
         detector: A key of ``DETECTORS``.
         detector_settings: What its class takes.
         geometry: Of the crops.
-        chips: The images are face chips: aligned by `align_chip`, with its fallback where no face is found.
+        chips: The images are face chips: aligned, on the usual layout of a chip where no face is
+            detected (`ImageKind.CHIP`).
         workers: Processes; 1 works in this one.
         progress: Called as ``progress(done, total)``.
     Returns:
@@ -338,19 +333,19 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
         except OSError as error:
             raise ImageError(task.path, error.strerror or str(error)) from error
         image = read_image(content)
-        aligned = _aligned(image, task, detector, settings)
+        crop = _crop(image, task, detector, settings)
     except (ImageError, NoFaceError) as error:
         return {"key": task.key, "reason": error.reason, "no_face": isinstance(error, NoFaceError)}
     digest = hashlib.sha256(content).hexdigest()
     with write_atomically(crop_path(settings.out, digest)) as temporary:
-        Image.fromarray(aligned.crop).save(temporary, compress_level=4)
+        Image.fromarray(crop.pixels).save(temporary, compress_level=4)
     outcome: dict[str, Any] = {
         "key": task.key,
         "stamp": stamp,
         "digest": digest,
-        "alignment": aligned.alignment,
+        "alignment": crop.alignment,
     }
-    if (face := aligned.face) is not None:
+    if (face := crop.face) is not None:
         outcome["box"] = _text(face.box)
         if face.landmarks is not None:
             outcome["landmarks"] = _text(face.landmarks.ravel())
@@ -362,34 +357,14 @@ def _text(numbers: Iterable[float]) -> str:
     return " ".join(f"{number:.2f}" for number in numbers)
 
 
-def _aligned(
-    image: NDArray[np.uint8], task: _Task, detector: FaceDetector, settings: _Settings
-) -> AlignedFace:
-    """The face that is meant."""
-    if settings.chips:
-        return align_chip(image, detector, settings.geometry)
-    faces = detector.detect(image)
-    if task.box is not None:
-        faces = sorted(faces, key=lambda face: _overlap(face.box, task.box), reverse=True)
-        faces = [face for face in faces if _overlap(face.box, task.box) > 0]
-    if not faces:
+def _crop(image: NDArray[np.uint8], task: _Task, detector: FaceDetector, settings: _Settings) -> Crop:
+    """The crop of the face that is meant."""
+    kind = ImageKind.CHIP if settings.chips else ImageKind.PHOTO
+    crops = crop_faces(image, kind, detector, settings.geometry, most=1, box=task.box).crops
+    if not crops:
         where = "" if task.box is None else " at the manifest's box"
         raise NoFaceError(task.path, f"no face found{where}")
-    return align_detected(image, faces[0], settings.geometry)
-
-
-def _overlap(
-    box: tuple[float, float, float, float], other: tuple[float, float, float, float] | None
-) -> float:
-    """Intersection over union."""
-    if other is None:
-        return 0.0
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box, other)) - width * height
-    return width * height / union
+    return crops[0]
 
 
 def _finish(table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resumed: int) -> PrepareSummary:

@@ -14,7 +14,7 @@ from agelens.data.predictions import Predictions, check_predictions
 from agelens.errors import InputError
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
-from agelens.inference.output import problem
+from agelens.inference.writers import problem
 from agelens.model_file import ModelCard
 
 __all__ = ["Crops", "Estimator", "predict_manifest"]

@@ -21,7 +21,7 @@ from agelens.errors import ImageError, InputError
 from agelens.evaluation.predict import Crops
 from agelens.explanation.maps import StageMaps, normalised_map
 from agelens.faces.alignment import CropGeometry
-from agelens.faces.crops import Crop, crop_aligned, crop_chip, crop_photo
+from agelens.faces.crops import ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.image import read_image
 from agelens.label_distribution import AgeBins
@@ -143,17 +143,11 @@ def face_crops(
     Yields:
         The faces in order.
     """
-    finder = None if images == "aligned" else detector()
+    kind = ImageKind(images)
+    finder = None if kind is ImageKind.ALIGNED else detector()
     for path in paths:
         try:
-            picture = read_image(path)
-            found: list[Crop]
-            if finder is None:
-                found = crop_aligned(picture, geometry)
-            elif images == "chips":
-                found = crop_chip(picture, finder, geometry)
-            else:
-                found = crop_photo(picture, finder, geometry)
+            found = crop_faces(read_image(path), kind, finder, geometry).crops
         except (ImageError, InputError) as error:
             if failed is not None:
                 failed.append((str(path), str(getattr(error, "reason", error))))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from agelens.errors import InputError, MissingExtraError
 from agelens.explanation.maps import MapKind, StageMaps, check_age
 from agelens.faces.alignment import CropGeometry
-from agelens.inference.models import model_path, open_model
+from agelens.inference.shipped_models import model_path, open_model
 
 __all__ = ["ModelExplainer", "occlusion_maps"]
 

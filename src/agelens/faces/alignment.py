@@ -117,7 +117,7 @@ CHIP_LANDMARKS: NDArray[np.float64] = np.array(
 
 _CHIP_PADDINGS = (0.1, 0.2)  # of the longer side; the second is tried where the first shows no face
 _OVERSAMPLING = 1.5  # pixels for one pixel of the crop, from which it is interpolated
-_NOSE_DEPTH = 0.5  # how far the nose tip stands out from the eyes, in eye distances
+_NOSE_DEPTH_IN_EYE_DISTANCES = 0.5  # how far the nose tip stands out from the eyes, in eye distances
 
 
 def similarity_transform(source: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float64]:
@@ -238,7 +238,7 @@ def estimate_yaw(landmarks: NDArray[Any]) -> float:
     if distance == 0:
         raise ValueError("the eyes coincide")
     offset = float((landmarks[2] - landmarks[:2].mean(axis=0)) @ eye_line) / distance
-    return math.degrees(math.atan2(offset, _NOSE_DEPTH * distance))
+    return math.degrees(math.atan2(offset, _NOSE_DEPTH_IN_EYE_DISTANCES * distance))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""From an image to the crops that the network sees: of a photo, a face chip, or a finished crop."""
+"""Crops of an image, as the network sees them: one decision for photos, face chips and finished crops."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import StrEnum
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,37 @@ from agelens.errors import InputError
 from agelens.faces.alignment import AlignedFace, CropGeometry, align_chip, align_detected
 from agelens.faces.detection import DetectedFace, FaceDetector
 
-__all__ = ["Crop", "crop_aligned", "crop_chip", "crop_photo"]
+__all__ = ["Crop", "CroppedImage", "ImageKind", "crop_faces"]
+
+
+Box = tuple[float, float, float, float]
+
+
+class ImageKind(StrEnum):
+    """Content of an image, which decides how its faces become crops."""
+
+    PHOTO = "photos"
+    """A photograph: every face that the detector finds, aligned by its landmarks."""
+    CHIP = "chips"
+    """A face chip, cut to one face already: still detected and aligned; else the usual layout."""
+    ALIGNED = "aligned"
+    """A crop in the model's geometry: only its size may differ."""
+
+    @classmethod
+    def of(cls, *, crops: bool, aligned: bool) -> ImageKind:
+        """Translate the two options of the public calls.
+
+        Args:
+            crops: The images are face chips.
+            aligned: The images are crops in the model's geometry.
+        Returns:
+            The kind; `PHOTO` if neither is set.
+        Raises:
+            InputError: Both are set.
+        """
+        if crops and aligned:
+            raise InputError("crops and aligned exclude each other: an image is a chip or a finished crop")
+        return cls.CHIP if crops else cls.ALIGNED if aligned else cls.PHOTO
 
 
 class Crop(NamedTuple):
@@ -20,40 +51,87 @@ class Crop(NamedTuple):
 
     Attributes:
         pixels: (S, S, 3) uint8 RGB.
-        face: The face it shows; None if none was looked for or found.
-        alignment: What it was aligned by: ``landmarks``, ``eyes``, ``fallback`` or ``aligned``.
+        face: The detected face; None on an aligned image and on a chip without a detected face.
+        alignment: Points that it was aligned by: ``landmarks``, ``eyes``, ``fallback`` or ``aligned``.
+        image_size: ``(width, height)`` in pixels of the image that it was cut from.
     """
 
     pixels: NDArray[np.uint8]
     face: DetectedFace | None
-    alignment: str
+    alignment: Literal["landmarks", "eyes", "fallback", "aligned"]
+    image_size: tuple[int, int]
 
 
-def crop_photo(image: NDArray[np.uint8], detector: FaceDetector, geometry: CropGeometry) -> list[Crop]:
-    """Detect and align every face: `agelens.faces.alignment.align_detected`."""
-    return [_crop(align_detected(image, face, geometry)) for face in detector.detect(image)]
+class CroppedImage(NamedTuple):
+    """The crops of one image.
 
-
-def crop_chip(image: NDArray[np.uint8], detector: FaceDetector, geometry: CropGeometry) -> list[Crop]:
-    """Align the one face of a chip: `agelens.faces.alignment.align_chip`."""
-    return [_crop(align_chip(image, detector, geometry))]
-
-
-def crop_aligned(image: NDArray[np.uint8], geometry: CropGeometry) -> list[Crop]:
-    """Take an image that is a crop in the geometry already; only its size may differ.
-
-    Raises:
-        InputError: It is not square.
+    Attributes:
+        crops: A crop a face, the largest face first; exactly one for a chip or an aligned image.
+        left_out: Faces that were detected beyond the limit, and not cropped.
     """
+
+    crops: tuple[Crop, ...]
+    left_out: int = 0
+
+
+def crop_faces(
+    image: NDArray[np.uint8],
+    kind: ImageKind,
+    detector: FaceDetector | None,
+    geometry: CropGeometry,
+    *,
+    most: int | None = None,
+    box: Box | None = None,
+) -> CroppedImage:
+    """Cut the faces out of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        kind: Content of the image.
+        detector: Finds the faces; not used, and may be None, for an aligned image.
+        geometry: Of the crops.
+        most: Largest number of faces of a photo, the largest first; None for all.
+        box: ``(x1, y1, x2, y2)`` in pixels of a photo: only the face that overlaps it most is cropped, and
+            none if none does.
+    Returns:
+        The crops.
+    Raises:
+        InputError: An aligned image is not square.
+        ValueError: ``image`` has another shape or type, or a detector is missing.
+    """
+    if kind is ImageKind.ALIGNED:
+        return CroppedImage((_resized(image, geometry.size),))
+    if detector is None:
+        raise ValueError(f"images of the kind {kind!r} need a detector")
+    if kind is ImageKind.CHIP:
+        return CroppedImage((_crop(align_chip(image, detector, geometry), image),))
+    faces = detector.detect(image)
+    if box is not None:
+        faces = [face for face in faces if _overlap(face.box, box) > 0]
+        faces = sorted(faces, key=lambda face: _overlap(face.box, box), reverse=True)[:1]
+    crops = tuple(_crop(align_detected(image, face, geometry), image) for face in faces[:most])
+    return CroppedImage(crops, len(faces) - len(crops))
+
+
+def _crop(aligned: AlignedFace, image: NDArray[np.uint8]) -> Crop:
+    return Crop(aligned.crop, aligned.face, aligned.alignment, (image.shape[1], image.shape[0]))
+
+
+def _overlap(box: Box, other: Box) -> float:
+    """Intersection over union."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box, other)) - width * height
+    return width * height / union
+
+
+def _resized(image: NDArray[np.uint8], size: int) -> Crop:
+    """The crop of an aligned image."""
     height, width = image.shape[:2]
-    size = geometry.size
     if height != width:
         raise InputError(f"an aligned crop is square; this image is {width} x {height} pixels")
     if height != size:
-        picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-        image = np.asarray(picture)
-    return [Crop(image, None, "aligned")]
-
-
-def _crop(aligned: AlignedFace) -> Crop:
-    return Crop(aligned.crop, aligned.face, aligned.alignment)
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return Crop(image, None, "aligned", (width, height))

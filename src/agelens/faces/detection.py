@@ -1,4 +1,4 @@
-"""What a face detector is, and what it finds."""
+"""The interface of face detectors and the face that they return."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DetectedFace:
         landmarks: (5, 2) ``x y`` pixels: eye at image left, eye at image right, nose tip, mouth corner
             left, mouth corner right. None if the detector finds none.
         eyes: (2, 2) ``x y`` pixels: eye at image left, eye at image right. None if unknown, or if
-            ``landmarks`` tell them.
+            they are among ``landmarks``.
     """
 
     box: tuple[float, float, float, float]
@@ -31,7 +31,7 @@ class DetectedFace:
 
     @property
     def points(self) -> NDArray[np.float64] | None:
-        """(5, 2) landmarks, else (2, 2) eyes, else None: what alignment works from."""
+        """(5, 2) landmarks, else (2, 2) eyes, else None: the points that alignment uses."""
         return self.landmarks if self.landmarks is not None else self.eyes
 
     @property
@@ -44,6 +44,16 @@ class DetectedFace:
         """Height of the box in pixels."""
         return self.box[3] - self.box[1]
 
+    def box_inside(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Clip the box to an image of ``width`` x ``height`` pixels."""
+        x1, y1, x2, y2 = self.box
+        return (
+            min(max(x1, 0.0), float(width)),
+            min(max(y1, 0.0), float(height)),
+            min(max(x2, 0.0), float(width)),
+            min(max(y2, 0.0), float(height)),
+        )
+
     @property
     def eye_distance(self) -> float | None:
         """Distance between the eyes in pixels; None if the eyes are unknown."""
@@ -53,7 +63,7 @@ class DetectedFace:
 
 
 class FaceDetector(Protocol):
-    """Finds faces in one image at a time."""
+    """Detector of the faces in one image at a time."""
 
     @property
     def name(self) -> str:

@@ -45,9 +45,19 @@ class Haar:
             )
         self.min_face_size = min_face_size
         self.neighbours = neighbours
+        self._open()
+
+    def _open(self) -> None:
         self._cv2, folder = _opencv()
         self._face = self._cascade(folder / "haarcascade_frontalface_default.xml")
         self._eye = self._cascade(folder / "haarcascade_eye.xml")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     def _cascade(self, path: Path) -> Any:
         cascade = self._cv2.CascadeClassifier(str(path))

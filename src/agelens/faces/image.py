@@ -1,4 +1,4 @@
-"""Reading images: whatever comes in, (H, W, 3) uint8 RGB comes out, or one of our errors."""
+"""Image reading: a path, bytes, a stream, a Pillow image or an array becomes (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,13 @@ from PIL import Image, UnidentifiedImageError
 
 from agelens.errors import ImageError, ImageTooLargeError, InputError, UnreadableImageError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "find_images", "read_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "Channels", "Source", "check_channels", "find_images", "read_image"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
+"""An image in any form that `read_image` takes."""
+
+Channels = Literal["rgb", "bgr"]
+"""Order of the colours of an array: RGB, or BGR as OpenCV has them."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused unless the caller says otherwise: half a gigabyte of RGB."""
@@ -43,11 +49,25 @@ _UPRIGHT = {
 }
 _ORIENTATION = 0x0112
 
+_LAYOUT = "(H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, uint8 or uint16"
+_FORMS = f"a path, the bytes of a file, a binary stream, a Pillow image, or a NumPy array {_LAYOUT}"
+
 _opening = threading.Lock()
 
 
+def check_channels(channels: str) -> Channels:
+    """Check an order of colours.
+
+    Raises:
+        InputError: Neither ``rgb`` nor ``bgr``.
+    """
+    if channels == "rgb" or channels == "bgr":
+        return channels
+    raise InputError(f"channels are 'rgb' or 'bgr', not {channels!r}")
+
+
 def read_image(
-    source: str | Path | bytes | BinaryIO | Image.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS
+    source: Source, *, max_pixels: int = MAX_PIXELS, channels: Channels = "rgb"
 ) -> NDArray[np.uint8]:
     """Read an image, upright and as 8-bit RGB.
 
@@ -57,32 +77,52 @@ def read_image(
     their minimum to their maximum. Colour profiles are not applied.
 
     Args:
-        source: A path, the bytes of a file, a binary stream, a Pillow image, or an array: (H, W), (H, W, 1),
+        source: A path, the bytes of a file (also bytearray, memoryview), a binary stream, a Pillow image, or
+            an array: (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4), uint8 or uint16, grey, RGB or RGBA.
-        max_pixels: Largest width times height; the header tells, before anything is decoded.
+        max_pixels: Largest width times height; checked on the header, before anything is decoded.
+        channels: Order of the colours of an array; other images state theirs.
     Returns:
         (H, W, 3) uint8 RGB; may be read-only.
     Raises:
         ImageTooLargeError: More than ``max_pixels``.
-        UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, no pixels, or
-            an array of another shape or type.
+        UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, or no pixels.
+        InputError: An object that is no image, or an array of another layout; the message has the wanted one.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
-    name = str(source) if isinstance(source, str | Path) else "image"
+        image = _from_array(source, max_pixels)
+        return image if channels == "rgb" else np.ascontiguousarray(image[:, :, ::-1])
     if isinstance(source, Image.Image):
-        return _decoded(source, name, max_pixels)
-    if isinstance(source, str | Path):
+        return _decoded(source, "image", max_pixels)
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
         try:
-            with open(source, "rb") as handle:
+            with open(name, "rb") as handle:
                 return _from_stream(handle, name, max_pixels)
-        except OSError as error:
-            raise UnreadableImageError(name, _reason(Path(source), error)) from error
-    return _from_stream(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels)
+        except (OSError, ValueError) as error:
+            raise UnreadableImageError(name, _reason(Path(name), error)) from error
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
+        raise InputError(f"{_form(source)}; an image is {_FORMS}")
+    return _from_stream(source, "image", max_pixels)
 
 
-def _reason(path: Path, error: OSError) -> str:
+def _form(thing: object) -> str:
+    """Type, and shape where there is one, of something that is no image, with the way to make it one."""
+    kind = type(thing)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    shape = getattr(thing, "shape", None)
+    shown = f"this is a {name}" + ("" if shape is None else f" of shape {tuple(shape)}")
+    if isinstance(thing, list | tuple):
+        return f"{shown}: give the images of a list to estimate_many"
+    return f"{shown}: give its pixels as a NumPy array" if shape is not None else shown
+
+
+def _reason(path: Path, error: OSError | ValueError) -> str:
     """Why a path cannot be opened."""
+    if isinstance(error, ValueError):  # a name with a zero byte
+        return f"cannot be read: {error}"
     if isinstance(error, IsADirectoryError):
         return "is a folder, not an image"
     if isinstance(error, FileNotFoundError) and path.is_symlink():
@@ -93,8 +133,14 @@ def _reason(path: Path, error: OSError) -> str:
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    whole = stream.seekable() and stream.tell() == 0
-    handle = stream if whole else io.BytesIO(stream.read())
+    seekable = getattr(stream, "seekable", None)
+    if seekable is not None and seekable() and stream.tell() == 0:
+        handle = stream
+    else:
+        content: object = stream.read()
+        if not isinstance(content, bytes):
+            raise InputError(f"{_form(stream)} that reads {type(content).__name__}; an image is {_FORMS}")
+        handle = io.BytesIO(content)
     if not handle.read(1):
         raise UnreadableImageError(name, "is empty")
     try:
@@ -177,8 +223,7 @@ def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     shape = array.shape[:2] if array.ndim == 3 and array.shape[2] in {1, 3, 4} else array.shape
     if len(shape) != 2 or array.dtype not in (np.uint8, np.uint16):
-        wanted = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16"
-        raise UnreadableImageError("array", f"is {array.shape} {array.dtype}; an image is {wanted}")
+        raise InputError(f"this is an array {array.shape} {array.dtype}{_hint(array)}; an image is {_LAYOUT}")
     _check_size(shape[1], shape[0], "array", max_pixels)
     if array.dtype == np.uint16:
         array = np.rint(array / 257)
@@ -186,6 +231,17 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     if array.ndim == 3 and array.shape[2] == 3:
         return array
     return _rgb(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array), None)
+
+
+def _hint(array: NDArray[Any]) -> str:
+    """The way to make an image of an array of another layout."""
+    if array.ndim == 4:
+        return ": give the images of a batch to estimate_many"
+    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
+        return ": its channels come first, transpose(1, 2, 0) brings them last"
+    if array.dtype.kind == "f":
+        return ": scale it to 0…255 and convert it with astype('uint8')"
+    return ""
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:

@@ -21,6 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
+from agelens.cores import bounded_threads
 from agelens.errors import InputError
 from agelens.faces.detection import DetectedFace, check_image, largest_first
 from agelens.faces.prelu import spell_out_prelu
@@ -53,7 +54,7 @@ class MTCNN:
         thresholds: Lowest score that passes each of the three networks.
         scale_factor: Ratio of neighbouring levels of the image pyramid.
         max_side: A larger image is shrunk to this length of its longer side before it is searched.
-        threads: Threads of onnxruntime.
+        threads: Threads of onnxruntime; at most the usable cores.
     Raises:
         InputError: A setting is out of range, or the package with the networks is not installed.
     """
@@ -76,16 +77,25 @@ class MTCNN:
             raise InputError(f"scale_factor is between 0.2 and 0.95, not {scale_factor}")
         if not max_side >= min_face_size:
             raise InputError(f"max_side is at least min_face_size, not {max_side}")
-        if threads < 1:
-            raise InputError(f"threads is at least 1, not {threads}")
         self.min_face_size = min_face_size
         self.thresholds = thresholds
         self.scale_factor = scale_factor
         self.max_side = max_side
+        self.threads = bounded_threads(threads)
+        self._open()
+
+    def _open(self) -> None:
         folder = network_folder()
         self._pnet, self._rnet, self._onet = (
-            _session(folder / f"{stage}.onnx", threads) for stage in ("pnet", "rnet", "onet")
+            _session(folder / f"{stage}.onnx", self.threads) for stage in ("pnet", "rnet", "onet")
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         """Find faces with their landmarks; see `FaceDetector`."""

@@ -24,7 +24,7 @@ _WINDOW = 9  # pixels of the mean filter of [1]
 # The median face of `CHIP_LANDMARKS`: where the nose tip stands between the eyes (0) and the mouth (1), and
 # how far it stands out (half the eye distance, as in `estimate_yaw`), in the distance from eyes to mouth.
 _NOSE_PLACE = 0.576
-_NOSE_DEPTH = 0.488
+_NOSE_DEPTH_IN_FACE_HEIGHTS = 0.488
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def estimate_pitch(landmarks: NDArray[Any]) -> float:
     nose, mouth = float((landmarks[2] - eyes) @ down), float((landmarks[3:].mean(axis=0) - eyes) @ down)
     if mouth == 0:
         return 0.0
-    return math.degrees(math.atan((_NOSE_PLACE - nose / mouth) / _NOSE_DEPTH))
+    return math.degrees(math.atan((_NOSE_PLACE - nose / mouth) / _NOSE_DEPTH_IN_FACE_HEIGHTS))
 
 
 def share_outside(box: tuple[float, float, float, float], width: int, height: int) -> float:

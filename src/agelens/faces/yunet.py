@@ -47,16 +47,28 @@ class YuNet:
             raise InputError(f"max_side is at least 32 pixels, not {max_side}")
         if not Path(model).is_file():
             raise InputError(f"{model}: no such file (the model of the detector 'yunet')")
+        self.model = Path(model)
+        self.score_threshold = score_threshold
+        self.max_side = max_side
+        self._open()
+
+    def _open(self) -> None:
         try:
             import cv2
         except ImportError as error:
             raise MissingExtraError("opencv-python-headless<5", "opencv") from error
         self._cv2: Any = cv2
         try:
-            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold)
+            self._network = cv2.FaceDetectorYN.create(str(self.model), "", (320, 320), self.score_threshold)
         except cv2.error as error:
-            raise InputError(f"{model}: OpenCV cannot read it as a YuNet model") from error
-        self.max_side = max_side
+            raise InputError(f"{self.model}: OpenCV cannot read it as a YuNet model") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         """Find faces with their landmarks; see `FaceDetector`."""

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from agelens.errors import AgelensError, ImageError, InputError
+from agelens.cores import bounded_threads, check_count
+from agelens.errors import AgelensError
 from agelens.faces.alignment import CropGeometry
-from agelens.faces.crops import Crop, crop_aligned, crop_chip, crop_photo
+from agelens.faces.crops import ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
-from agelens.faces.image import MAX_PIXELS, read_image
+from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, read_image
 from agelens.inference.face import Face, Photo
-from agelens.inference.models import open_model
+from agelens.inference.shipped_models import ReopenableModel
+from agelens.inference.waiting import WaitingPhoto, WaitingPhotos
 
 __all__ = ["AgeEstimator", "Source"]
-
-Source = str | Path | bytes | BinaryIO | Image.Image | NDArray[Any]
 
 
 class AgeEstimator:
     """Estimates ages with one model file, whose card is in ``card`` and crop geometry in ``geometry``.
 
+    It can be copied and pickled; the copy opens the model again, from its name or the bytes of its file.
+
     Args:
         model: Name of a shipped model, or a model file; None is the default model.
         detector: Name of a face detector, or one of your own.
-        threads: Threads that compute one batch.
+        threads: Threads that compute one batch; at most the usable cores.
         max_pixels: Larger images are refused before they are decoded.
         batch_size: Most crops that the network sees at once.
     Raises:
@@ -49,13 +49,19 @@ class AgeEstimator:
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 32,
     ) -> None:
-        for name, value in (("threads", threads), ("max_pixels", max_pixels), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name} is at least 1, not {value}")
-        self._session, self.card = open_model(model, threads=threads)
+        self._max_pixels = check_count(max_pixels, "max_pixels")
+        self._batch_size = check_count(batch_size, "batch_size")
+        self._model, self._threads = ReopenableModel(model), bounded_threads(threads)
+        self._session, self.card = self._model.open(self._threads)
         self.geometry = CropGeometry.from_dict(self.card.geometry)
-        self._detector, self._threads = detector, threads
-        self._max_pixels, self._batch_size = max_pixels, batch_size
+        self._detector = detector
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"_session", "detector"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._session, _ = self._model.open(self._threads)
 
     @cached_property
     def detector(self) -> FaceDetector:
@@ -64,20 +70,23 @@ class AgeEstimator:
             return make_detector(self._detector, threads=self._threads)
         return self._detector
 
-    def estimate(self, image: Source, *, crops: bool = False, aligned: bool = False) -> list[Face]:
+    def estimate(
+        self, image: Source, *, crops: bool = False, aligned: bool = False, channels: Channels = "rgb"
+    ) -> list[Face]:
         """Estimate the age of every face in an image.
 
         Args:
-            image: A path, an encoded image, a Pillow image, or (H, W, 3) uint8 RGB.
-            crops: It is a face chip: search it as one, and assume a chip's layout if no face is found.
+            image: A path, an encoded image, a Pillow image, or (H, W, 3) uint8: `read_image`.
+            crops: It is a face chip: search it as one, and assume a chip's layout if no face is detected.
             aligned: It is a crop in the model's geometry already, of any size: estimate it as it is.
+            channels: Order of an array's colours: ``rgb``, or ``bgr`` as OpenCV has them.
         Returns:
             The faces, the largest first; empty if there is none.
         Raises:
             ImageError: The image cannot be read.
-            InputError: ``aligned``, and it is not square.
+            InputError: It is of a type that is no image, ``aligned`` and not square, or options contradict.
         """
-        (photo,) = self.estimate_many([image], crops=crops, aligned=aligned)
+        (photo,) = self.estimate_many([image], crops=crops, aligned=aligned, channels=channels)
         if photo.error is not None:
             raise photo.error
         return list(photo.faces)
@@ -87,46 +96,41 @@ class AgeEstimator:
         return self.estimate(image, crops=True)[0]
 
     def estimate_many(
-        self, sources: Iterable[Source], *, crops: bool = False, aligned: bool = False
+        self,
+        sources: Iterable[Source],
+        *,
+        crops: bool = False,
+        aligned: bool = False,
+        channels: Channels = "rgb",
     ) -> Iterator[Photo]:
-        """Estimate many images, the faces of several in one batch.
+        """Estimate many images, the faces of several in one batch; the options are those of `estimate`.
 
-        Yields:
-            A `Photo` for each of the sources, in order; one that cannot be used has its ``error``.
+        Returns:
+            A `Photo` for each source, in order, as batches fill; one that cannot be used has its ``error``.
         """
-        waiting: list[tuple[Source, list[Crop], AgelensError | None]] = []
+        return self._batches(sources, ImageKind.of(crops=crops, aligned=aligned), check_channels(channels))
+
+    def _batches(self, sources: Iterable[Source], kind: ImageKind, channels: Channels) -> Iterator[Photo]:
+        waiting = WaitingPhotos(self._batch_size)
+        detector = None if kind is ImageKind.ALIGNED else self.detector
         for source in sources:
             try:
-                waiting.append((source, self._crops(source, crops, aligned), None))
-            except (ImageError, InputError) as error:
-                waiting.append((source, [], error))
-            if sum(max(1, len(found)) for _, found, _ in waiting) >= self._batch_size:
-                yield from self._answer(waiting)
-                waiting = []
-        yield from self._answer(waiting)
+                image = read_image(source, max_pixels=self._max_pixels, channels=channels)
+                waiting.add(WaitingPhoto(source, crop_faces(image, kind, detector, self.geometry), None))
+            except AgelensError as error:
+                waiting.add(WaitingPhoto(source, None, error))
+            if waiting.full:
+                yield from self._answers(waiting.photos)
+                waiting = WaitingPhotos(self._batch_size)
+        yield from self._answers(waiting.photos)
 
-    def _crops(self, source: Source, crops: bool, aligned: bool) -> list[Crop]:
-        """Read, detect and align: a crop for every face of one image."""
-        image = read_image(source, max_pixels=self._max_pixels)
-        if aligned:
-            return crop_aligned(image, self.geometry)
-        if crops:
-            return crop_chip(image, self.detector, self.geometry)
-        return crop_photo(image, self.detector, self.geometry)
-
-    def _answer(self, waiting: list[tuple[Source, list[Crop], AgelensError | None]]) -> Iterator[Photo]:
-        faces = self._faces([crop for _, found, _ in waiting for crop in found])
-        for source, found, error in waiting:
-            yield Photo(source, tuple(islice(faces, len(found))), error)
-
-    def _faces(self, crops: list[Crop]) -> Iterator[Face]:
-        if not crops:
-            return
-        ages, distributions = self.estimate_aligned(np.stack([crop.pixels for crop in crops]))
-        card = self.card
-        for (_, found, alignment), age, distribution in zip(crops, ages, distributions, strict=True):
-            where = (found.box, found.landmarks, found.confidence) if found else (None, None, None)
-            yield Face(float(age), distribution, card.age_bins, card.calibration, alignment, *where)
+    def _answers(self, photos: list[WaitingPhoto]) -> Iterator[Photo]:
+        crops = [crop.pixels for photo in photos if photo.cropped for crop in photo.cropped.crops]
+        results = zip(*self.estimate_aligned(np.stack(crops)), strict=True) if crops else iter(())
+        for source, cropped, error in photos:
+            found = cropped.crops if cropped else ()
+            faces = tuple(Face.of_crop(crop, *next(results), self.card) for crop in found)
+            yield Photo(source, faces, error)
 
     def estimate_aligned(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network alone.
@@ -141,7 +145,5 @@ class AgeEstimator:
             raise ValueError(f"crops are (N, {size}, {size}, 3) uint8, not {crops.shape} {crops.dtype}")
         starts = range(0, len(crops) or 1, batch)
         outputs = [self._session.run(None, {"images": crops[start : start + batch]}) for start in starts]
-        if len(outputs) == 1:
-            return outputs[0][0], outputs[0][1]
         ages, distributions = zip(*outputs, strict=True)
         return np.concatenate(ages), np.concatenate(distributions)

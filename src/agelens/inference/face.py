@@ -1,4 +1,4 @@
-"""What the estimator says of one face, and of one photo."""
+"""Estimates: one face with its age and interval, one photo with its faces or its error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from agelens import label_distribution
 from agelens.calibration import Calibration
 from agelens.errors import AgelensError
+from agelens.faces.crops import Crop
+from agelens.faces.quality import FaceQuality, face_quality
+from agelens.faces.quality_warnings import QualityWarning, face_warnings
 from agelens.label_distribution import AgeBins
+from agelens.model_file import ModelCard
 
 __all__ = ["Face", "Photo"]
 
@@ -26,11 +30,13 @@ class Face:
         distribution: (K,) probability of each age bin, at the calibrated temperature.
         age_bins: The K ages the distribution runs over.
         calibration: How the interval reaches its coverage; None for a model that was not calibrated.
-        alignment: What the crop was made from: ``landmarks``, ``eyes``, ``fallback`` or ``aligned``.
-        box: ``(x1, y1, x2, y2)`` in pixels of the photo; None where nothing was detected (``aligned``).
+        alignment: Points that the crop was aligned by: ``landmarks``, ``eyes``, ``fallback`` (the usual
+            layout of a chip was assumed) or ``aligned``.
+        box: ``(x1, y1, x2, y2)`` in pixels of the photo, inside it; None where nothing was detected.
         landmarks: (5, 2) ``x y`` pixels of the photo: eye at image left, eye at image right, nose tip, mouth
             corner left, mouth corner right; None if the detector finds none.
         confidence: The detector's score, 0 to 1; None where nothing was detected.
+        crop: The crop that the network saw; None for the estimate of a service.
     """
 
     age: float
@@ -41,15 +47,65 @@ class Face:
     box: tuple[float, float, float, float] | None = None
     landmarks: NDArray[np.float64] | None = field(default=None, repr=False)
     confidence: float | None = None
+    crop: Crop | None = field(default=None, repr=False)
 
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Give the ages between which the true age lies with probability ``level``.
-
-        The two ends are quantiles of the calibrated distribution, so the interval is not centred on
-        ``age``, which also hears the regression head; ``age`` may even lie outside a narrow one.
+    @classmethod
+    def of_crop(
+        cls,
+        crop: Crop,
+        age: float,
+        distribution: NDArray[np.float32],
+        card: ModelCard,
+    ) -> Face:
+        """Put the network's outputs for a crop beside the detected face.
 
         Args:
-            level: Wished-for coverage, 0.01 to 0.99. Without a calibration it is the plain central mass.
+            crop: The crop.
+            age: Estimated age in years.
+            distribution: (K,) probabilities.
+            card: Of the model.
+        """
+        found = crop.face
+        return cls(
+            age=float(age),
+            distribution=distribution,
+            age_bins=card.age_bins,
+            calibration=card.calibration,
+            alignment=crop.alignment,
+            box=None if found is None else found.box_inside(*crop.image_size),
+            landmarks=None if found is None else found.landmarks,
+            confidence=None if found is None else found.confidence,
+            crop=crop,
+        )
+
+    @property
+    def quality(self) -> FaceQuality | None:
+        """Size, blur, pose and truncation, measured anew at each access; None without the crop."""
+        return (
+            None
+            if self.crop is None
+            else face_quality(self.crop.pixels, self.crop.face, *self.crop.image_size)
+        )
+
+    @property
+    def warnings(self) -> list[QualityWarning]:
+        """Reasons to doubt the estimate; empty without the crop."""
+        quality = self.quality
+        return [] if quality is None else face_warnings(quality, layout_assumed=self.layout_assumed)
+
+    @property
+    def layout_assumed(self) -> bool:
+        """Whether no face was detected on a chip, and its usual layout was assumed."""
+        return self.alignment == "fallback" and self.box is None
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Compute the ages between which the true age lies with probability ``level``.
+
+        The two ends are quantiles of the calibrated distribution. ``age`` also averages in a regression head,
+        so the interval need not be centred on it, and a narrow one need not contain it.
+
+        Args:
+            level: Nominal coverage, 0.01 to 0.99. Without a calibration it is the plain central mass.
         Returns:
             ``(low, high)`` in years, low <= high.
         Raises:
@@ -62,15 +118,15 @@ class Face:
         return float(low), float(max(low, high))
 
     def probability_at_least(self, threshold: float) -> float:
-        """Give the probability that the age in completed years is ``threshold`` or more."""
+        """Compute the probability that the age in completed years is ``threshold`` or more."""
         return float(label_distribution.probability_at_least(self.distribution, self.age_bins, threshold))
 
     def to_dict(self, level: float = 0.9, threshold: float = 18) -> dict[str, Any]:
-        """Give everything as JSON values.
+        """Convert everything to JSON values.
 
         Args:
             level: Coverage of the interval ``low`` … ``high``.
-            threshold: Age in years that ``p_at_least`` speaks of.
+            threshold: Age in years of ``p_at_least``.
         Returns:
             ``age, low, high, level, p_at_least, threshold, box, landmarks, confidence, alignment, age_bins,
             distribution``.

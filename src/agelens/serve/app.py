@@ -27,12 +27,12 @@ from agelens import __version__
 from agelens.errors import AgelensError
 from agelens.faces.mtcnn import network_folder
 from agelens.faces.prelu import spell_out_prelu
+from agelens.faces.quality_warnings import THRESHOLDS, QualityWarning, face_warnings, photo_warnings
 from agelens.serve.batching import BatchingEstimator, EstimatedPhoto, QueueFullError, StoppingError
 from agelens.serve.body import read_images
 from agelens.serve.gate import Gate
-from agelens.serve.models import OfferedModel, open_models
+from agelens.serve.offered_models import OfferedModel, open_models
 from agelens.serve.problems import Problem, image_problem, problem_response
-from agelens.serve.quality_warnings import THRESHOLDS, QualityWarning, face_warnings, photo_warnings
 from agelens.serve.schemas import EXAMPLE, Estimates, ModelList, Options, Status, request_body, responses
 from agelens.serve.settings import ServeSettings
 from agelens.serve.static import StaticFile, page_files
@@ -313,7 +313,10 @@ def _image(index: int, photo: EstimatedPhoto | AgelensError, options: Options) -
             del told[shared]
         if not options.distribution:
             told["distribution"] = None
-        told |= {"quality": asdict(quality), "warnings": _told(face_warnings(quality))}
+        told |= {
+            "quality": asdict(quality),
+            "warnings": _told(face_warnings(quality, layout_assumed=face.layout_assumed)),
+        }
         faces.append(told)
     return {
         "index": index,

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agelens.errors import AgelensError
-from agelens.faces.alignment import align_detected
-from agelens.faces.crops import Crop, crop_aligned, crop_chip
+from agelens.faces.crops import Crop, ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
@@ -223,17 +222,10 @@ class BatchingEstimator:
             image = read_image(photo.source, max_pixels=self._settings.limits.pixels)
             photo.source = b""
             photo.size = (image.shape[1], image.shape[0])
-            geometry = photo.estimator.geometry
-            if photo.aligned:
-                photo.found = crop_aligned(image, geometry)
-            elif photo.crops:
-                photo.found = crop_chip(image, detector, geometry)
-            else:
-                faces = detector.detect(image)
-                most = self._settings.limits.faces
-                photo.left_out = max(0, len(faces) - most)
-                chosen = (align_detected(image, face, geometry) for face in faces[:most])
-                photo.found = [Crop(found.crop, found.face, found.alignment) for found in chosen]
+            kind = ImageKind.of(crops=photo.crops, aligned=photo.aligned)
+            geometry, most = photo.estimator.geometry, self._settings.limits.faces
+            cropped = crop_faces(image, kind, detector, geometry, most=most)
+            photo.found, photo.left_out = list(cropped.crops), cropped.left_out
         photo.since = time.monotonic()
         self._photo_seconds += 0.1 * (photo.since - started - self._photo_seconds)
         if photo.answer.done():
@@ -275,9 +267,7 @@ def _estimated(
     photo: _Photo, ages: NDArray[np.float32], distributions: NDArray[np.float32]
 ) -> EstimatedPhoto:
     card = photo.estimator.card
-    faces, qualities = [], []
-    for (pixels, found, alignment), age, distribution in zip(photo.found, ages, distributions, strict=True):
-        where = (found.box, found.landmarks, found.confidence) if found else (None, None, None)
-        faces.append(Face(float(age), distribution, card.age_bins, card.calibration, alignment, *where))
-        qualities.append(face_quality(pixels, found, *photo.size))
-    return EstimatedPhoto(*photo.size, tuple(faces), tuple(qualities), photo.left_out)
+    outputs = zip(photo.found, ages, distributions, strict=True)
+    faces = tuple(Face.of_crop(crop, age, distribution, card) for crop, age, distribution in outputs)
+    qualities = tuple(face_quality(crop.pixels, crop.face, *photo.size) for crop in photo.found)
+    return EstimatedPhoto(*photo.size, faces, qualities, photo.left_out)

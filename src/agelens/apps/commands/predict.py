@@ -60,7 +60,7 @@ def predict(
     from agelens.faces.detectors import make_detector
     from agelens.faces.image import MAX_PIXELS, find_images
     from agelens.inference.estimator import AgeEstimator
-    from agelens.inference.output import write_csv, write_json
+    from agelens.inference.writers import write_csv, write_json
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
@@ -115,7 +115,7 @@ def _shown(sources: list[Source]) -> Iterator[Source]:
 
 
 def _write_table(photos: Iterable[Photo], out: TextIO, *, level: float, threshold: float) -> None:
-    from agelens.inference.output import prediction_rows
+    from agelens.inference.writers import prediction_rows
 
     rows = []
     for photo in photos:
@@ -131,7 +131,7 @@ def _write_table(photos: Iterable[Photo], out: TextIO, *, level: float, threshol
 @command("")
 def models() -> None:
     """List the shipped models: what they are for, and who may use them."""
-    from agelens.inference.models import list_models, model_path
+    from agelens.inference.shipped_models import list_models, model_path
 
     for name, model in list_models().items():
         size = model_path(name).stat().st_size / 1e6

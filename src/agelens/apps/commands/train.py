@@ -119,7 +119,7 @@ def export(
 
 def _teacher(name: str) -> str:
     """The file of a shipped model, or the path itself."""
-    from agelens.inference.models import MODELS, model_path
+    from agelens.inference.shipped_models import MODELS, model_path
 
     if name in MODELS:
         return str(model_path(name))

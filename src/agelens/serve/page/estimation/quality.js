@@ -1,4 +1,4 @@
-// What makes an estimate doubtful: agelens/faces/quality.py and serve/quality_warnings.py in the page, with the same
+// What makes an estimate doubtful: agelens/faces/quality.py and faces/quality_warnings.py in the page, with the same
 // measures, thresholds (the service tells them) and sentences.
 
 import constants from "./constants.js";

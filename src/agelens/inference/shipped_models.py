@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
 from agelens.errors import ModelFileError
 from agelens.model_file import ModelCard, open_model_file
 
-__all__ = ["DEFAULT_MODEL", "MODELS", "ShippedModel", "list_models", "model_path", "open_model"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "ReopenableModel",
+    "ShippedModel",
+    "list_models",
+    "model_path",
+    "open_model",
+]
 
 _ZOO = Path(__file__).parent / "zoo"
 
@@ -88,7 +97,7 @@ DEFAULT_MODEL = "resnet10-tiny-lrn-utkface"
 
 
 def list_models() -> dict[str, ShippedModel]:
-    """Give the shipped models by name, the default first."""
+    """List the shipped models by name, the default first."""
     return {DEFAULT_MODEL: MODELS[DEFAULT_MODEL], **MODELS}
 
 
@@ -114,5 +123,41 @@ def model_path(name_or_path: str | Path | None = None) -> Path:
 def open_model(
     name_or_path: str | Path | None = None, *, threads: int = 1
 ) -> tuple[onnxruntime.InferenceSession, ModelCard]:
-    """Open a model on the CPU: what `model_path` finds, by `open_model_file`, whose errors it raises too."""
+    """Open a model on the CPU: the file of `model_path` by `open_model_file`, whose errors it raises too."""
     return open_model_file(model_path(name_or_path), threads=threads)
+
+
+class ReopenableModel:
+    """A model that can be opened again, in another process or on another machine.
+
+    A pickled one carries the name of a shipped model, else the bytes of its file.
+
+    Args:
+        name_or_path: As in `model_path`.
+    Raises:
+        ModelFileError: There is no such model.
+    """
+
+    def __init__(self, name_or_path: str | Path | None = None) -> None:
+        asked = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+        self.path = model_path(asked)
+        self._shipped = asked if asked in MODELS else None
+        self._content: bytes | None = None
+
+    def open(self, threads: int) -> tuple[onnxruntime.InferenceSession, ModelCard]:
+        """Open it by `open_model_file`, whose errors it raises too."""
+        return open_model_file(self.path, threads=threads, content=self._content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self._shipped is None and self._content is None:
+            try:
+                state["_content"] = self.path.read_bytes()
+            except OSError as error:
+                raise ModelFileError(self.path, f"cannot be read again: {error.strerror}") from error
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._shipped is not None:
+            self.path = model_path(self._shipped)

@@ -1,4 +1,4 @@
-"""What a user should know before believing an estimate."""
+"""Warnings: reasons to doubt an estimate, from the quality of the face and from the photo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agelens.faces.quality import FaceQuality
 __all__ = ["THRESHOLDS", "QualityWarning", "face_warnings", "photo_warnings"]
 
 THRESHOLDS = {"eye_distance": 16.0, "blur": 0.7, "yaw": 35.0, "pitch": 30.0, "outside": 0.05}
-"""Where a warning begins: below the eye distance, above the others.
+"""Limits of the warnings: below the eye distance, above the others.
 
 The first two were measured with ``resnet10-tiny-lrn-utkface`` on 400 validation chips of UTKFace. With eyes
 17 pixels apart the error is 1.05 times that of the chips as they are, with 14 pixels 1.11 times, and ages
@@ -32,9 +32,20 @@ class QualityWarning(NamedTuple):
     message: str
 
 
-def face_warnings(quality: FaceQuality) -> list[QualityWarning]:
-    """Say what about a face makes its estimate doubtful."""
+def face_warnings(quality: FaceQuality, *, layout_assumed: bool = False) -> list[QualityWarning]:
+    """List what makes the estimate of a face doubtful.
+
+    Args:
+        quality: Of the face.
+        layout_assumed: No face was detected on a chip, and the usual layout of chips was assumed.
+    """
     found = []
+    if layout_assumed:
+        found.append(
+            QualityWarning(
+                "layout_assumed", "no face was detected; the face was assumed where chips usually show it"
+            )
+        )
     distance, yaw, pitch = quality.eye_distance, abs(quality.yaw or 0), abs(quality.pitch or 0)
     if distance is not None and distance < THRESHOLDS["eye_distance"]:
         found.append(
@@ -53,7 +64,7 @@ def face_warnings(quality: FaceQuality) -> list[QualityWarning]:
 
 
 def photo_warnings(faces: int, left_out: int) -> list[QualityWarning]:
-    """Say what about a photo a caller might not expect.
+    """List what a caller might not expect of a photo.
 
     Args:
         faces: Number of faces in the answer.

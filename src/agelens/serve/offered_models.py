@@ -8,7 +8,7 @@ from typing import Any
 
 from agelens.errors import InputError
 from agelens.inference.estimator import AgeEstimator
-from agelens.inference.models import list_models, model_path
+from agelens.inference.shipped_models import list_models, model_path
 from agelens.serve.settings import ServeSettings
 
 __all__ = ["OfferedModel", "open_models"]
