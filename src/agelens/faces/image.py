@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from agelens.errors import ImageError, ImageTooLargeError, InputError, UnreadableImageError
+from agelens.faces.decoding_cost import refusal
+from agelens.faces.pixels import rgb_pixels
 
 __all__ = ["MAX_PIXELS", "SUFFIXES", "Channels", "Source", "check_channels", "find_images", "read_image"]
 
@@ -37,16 +39,6 @@ SUFFIXES = frozenset(
 # The common ones come first: Pillow imports all its decoders once it looks for a rarer one.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
 
-# The transposition that sets an image upright, by its EXIF orientation.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ORIENTATION = 0x0112
 
 _LAYOUT = "(H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, uint8 or uint16"
@@ -157,6 +149,9 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uin
     except Exception as error:  # decoders meet damaged files with errors of every kind
         raise UnreadableImageError(name, f"is damaged: {error}") from error
     with picture:
+        _check_size(picture.width, picture.height, name, max_pixels)
+        if (too_costly := refusal(picture, handle)) is not None:
+            raise UnreadableImageError(name, too_costly)
         return _decoded(picture, name, max_pixels)
 
 
@@ -164,8 +159,7 @@ def _decoded(picture: Image.Image, name: str, max_pixels: int) -> NDArray[np.uin
     _check_size(picture.width, picture.height, name, max_pixels)
     try:
         picture.load()
-        upright = _upright(picture)
-        return _rgb(upright, picture.format)
+        return rgb_pixels(picture, _orientation(picture))
     except ImageError:
         raise
     except MemoryError as error:
@@ -181,43 +175,12 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ImageTooLargeError(name, f"has {width} x {height} pixels; the limit is {max_pixels} in all")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _orientation(picture: Image.Image) -> int:
     try:
         orientation = picture.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block need not cost us the image
-        return picture
-    if orientation not in _UPRIGHT:
-        return picture
-    return picture.transpose(_UPRIGHT[orientation])
-
-
-def _rgb(picture: Image.Image, file_format: str | None) -> NDArray[np.uint8]:
-    """Bring any mode of Pillow to 8-bit RGB."""
-    if picture.mode.startswith("I;16"):
-        return _grey(np.asarray(picture).astype(np.float64) / 257)
-    if picture.mode in {"I", "F"}:
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
-        # Before version 11, Pillow opens 16-bit PNG files in its 32-bit mode.
-        return _grey(values / 257 if file_format == "PNG" else _to_bytes(values, picture.mode == "F"))
-    if picture.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in picture.info:
-        translucent = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, translucent)
-    return np.asarray(picture.convert("RGB"))
-
-
-def _to_bytes(values: NDArray[np.float64], is_float: bool) -> NDArray[np.float64]:
-    """Map values of an unknown range to 0…255."""
-    low, high = float(values.min()), float(values.max())
-    for maximum in (1.0, 255.0, 65535.0) if is_float else (255.0, 65535.0):
-        if low >= 0 and high <= maximum:
-            return values * (255 / maximum)
-    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-
-
-def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(H, W) values 0…255 as (H, W, 3)."""
-    return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
@@ -230,7 +193,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     array = np.ascontiguousarray(array, dtype=np.uint8)
     if array.ndim == 3 and array.shape[2] == 3:
         return array
-    return _rgb(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array), None)
+    return rgb_pixels(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array))
 
 
 def _hint(array: NDArray[Any]) -> str:

@@ -1,0 +1,79 @@
+"""Files that are small and whose decoding is not: refused before it begins.
+
+The number of pixels does not tell. A progressive JPEG may pass over its image thousands of times, each time
+with a few bytes; a TIFF may keep a small image in one tile of gigabytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import BinaryIO
+
+from PIL import Image
+
+__all__ = ["MAX_SCANS", "refusal"]
+
+MAX_SCANS = 100
+"""Most scans of a JPEG that is decoded; encoders make about ten, a few optimisers some dozens."""
+
+_MAX_PADDING = 4  # times the image's own pixels that one tile of a TIFF may have
+_SMALL_TILE = 2**20  # pixels that a tile may have whatever the image's size
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_START_OF_SCAN = b"\xff\xda"
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restart markers belong to a scan's data
+
+
+def refusal(picture: Image.Image, stream: BinaryIO) -> str | None:
+    """Say why an opened image is not worth decoding.
+
+    Args:
+        picture: Opened by Pillow, not yet decoded.
+        stream: Its file; left where it was.
+    Returns:
+        The reason, to follow the image's name; None if it may be decoded.
+    """
+    if picture.format in {"JPEG", "MPO"}:
+        place = stream.tell()
+        stream.seek(0)
+        scans = count_scans(stream.read(), MAX_SCANS + 1)
+        stream.seek(place)
+        if scans > MAX_SCANS:
+            return f"is a JPEG of more than {MAX_SCANS} scans, which would take too long to decode"
+    if picture.format == "TIFF":
+        tags = getattr(picture, "tag_v2", {})
+        width, length = (_number(tags.get(tag)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        most = max(_SMALL_TILE, _MAX_PADDING * picture.width * picture.height)
+        if width * length > most:
+            return (
+                f"has tiles of {width} x {length} pixels, for an image of {picture.width} x {picture.height}"
+            )
+    return None
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def count_scans(content: bytes, most: int) -> int:
+    """Count the scans of the first image of a JPEG file (ITU T.81, B.1.1.2 and B.2).
+
+    Args:
+        content: The file.
+        most: Where to stop counting.
+    Returns:
+        The number of start-of-scan markers, at most ``most``. Where there are that many, those of thumbnails
+        in other segments and of further images in the file do not count.
+    """
+    if (all_scans := content.count(_START_OF_SCAN)) < most:  # of thumbnails too, and counted much faster
+        return all_scans
+    scans, place = 0, 0
+    while scans < most and (found := _NEXT_MARKER.search(content, place)):
+        marker, place = content[found.end() - 1], found.end()
+        if marker == _EOI:
+            break
+        scans += marker == _SOS
+        if marker != _SOI:
+            place += int.from_bytes(content[place : place + 2], "big")
+    return scans

@@ -1,0 +1,88 @@
+"""Small files that are large to decode are refused; those that only look like it are read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agelens.errors import UnreadableImageError
+from agelens.faces.decoding_cost import MAX_SCANS, count_scans
+from agelens.faces.image import read_image
+
+
+def jpeg(**options: object) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def with_scans(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    content = jpeg(progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * (scans - count_scans(content, 1000)) + content[-2:]
+
+
+def test_scans_are_counted() -> None:
+    assert count_scans(jpeg(), 1000) == 1
+    assert 2 < count_scans(jpeg(progressive=True), 1000) < 20
+    assert count_scans(with_scans(90), 1000) == 90
+    assert count_scans(with_scans(90), 5) == 5
+    assert count_scans(b"", 10) == 0
+
+
+def test_thumbnails_and_further_images_do_not_count() -> None:
+    inner = jpeg(progressive=True) * 30
+    segment = b"\xff\xe1" + struct.pack(">H", len(inner[:60_000]) + 2) + inner[:60_000]
+    content = jpeg()
+    assert content.count(b"\xff\xda") == 1
+    assert (content[:2] + segment + content[2:]).count(b"\xff\xda") > 20
+    assert count_scans(content[:2] + segment + content[2:] + inner, 20) == 1
+
+
+@pytest.mark.parametrize("cut", [b"\xff", b"\xff\xff", b"\xff\xda\x00", b"\xff\xe1\xff"])
+def test_damaged_files_are_counted_to_their_end(cut: bytes) -> None:
+    assert 120 <= count_scans(with_scans(120)[:-2] + cut, 1000) <= 121
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_image(with_scans(MAX_SCANS)).shape == (40, 48, 3)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", None)  # decoding would fail otherwise
+    with pytest.raises(UnreadableImageError, match="more than 100 scans"):
+        read_image(with_scans(MAX_SCANS + 1))
+
+
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey TIFF of one deflated tile, which says that it is larger than what it holds."""
+    data = zlib.compress(bytes(min(tile, 512) ** 2))
+    tags = {
+        256: side,
+        257: side,
+        258: 8,
+        259: 8,
+        262: 1,
+        277: 1,
+        322: tile,
+        323: tile,
+        324: 8,
+        325: len(data),
+    }
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()
+    )
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
+
+
+def test_a_tile_far_larger_than_its_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_image(tiled_tiff(100, 512)).shape == (100, 100, 3)
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", None)
+    with pytest.raises(
+        UnreadableImageError, match="tiles of 46336 x 46336 pixels, for an image of 100 x 100"
+    ):
+        read_image(tiled_tiff(100, 46_336))
