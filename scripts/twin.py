@@ -23,10 +23,10 @@ from PIL import Image
 
 from agelens.faces import alignment, mtcnn, quality
 from agelens.faces.detection import DetectedFace
+from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
 from agelens.inference.face import Face
 from agelens.inference.shipped_models import model_path
 from agelens.model_file import open_model_file
-from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
 
 PROJECT = Path(__file__).parents[1]
 CONSTANTS = PROJECT / "src" / "agelens" / "serve" / "page" / "estimation" / "constants.js"

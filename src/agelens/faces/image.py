@@ -53,8 +53,10 @@ def check_channels(channels: str) -> Channels:
     Raises:
         InputError: Neither ``rgb`` nor ``bgr``.
     """
-    if channels == "rgb" or channels == "bgr":
-        return channels
+    if channels == "rgb":
+        return "rgb"
+    if channels == "bgr":
+        return "bgr"
     raise InputError(f"channels are 'rgb' or 'bgr', not {channels!r}")
 
 
