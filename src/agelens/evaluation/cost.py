@@ -11,7 +11,7 @@ from time import perf_counter, thread_time
 
 import numpy as np
 
-from agelens.inference.models import open_model
+from agelens.inference.shipped_models import open_model
 
 __all__ = ["Cost", "Latency", "measure_latency", "pareto_front", "stored_weights"]
 

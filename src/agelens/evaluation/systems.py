@@ -13,7 +13,7 @@ from agelens.data.predictions import Predictions, read_predictions
 from agelens.errors import InputError
 from agelens.evaluation.predict import Crops, predict_manifest
 from agelens.inference.estimator import AgeEstimator
-from agelens.inference.models import model_path
+from agelens.inference.shipped_models import model_path
 
 __all__ = ["System", "model_system", "over_seeds", "predictions_system"]
 
