@@ -1,8 +1,9 @@
-"""Calibrating the distribution of a network on held-out faces: a temperature, then conformal intervals.
+"""Calibration of a network's distribution on held-out faces: a temperature, then conformal intervals.
 
-The order is fixed: (1) one temperature makes the distribution as likely as it can be [1]; (2) the central
-intervals of that distribution are widened or narrowed until they cover as often as they say [2].
-The interval consists of quantiles of the calibrated distribution: it is not centred on the combined estimate.
+The order is fixed: (1) one temperature maximises the likelihood of the labels [1]; (2) the central
+intervals of that distribution are widened or narrowed until their coverage equals their level [2].
+The ends of an interval are quantiles of the calibrated distribution, while the estimate may also average in
+a regression head: the interval need not be centred on it.
 
 [1] Guo et al., On calibration of modern neural networks, ICML 2017.
 [2] Vovk et al., Algorithmic learning in a random world, 2005; split conformal prediction with the nested
@@ -28,20 +29,20 @@ __all__ = ["LEVEL_GRID", "Calibration", "central_level"]
 FloatArray = NDArray[np.float64]
 
 LEVEL_GRID = tuple(percent / 100 for percent in range(1, 100))
-"""The wished-for coverages for which a nominal level is stored: 0.01 … 0.99."""
+"""Coverages for which a nominal level is stored: 0.01 … 0.99."""
 
 _TEMPERATURES = (0.02, 50.0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration learned; part of the model file.
+    """Temperature and nominal levels, fitted on held-out faces; part of the model file.
 
     Attributes:
         temperature: Divides the raw logits; it takes the place of the training temperature tau.
-        level_grid: Wished-for coverages, rising, in 0 … 1.
-        nominal_levels: The central level to ask of the calibrated distribution for each of them; 1 stands for
-            the whole range of the bins.
+        level_grid: Coverages, rising, in 0 … 1.
+        nominal_levels: The central level of the calibrated distribution that reaches each of them; 1 stands
+            for the whole range of the bins.
         samples: Number of faces it was fitted on.
         split: The split they came from.
     """
@@ -79,7 +80,7 @@ class Calibration:
             logits: (N, K) raw logits, before any temperature; None for a network that only regresses.
             ages: (N,) years.
             bins: K age bins.
-            split: Where the faces come from, for the record.
+            split: The split the faces come from, for the record.
         Returns:
             The calibration.
         Raises:
@@ -107,7 +108,7 @@ class Calibration:
         )
 
     def distribution(self, logits: ArrayLike) -> FloatArray:
-        """Turn raw logits into the calibrated distribution.
+        """Convert raw logits to the calibrated distribution.
 
         Args:
             logits: (..., K).
@@ -117,12 +118,12 @@ class Calibration:
         return softmax(logits, self.temperature)
 
     def nominal_level(self, level: float) -> float:
-        """Look up the central level that reaches a coverage; linear between the points of the grid.
+        """Interpolate the central level that reaches a coverage, linearly between the points of the grid.
 
         Args:
-            level: Wished-for coverage, within the grid.
+            level: Coverage, within the grid.
         Returns:
-            The level to ask of the calibrated distribution.
+            The central level of the calibrated distribution.
         Raises:
             InputError: ``level`` lies outside the grid.
         """
@@ -134,12 +135,12 @@ class Calibration:
     def interval(
         self, distribution: ArrayLike, bins: AgeBins, level: float = 0.9
     ) -> tuple[FloatArray, FloatArray]:
-        """Give the interval that covers the true age with probability ``level``.
+        """Compute the interval that covers the true age with probability ``level``.
 
         Args:
             distribution: (..., K) calibrated distribution (:meth:`distribution`).
             bins: K age bins.
-            level: Wished-for coverage, within the grid.
+            level: Coverage, within the grid.
         Returns:
             (...) low and (...) high, years.
         Raises:
@@ -149,7 +150,7 @@ class Calibration:
         return interval(distribution, bins, self.nominal_level(level))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
             "temperature": self.temperature,
             "level_grid": list(self.level_grid),
@@ -160,7 +161,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what :meth:`to_dict` gave.
+        """Rebuild a calibration from the fields of :meth:`to_dict`.
 
         Raises:
             ValueError: A field is missing or damaged (the message names it).
@@ -180,7 +181,7 @@ class Calibration:
 
 
 def central_level(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> FloatArray:
-    """Find the smallest central level whose interval covers each age: the conformal score.
+    """Compute the smallest central level whose interval covers each age: the conformal score.
 
     With F the cumulative distribution of :func:`~agelens.label_distribution.quantile` it is |2 F(age) - 1|,
     one-sided at the two ends of the range, where the interval is clipped.
@@ -203,7 +204,7 @@ def central_level(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> Fl
 
 
 def _conformal_quantile(sorted_scores: FloatArray, percent: int) -> float:
-    """Take the ceil((n + 1) c)-th smallest score; the whole range (1) where there are too few."""
+    """Select the ceil((n + 1) c)-th smallest score; 1, the whole range, where there are too few."""
     rank = -(-(len(sorted_scores) + 1) * percent // 100)
     return 1.0 if rank > len(sorted_scores) else min(float(sorted_scores[rank - 1]), 1.0)
 
@@ -221,7 +222,7 @@ def _fit_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
-    """Find the minimum of a function that falls, then rises, on [low, high]."""
+    """Minimise a function that falls, then rises, on [low, high]."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = function(left), function(right)

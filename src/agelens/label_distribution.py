@@ -1,4 +1,4 @@
-"""Ages and distributions over age bins: from one to the other and back.
+"""Age bins, and conversions between ages and distributions over the bins.
 
 A distribution is an array (..., K) that sums to 1 over its last axis, one entry a bin; every function here is
 vectorised over the leading axes. Ages are in years. A label of 25 means 25 completed years.
@@ -59,7 +59,7 @@ class AgeBins:
 
     @classmethod
     def parse(cls, text: str) -> AgeBins:
-        """Read ``"0-100"``, the form that ``str`` writes.
+        """Parse ``"0-100"``, the form that ``str`` writes.
 
         Raises:
             InputError: The text is no range of two whole ages.
@@ -81,7 +81,7 @@ class AgeBins:
         return np.arange(self.minimum, self.maximum + 1, dtype=np.float64)
 
     def index(self, ages: ArrayLike) -> NDArray[np.int64]:
-        """Find the bin of each age: completed years (rounded down), clamped to the range of the bins.
+        """Compute the bin of each age: completed years (rounded down), clamped to the range of the bins.
 
         Args:
             ages: (...) years.
@@ -115,7 +115,7 @@ class AgeBins:
 
 
 def softmax(logits: ArrayLike, tau: float = 1.0) -> FloatArray:
-    """Turn logits z into a distribution at temperature ``tau``: exp(z / tau), normalised to sum 1.
+    """Convert logits z to a distribution at temperature ``tau``: exp(z / tau), normalised to sum 1.
 
     Args:
         logits: (..., K).
@@ -133,7 +133,7 @@ def softmax(logits: ArrayLike, tau: float = 1.0) -> FloatArray:
 
 
 def one_hot(ages: ArrayLike, bins: AgeBins) -> FloatArray:
-    """Put all mass of each label on its bin (:meth:`AgeBins.index`).
+    """Place the whole mass of each label on its bin (:meth:`AgeBins.index`).
 
     Args:
         ages: (...) years.
@@ -167,7 +167,7 @@ def gaussian(ages: ArrayLike, bins: AgeBins, sigma: float) -> FloatArray:
 
 
 def expected_age(distribution: ArrayLike, bins: AgeBins) -> FloatArray:
-    """Take the mean of a distribution: sum of p_i l_i, Eq. 18 of [1].
+    """Compute the mean of a distribution: sum of p_i l_i, Eq. 18 of [1].
 
     Args:
         distribution: (..., K).
@@ -181,7 +181,7 @@ def expected_age(distribution: ArrayLike, bins: AgeBins) -> FloatArray:
 
 
 def cumulative(distribution: ArrayLike) -> FloatArray:
-    """Sum a distribution from the youngest bin on: P(age <= l_i).
+    """Accumulate a distribution from the youngest bin: P(age <= l_i).
 
     Args:
         distribution: (..., K).
@@ -192,7 +192,7 @@ def cumulative(distribution: ArrayLike) -> FloatArray:
 
 
 def cumulative_at(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> FloatArray:
-    """Read the piecewise linear cumulative distribution that :func:`quantile` inverts.
+    """Evaluate the piecewise linear cumulative distribution, the inverse of :func:`quantile`.
 
     The mass of bin l is spread evenly over [l - 0.5, l + 0.5).
 
@@ -201,7 +201,7 @@ def cumulative_at(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> Fl
         bins: K age bins.
         ages: years, broadcast to the leading axes of ``distribution``.
     Returns:
-        (...) probability below the age, 0 … 1.
+        (...) probability of an age below, 0 … 1.
     Raises:
         ValueError: The last axis is not K.
     """
@@ -211,10 +211,10 @@ def cumulative_at(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> Fl
 
 
 def quantile(distribution: ArrayLike, bins: AgeBins, q: ArrayLike) -> FloatArray:
-    """Find the age below which a share ``q`` of the mass lies.
+    """Compute the age below which a share ``q`` of the mass lies.
 
     The cumulative distribution is piecewise linear: the mass of bin l is spread evenly over
-    [l - 0.5, l + 0.5). The answer is clipped to ``bins.minimum`` … ``bins.maximum``; q = 0 gives the
+    [l - 0.5, l + 0.5). The result is clipped to ``bins.minimum`` … ``bins.maximum``; q = 0 gives the
     minimum and q = 1 the maximum, whatever the distribution.
 
     Args:
@@ -242,9 +242,9 @@ def quantile(distribution: ArrayLike, bins: AgeBins, q: ArrayLike) -> FloatArray
 
 
 def interval(distribution: ArrayLike, bins: AgeBins, level: float) -> tuple[FloatArray, FloatArray]:
-    """Take the central interval that holds a share ``level`` of the mass, equal shares on both sides.
+    """Compute the central interval with a share ``level`` of the mass; half of the rest lies on each side.
 
-    It is made of two quantiles; level = 1 is the whole range of the bins.
+    Its ends are two quantiles; level = 1 is the whole range of the bins.
 
     Args:
         distribution: (..., K).
