@@ -327,7 +327,7 @@ def test_control_c_in_a_training_that_then_goes_on(
     stage = run / "generation-1"
     code, out, err = interrupt(*train, when=(stage / "checkpoint.safetensors").exists)
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "interrupted; run the command again with --resume to go on"
+    assert err.splitlines()[-1] == "interrupted; run the command again with --resume to continue"
     assert "Traceback" not in err
     assert not (stage / "network.safetensors").exists()
     assert not list(stage.glob(".*"))
@@ -353,7 +353,7 @@ def test_control_c_in_a_training_that_then_goes_on(
     [
         (("predict", "photo.jpg", "--model", "nothing"), "no shipped model has this name"),
         (("predict", "photo.jpg", "--crops", "--aligned"), "--crops and --aligned exclude each other"),
-        (("predict", "photo.jpg", "--out", "ages.parquet"), "ages.parquet: the name tells no format"),
+        (("predict", "photo.jpg", "--out", "ages.parquet"), "ages.parquet: the suffix is no known format"),
         (("prepare", "imdb", "folder", "--out", "out"), "no data set 'imdb'"),
         (("audit", "no-such-folder"), "no-such-folder"),
         (("prepare", "gone.csv", "--out", "out"), "gone.csv"),

@@ -1,1 +1,1 @@
-"""What people start: parsing and printing, no logic."""
+"""The command line: parsing and printing, no logic."""

@@ -1,7 +1,6 @@
-"""The command line: it parses and prints; the work is done elsewhere.
+"""The command line: it parses and prints; other rooms compute.
 
-Exit codes: 0 all went well, 1 some images could not be used, 2 the command cannot be carried out,
-130 interrupted.
+Exit codes: 0 success, 1 some images could not be used, 2 the command cannot be carried out, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,10 +15,26 @@ from agelens import __version__
 from agelens.apps.command import app
 from agelens.apps.commands import compare, compress, data, evaluate, explain, predict, serve, sweep, train
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "ORDER", "app", "main"]
 
 COMMANDS = (compare, compress, data, evaluate, explain, predict, serve, sweep, train)
-"""The modules of the commands: importing one registers what it holds."""
+"""The modules of the commands: importing one registers its commands."""
+
+ORDER = (
+    *("predict", "serve", "models"),
+    *("datasets", "audit", "prepare", "protocols", "split"),
+    *("train", "generations", "export", "quantise"),
+    *("evaluate", "compare", "published", "explain"),
+    *("sweep", "ladder", "tradeoff", "verify"),
+)
+"""The commands as ``--help`` lists them; any other follows."""
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+app.registered_commands.sort(key=lambda registered: _place(getattr(registered.callback, "__name__", "")))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: the application, how failures end, files and tables of text."""
+"""The application of the command line, and parts of every command: failures, output files, text tables."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def command(
     """Register a command whose failures end in one line on stderr.
 
     Args:
-        interrupted: What Ctrl-C leaves behind.
-        extra: The extra that brings the packages it imports.
+        interrupted: State of the files after Ctrl-C, for the message.
+        extra: The extra that installs the packages it imports.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -58,14 +58,14 @@ def command(
 
 
 def fail(message: str, code: int) -> None:
-    """End with a line on stderr and an exit code."""
+    """Print a line on stderr and exit with a code."""
     typer.echo(message, err=True)
     raise typer.Exit(code)
 
 
 @contextlib.contextmanager
 def output(out: Path | None) -> Iterator[TextIO]:
-    """Yield stdout, or a file that takes its name when it is whole."""
+    """Yield stdout, or a file that is renamed into place when it is complete."""
     if out is not None:
         with (
             write_atomically(out) as temporary,
@@ -77,15 +77,15 @@ def output(out: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
     except OSError as error:
-        # What is still in the buffer must not fail once more when Python ends.
+        # The rest of the buffer must not fail again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # nobody reads on: not worth a word
+        if isinstance(error, BrokenPipeError):  # the reader has left: no message
             raise typer.Exit(1) from error
         raise OutputError("stdout", f"cannot write: {error.strerror}") from error
 
 
 def print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], out: TextIO | None = None) -> None:
-    """Print columns of text, as wide as they need to be."""
+    """Print columns of text, each as wide as its longest cell."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:

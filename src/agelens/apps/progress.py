@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar in a terminal, nothing where there is none."""
+"""Progress on stderr: a bar in a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["progress_bar"]
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield ``report(done, total)``; it draws a bar if stderr is a terminal, else nothing."""
+    """Yield ``report(done, total)``; it draws a bar if stderr is a terminal, and nothing otherwise."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

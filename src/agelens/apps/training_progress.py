@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal: a rich bar where there is one, a line an epoch where there is not."""
+"""Training progress on stderr: a bar in a terminal, and a line per epoch everywhere."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["RichReporter"]
 
 
 class RichReporter:
-    """Implements ``fit.Reporter`` with the running figures and the time left, per generation or stage.
+    """Reporter of `agelens.training.fit`: current figures and remaining time of each stage.
 
-    Use it as a context manager. Each finished epoch is a line; the bar is only drawn on a terminal.
+    A context manager. Each finished epoch is a line; the bar is drawn in a terminal only.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -39,11 +39,11 @@ class RichReporter:
         self._bar.stop()
 
     def note(self, message: str) -> None:
-        """Print it."""
+        """Print a message."""
         self.console.print(message, highlight=False, soft_wrap=True)
 
     def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
-        """Move the bar."""
+        """Update the bar."""
         minutes, seconds = divmod(int(figures["eta"]), 60)
         self._bar.update(
             self._task,
@@ -54,7 +54,7 @@ class RichReporter:
         )
 
     def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
-        """Print the epoch's figures."""
+        """Print the figures of a finished epoch."""
         shown = {
             name: value
             for name, value in row.items()

@@ -14,7 +14,7 @@ __all__ = ["Form", "quantise"]
 
 
 class Form(StrEnum):
-    """Smaller forms of a model file."""
+    """Storage formats of a smaller model file."""
 
     INT8 = "int8"
     FLOAT16 = "float16"
@@ -23,18 +23,21 @@ class Form(StrEnum):
 @command("nothing was written", extra="train")
 def quantise(
     model: Annotated[Path, typer.Argument(help="Model file (.onnx), its weights in 32 or 16 bits.")],
-    data: Annotated[Path, typer.Option(help="Manifest of aligned crops; its train rows set the ranges.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Manifest of aligned crops; activation ranges are measured on its train rows."),
+    ],
     out: Annotated[Path, typer.Option(help="Model file to write (.onnx).")],
     form: Annotated[Form, typer.Option("--to", help="8-bit weights and activations, or 16-bit weights.")] = (
         Form.INT8
     ),
-    images: Annotated[int, typer.Option(help="Training crops that activations are measured on.")] = 256,
-    split: Annotated[str, typer.Option(help="Rows that both files are judged on.")] = "val",
+    images: Annotated[int, typer.Option(help="Number of training crops for the activation ranges.")] = 256,
+    split: Annotated[str, typer.Option(help="Rows that both files are evaluated on.")] = "val",
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="7-bit weights, for x86 processors without VNNI.")
     ] = False,
 ) -> None:
-    """Write a smaller form of a model file; prints sizes and errors before and after."""
+    """Write a smaller model file; print size and error before and after."""
     from agelens.export.quantise import compress
 
     done = compress(model, data, out, form=form.value, images=images, split=split, reduce_range=reduce_range)

@@ -27,9 +27,9 @@ def audit(
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every finding to this CSV file.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read; default one a processor.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading threads. [default: one per processor]")] = None,
 ) -> None:
-    """Find what is wrong with labelled images.
+    """Report faults of labelled images.
 
     Unreadable files, impossible ages, copies, copies with different ages, people on both sides of a split.
     """
@@ -59,7 +59,7 @@ def audit(
             json.dump(found.to_dict(), handle, indent=2)
 
 
-@command("what is finished is kept: run again to go on", extra="report")
+@command("finished images are kept: run the command again to continue", extra="report")
 def prepare(
     source: Annotated[str, typer.Argument(help="Manifest, or name of a data set (agelens datasets).")],
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set.")] = None,
@@ -68,13 +68,14 @@ def prepare(
     chips: Annotated[
         bool | None,
         typer.Option(
-            "--chips/--photos", help="Images are cut to a face already; default: as the data set is."
+            "--chips/--photos",
+            help="Images are cut to one face, or whole photos. [default: as the data set declares]",
         ),
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 128,
     geometry: Annotated[
         str,
-        typer.Option(help="Where the face lies in the crop: agelens-v1, or arcface for identity networks."),
+        typer.Option(help="Position of the face in the crop: agelens-v1, or arcface for identity networks."),
     ] = "agelens-v1",
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
@@ -86,7 +87,7 @@ def prepare(
 ) -> None:
     """Detect, align and crop the faces of a manifest, and write a manifest of the crops.
 
-    Run again after an interruption, it goes on where it stopped.
+    Run again after an interruption, it continues where it stopped.
     """
     from agelens.apps.progress import progress_bar
     from agelens.data.adapt import read_dataset
@@ -139,7 +140,7 @@ def join(
         list[Path] | None,
         typer.Option(help="Manifest whose test images must not be in the union. May be repeated."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read; default one a processor.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading threads. [default: one per processor]")] = None,
 ) -> None:
     """Join prepared data sets into one manifest, without copies and without another set's test images."""
     from agelens.apps.progress import progress_bar
@@ -157,7 +158,7 @@ def join(
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """Key and value of ``key=value``; a value that is no TOML is text."""
+    """Split ``key=value``; a value that is not TOML is text."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"--set must read key=value (value: {text!r})")
@@ -168,7 +169,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _tell_findings(table: pd.DataFrame, path: Path) -> None:
-    """Say what an adapter could not use, and write all of it to a file."""
+    """Print a summary of an adapter's findings, and write all of them to a file."""
     findings = table.attrs.pop("problems", [])
     if not findings:
         return
@@ -186,10 +187,10 @@ def _tell_findings(table: pd.DataFrame, path: Path) -> None:
 @command("")
 def datasets(
     name: Annotated[
-        str | None, typer.Argument(help="One of them: where to get it, how to lay it out.")
+        str | None, typer.Argument(help="A data set to describe: owner, terms, expected layout.")
     ] = None,
 ) -> None:
-    """List the data sets that audit and prepare read, or tell how to get and lay out one."""
+    """List the data sets that audit and prepare read, or describe one."""
     from agelens.data.datasets import DATASETS, dataset_guide, dataset_settings
     from agelens.plugins import available
 

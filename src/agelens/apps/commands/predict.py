@@ -21,7 +21,7 @@ __all__ = ["models", "predict"]
 
 
 class Format(StrEnum):
-    """How predictions are printed."""
+    """Formats of printed predictions."""
 
     table = "table"
     json = "json"
@@ -33,9 +33,19 @@ def predict(
     paths: Annotated[
         list[str], typer.Argument(help="Photos, folders (with all below them), patterns, or - for stdin.")
     ],
-    crops: Annotated[bool, typer.Option("--crops", help="The images are face chips.")] = False,
+    crops: Annotated[
+        bool,
+        typer.Option(
+            "--crops",
+            help="Each image is cut to one face (a chip); a usual layout if none is detected.",
+        ),
+    ] = False,
     aligned: Annotated[
-        bool, typer.Option("--aligned", help="The images are crops in the model's geometry.")
+        bool,
+        typer.Option(
+            "--aligned",
+            help="Each image is a crop of prepare, in the model's geometry: only the network runs.",
+        ),
     ] = False,
     format: Annotated[  # noqa: A002
         Format | None, typer.Option(help="Default: what --out ends in, else table.")
@@ -64,7 +74,7 @@ def predict(
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
-    chosen = format or _format_of(out)
+    selected = format or _format_of(out)
     sources: list[Source] = []
     for path in paths:
         sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path])
@@ -85,7 +95,7 @@ def predict(
             yield photo
 
     photos = count(estimator.estimate_many(_shown(sources), crops=crops, aligned=aligned))
-    write = {Format.csv: write_csv, Format.json: write_json, Format.table: _write_table}[chosen]
+    write = {Format.csv: write_csv, Format.json: write_json, Format.table: _write_table}[selected]
     with output(out) as handle:
         write(photos, handle, level=level, threshold=threshold)
     if failed:
@@ -93,16 +103,16 @@ def predict(
 
 
 def _format_of(out: Path | None) -> Format:
-    """The format that a file's name asks for."""
+    """Format of a file by its suffix."""
     formats = {".csv": Format.csv, ".json": Format.json, ".txt": Format.table, "": Format.table}
     suffix = "" if out is None else out.suffix.lower()
     if suffix not in formats:
-        raise InputError(f"--out {out}: the name tells no format; give --format table, json or csv")
+        raise InputError(f"--out {out}: the suffix is no known format; add --format table, json or csv")
     return formats[suffix]
 
 
 def _shown(sources: list[Source]) -> Iterator[Source]:
-    """Pass images on, with a progress bar if there are several."""
+    """Yield the images, with a progress bar if there are several."""
     if len(sources) < 2 or not sys.stderr.isatty():
         yield from sources
         return
@@ -130,7 +140,7 @@ def _write_table(photos: Iterable[Photo], out: TextIO, *, level: float, threshol
 
 @command("")
 def models() -> None:
-    """List the shipped models: what they are for, and who may use them."""
+    """List the shipped models with their use and their terms."""
     from agelens.inference.shipped_models import list_models, model_path
 
     for name, model in list_models().items():

@@ -20,10 +20,10 @@ _LOOPBACK = ("127.", "::1", "localhost")
 
 @command("the service has stopped", extra="serve")
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine need another.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 selects a free port.")] = 8000,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Shipped model or model file to offer; repeat for several, the default first."),
@@ -31,29 +31,34 @@ def serve(
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that compute. [default: the cores]")
+        int | None, typer.Option(min=1, help="Computing threads. [default: one per core]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most crops the age network sees at once.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Maximum number of crops in one batch of the age network.")
+    ] = 32,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token to ask for; or AGELENS_TOKEN.")
+        Path | None, typer.Option(help="File with the bearer token that callers must send; or AGELENS_TOKEN.")
     ] = None,
     cors: Annotated[
-        list[str] | None, typer.Option(help="Origin of another site whose pages may call; repeat, * = all.")
+        list[str] | None,
+        typer.Option(help="Origin of another site whose pages may call; may be repeated; * for all."),
     ] = None,
     page: Annotated[bool, typer.Option(help="Show the page at /.")] = True,
-    max_body: Annotated[float, typer.Option(help="Largest body of a call, in MB.")] = 16,
+    max_body: Annotated[float, typer.Option(help="Maximum size of a request body, in MB.")] = 16,
     max_pixels: Annotated[int, typer.Option(help="Larger images are refused before decoding.")] = 50_000_000,
-    max_images: Annotated[int, typer.Option(help="Most images of a call.")] = 16,
-    max_faces: Annotated[int, typer.Option(help="Most faces of an image, the largest first.")] = 100,
-    max_requests: Annotated[int, typer.Option(help="Most calls at once.")] = 128,
-    queue: Annotated[int, typer.Option(help="Most images that wait; more are answered 503.")] = 256,
+    max_images: Annotated[int, typer.Option(help="Maximum number of images per call.")] = 16,
+    max_faces: Annotated[
+        int, typer.Option(help="Maximum number of faces per image, the largest first.")
+    ] = 100,
+    max_requests: Annotated[int, typer.Option(help="Maximum number of concurrent calls.")] = 128,
+    queue: Annotated[int, typer.Option(help="Maximum number of waiting images; further ones get 503.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds from the upload's end to the answer.")] = 30,
     upload_timeout: Annotated[float, typer.Option(help="Seconds for a whole upload.")] = 60,
-    silence: Annotated[float, typer.Option(help="Longest pause of a sender, in seconds.")] = 10,
+    silence: Annotated[float, typer.Option(help="Maximum pause of a sender, in seconds.")] = 10,
 ) -> None:
-    """Serve estimates over HTTP, and a page to try them.
+    """Serve estimates over HTTP, with a page to try them.
 
-    Logs are JSON lines on stderr, without image content. Ctrl-C or SIGTERM finishes what was accepted.
+    Logs are JSON lines on stderr, without image content. Ctrl-C or SIGTERM completes accepted calls first.
     """
     from agelens.serve.settings import Limits, ServeSettings
 
@@ -93,14 +98,14 @@ def serve(
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_token(file: Path | None) -> str | None:
-    """Read the token; never from an option, which every user of the machine can see."""
+    """Read the token from a file or the environment, never from an option that every user can see."""
     if file is None:
         return os.environ.get("AGELENS_TOKEN") or None
     try:

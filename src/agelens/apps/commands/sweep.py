@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 
-@command("run the command again to go on", extra="train")
+@command("run the command again to continue", extra="train")
 def sweep(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
     data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
@@ -34,17 +34,18 @@ def sweep(
             "--one-at-a-time", help="Vary one setting, the others as the recipe has them (LRN Table 9)."
         ),
     ] = False,
-    split: Annotated[str, typer.Option(help="Rows that the figures are of.")] = "val",
+    split: Annotated[str, typer.Option(help="Rows that are evaluated.")] = "val",
     start: Annotated[Path | None, typer.Option(help="Finished run to start from (pre-training).")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value in all runs: train.epochs=3.")
     ] = None,
     stages: Annotated[
-        bool, typer.Option("--stages", help="Print every stage and head, not only what the last one answers.")
+        bool,
+        typer.Option("--stages", help="Print every stage and head, not only the estimate of the last stage."),
     ] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
-    """Train a recipe over a grid of settings and seeds; run again after a kill, it goes on.
+    """Train a recipe over a grid of settings and seeds; run again after an interruption, it continues.
 
     Figures are means and standard deviations over seeds.
     """

@@ -13,19 +13,19 @@ from agelens.errors import InputError
 __all__ = ["export", "generations", "ladder", "tradeoff", "train", "verify"]
 
 
-@command("run the command again with --resume to go on", extra="train")
+@command("run the command again with --resume to continue", extra="train")
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
     data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     start: Annotated[
         Path | None,
         typer.Option(help="Pre-trained weights: a finished run, or a safetensors file of a backbone."),
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="What the best epoch and stage are on the validation split: mae or aar."),
+        typer.Option(help="Criterion of the best epoch and stage on the validation split: mae or aar."),
     ] = None,
     finish: Annotated[
         str | None,
@@ -42,7 +42,7 @@ def train(
     teacher_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of each teacher, in their order; default: equal.")
     ] = None,
-    ranker: Annotated[Path | None, typer.Option(help="Finished run whose ranker gives the hints.")] = None,
+    ranker: Annotated[Path | None, typer.Option(help="Finished run whose ranker provides the hints.")] = None,
     student: Annotated[
         str | None, typer.Option(help="Backbone of the student, e.g. student-strided.")
     ] = None,
@@ -58,11 +58,11 @@ def train(
     from agelens.training.teachers import distillation_settings
 
     options = {"select": select, "finish.name": finish}
-    chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
+    selected = [f"{key}={value}" for key, value in options.items() if value is not None]
     named = distillation_settings(
         [_teacher(name) for name in teacher or ()], teacher_weight or (), ranker, student
     )
-    settings = Recipe.load(recipe, [*(set_ or ()), *chosen, *named])
+    settings = Recipe.load(recipe, [*(set_ or ()), *selected, *named])
     if protocol is not None:
         from agelens.experiments.folds import train_folds
 
@@ -94,7 +94,8 @@ def export(
         str | None, typer.Option(help="Stage to export; default: the best on the validation split.")
     ] = None,
     select: Annotated[
-        str | None, typer.Option(help="What is best: mae or aar; default: as the run was trained.")
+        str | None,
+        typer.Option(help="Criterion of the best stage: mae or aar. [default: as the run was trained]"),
     ] = None,
     regression: Annotated[
         Path | None, typer.Option(help="Run whose regressed age is averaged with this run's distribution.")
@@ -102,7 +103,7 @@ def export(
     mirror: Annotated[
         Path | None,
         typer.Option(
-            help="The run's manifest: the form that sees the face and its mirror image, at twice the time."
+            help="The run's manifest: export the form that also sees the mirror image, at twice the time."
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the recipe's.")] = None,
@@ -118,7 +119,7 @@ def export(
 
 
 def _teacher(name: str) -> str:
-    """The file of a shipped model, or the path itself."""
+    """Path of a shipped model by its name, or the path itself."""
     from agelens.inference.shipped_models import MODELS, model_path
 
     if name in MODELS:
@@ -133,7 +134,7 @@ def _teacher(name: str) -> str:
 def generations(
     runs: Annotated[list[Path], typer.Argument(help="Runs; the first one's first stage is the reference.")],
     data: Annotated[Path, typer.Option(help="Manifest of aligned crops.")],
-    split: Annotated[str, typer.Option(help="Rows to judge on.")] = "test",
+    split: Annotated[str, typer.Option(help="Rows to evaluate on.")] = "test",
 ) -> None:
     """Compare all stages of runs, head by head, with paired intervals (LRN Tables 7 and 8)."""
     from agelens.experiments.generations import generation_table
@@ -148,7 +149,7 @@ def generations(
     print_table(header, lines)
 
 
-@command("run the command again to go on", extra="train")
+@command("run the command again to continue", extra="train")
 def ladder(
     recipe: Annotated[str, typer.Argument(help="Recipe that offers tricks, such as lae-baseline-s.")],
     data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
@@ -160,7 +161,7 @@ def ladder(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value in every run: train.epochs=3.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Rows to judge on.")] = "val",
+    split: Annotated[str, typer.Option(help="Rows to evaluate on.")] = "val",
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
     """Train a baseline, each trick alone on it, all of them, and the balanced stage (LAE Table 2)."""
@@ -191,9 +192,9 @@ def ladder(
 @command("nothing was written", extra="train")
 def tradeoff(
     run: Annotated[Path, typer.Argument(help="Run with a balanced stage.")],
-    out: Annotated[Path | None, typer.Option(help="Draw it to this file (.svg, .png, .pdf).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plot to this file (.svg, .png, .pdf).")] = None,
 ) -> None:
-    """Show what the balanced stage trades, epoch by epoch: MAE against the deviation of the groups' MAE."""
+    """Show the trade-off of the balanced stage by epoch: MAE against the deviation of the groups' MAE."""
     from agelens.experiments.tradeoff import plot_tradeoff
     from agelens.experiments.tradeoff import tradeoff as points_of
     from agelens.training.run import Run
@@ -219,11 +220,11 @@ def verify(
     ],
     data: Annotated[Path, typer.Option(help="Manifest of aligned crops with the column subject.")],
     backbone: Annotated[str, typer.Option(help="Name of the backbone in a bare file.")] = "mobilefacenet",
-    split: Annotated[str, typer.Option(help="Rows to judge on; all for every row.")] = "val",
+    split: Annotated[str, typer.Option(help="Rows to evaluate on; all for every row.")] = "val",
     size: Annotated[int, typer.Option(min=32, help="Side of the network's input, pixels.")] = 112,
     folds: Annotated[int, typer.Option(min=2, help="Parts the people are divided into.")] = 10,
 ) -> None:
-    """Tell pairs of one person from pairs of two, with thresholds fitted on other people."""
+    """Verify identity on pairs of faces, with thresholds fitted on other people."""
     from agelens.experiments.verify import verify_weights
 
     found = verify_weights(weights, data, backbone=backbone, split=split, size=size, folds=folds)
