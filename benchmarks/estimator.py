@@ -23,7 +23,8 @@ import onnxruntime
 from PIL import Image
 
 from agelens import AgeEstimator
-from agelens.faces.image import find_images, read_image
+from agelens.faces.image import read_image
+from agelens.faces.image_files import find_images
 from agelens.inference.shipped_models import model_path
 
 

@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agelens.faces.image import find_images, read_image
+from agelens.faces.image import read_image
+from agelens.faces.image_files import find_images
 
 SIZE = (640, 480)
 

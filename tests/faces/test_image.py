@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from agelens.errors import ImageTooLargeError, InputError, UnreadableImageError
-from agelens.faces.image import MAX_PIXELS, check_channels, find_images, read_image
+from agelens.faces.image import MAX_PIXELS, check_channels, load_image, read_image
+from agelens.faces.image_files import find_images
 
 
 @pytest.fixture(scope="module")
@@ -432,54 +434,127 @@ def test_a_pipe(picture):
         np.testing.assert_array_equal(read_image(handle), picture)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in (
-        "b.jpg",
-        "a.PNG",
-        "notes.txt",
-        ".hidden.jpg",
-        "deep/er/c.webp",
-        "deep/d.tiff",
-        "empty/readme",
+# --- files that are readable with care
+
+
+def photo_like(width=160, height=120):
+    """A smooth picture with some noise, so that its JPEG has data in every block."""
+    random = np.random.default_rng(3)
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([x, y, x + y], axis=2) * (200 / (width + height))
+    return np.clip(smooth + random.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_jpeg_without_its_end_marker_is_read_with_a_remark(progressive, missing):
+    content = encoded(Image.fromarray(photo_like()), "JPEG", quality=90, progressive=progressive)
+    whole = load_image(content)
+    assert whole.remarks == ()
+    ended = load_image(content[:-missing])
+    np.testing.assert_array_equal(ended.pixels, whole.pixels)
+    assert ended.remarks == ("the file lacks its end; the last rows may be damaged",)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_jpeg_that_lacks_more_than_its_end_is_damaged(kept):
+    content = encoded(Image.fromarray(photo_like()), "JPEG", quality=90)
+    with pytest.raises(UnreadableImageError, match="is damaged: image file is truncated"):
+        load_image(content[: int(kept * len(content))])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(photo_like(400, 200)), "JPEG", quality=95, exif=exif)
+    full = read_image(content)
+    reduced = load_image(content, reduce_above=20_000)
+    assert full.shape[:2] == reduced.full_size[::-1] == ((200, 400) if orientation == 1 else (400, 200))
+    assert reduced.pixels.shape[:2] == tuple(side // 2 for side in full.shape[:2])
+    halved = np.asarray(Image.fromarray(full).reduce(2)).astype(int)
+    assert np.abs(halved - reduced.pixels).mean() < 3
+    assert load_image(content, reduce_above=80_000).pixels.shape == full.shape
+    png_of_it = encoded(Image.fromarray(full), "PNG")
+    assert load_image(png_of_it, reduce_above=20_000).pixels.shape == full.shape
+
+
+def linear_profile():
+    """A matrix profile of sRGB's primaries with linear light, so that the conversion is easily told."""
+    from PIL import ImageCms
+
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for number in range(int.from_bytes(profile[128:132], "big")):
+        entry = 132 + 12 * number
+        name, start = profile[entry : entry + 4], int.from_bytes(profile[entry + 4 : entry + 8], "big")
+        size = int.from_bytes(profile[entry + 8 : entry + 12], "big")
+        if name.endswith(b"TRC"):
+            profile[start : start + 12] = b"curv" + bytes(8)  # no points: linear
+        if name == b"desc":
+            profile[start : start + size] = profile[start : start + size].replace(
+                "sRGB".encode("utf-16-be"), "line".encode("utf-16-be")
+            )
+    return bytes(profile)
+
+
+@pytest.mark.parametrize(("mode", "file_format"), [("RGB", "PNG"), ("RGBA", "PNG"), ("RGB", "TIFF")])
+def test_colours_of_a_profile_become_srgb(mode, file_format):
+    image = Image.new(mode, (3, 2), (55, 55, 55) if mode == "RGB" else (55, 55, 55, 255))
+    read = read_image(encoded(image, file_format, icc_profile=linear_profile()))
+    expected = 255 * (1.055 * (55 / 255) ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    assert np.abs(read - expected).max() <= 1.5
+
+
+def test_profiles_of_srgb_and_damaged_ones_change_nothing(picture):
+    from PIL import ImageCms
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"damaged", linear_profile()[:300]):
+        content = encoded(Image.fromarray(picture), "PNG", icc_profile=profile)
+        np.testing.assert_array_equal(read_image(content), picture)
+    grey = encoded(Image.fromarray(picture[..., 0]), "PNG", icc_profile=linear_profile())
+    np.testing.assert_array_equal(read_image(grey)[..., 0], picture[..., 0])
+
+
+def test_avif(picture):
+    if not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    image = read_image(encoded(Image.fromarray(picture), "AVIF", quality=95))
+    assert np.abs(image.astype(int) - picture).mean() < 4
+
+
+def test_avif_without_its_decoder(picture, monkeypatch):
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(
+        UnreadableImageError, match="is an AVIF image, which this build of Pillow does not read"
     ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return tmp_path
+        read_image(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
 
 
-def names(folder, *paths):
-    return [path.relative_to(folder).as_posix() for path in find_images([folder / path for path in paths])]
+def test_heic(picture):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs the extra heic")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(picture).resize((128, 96))).save(buffer, quality=95)
+    image = read_image(buffer.getvalue())
+    assert np.abs(image.astype(int) - np.asarray(Image.fromarray(picture).resize((128, 96)))).mean() < 8
 
 
-def test_folders_are_searched_in_order(folder):
-    assert names(folder, "") == ["a.PNG", "b.jpg", "deep/d.tiff", "deep/er/c.webp"]
-
-
-def test_files_are_passed_on_whatever_their_name(folder):
-    assert names(folder, "notes.txt", "gone.jpg", "b.jpg", "a.jpg") == [
-        "notes.txt",
-        "gone.jpg",
-        "b.jpg",
-        "a.jpg",
-    ]
-
-
-def test_patterns(folder):
-    assert names(folder, "*.jpg") == ["b.jpg"]
-    assert names(folder, "d*") == ["deep/d.tiff", "deep/er/c.webp"]
-    assert names(folder, "**/*.webp", "[ab].*") == ["deep/er/c.webp", "a.PNG", "b.jpg"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern(folder):
-    (folder / "odd[1].jpg").touch()
-    assert names(folder, "odd[1].jpg") == ["odd[1].jpg"]
+def test_heic_without_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UnreadableImageError, match=r"is a HEIC image; .*pip install '\.\[heic\]'"):
+        read_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"), [("empty", "no images in this folder"), ("*.gif", "matches no file")]
+    "address", ["https://example.org/a.jpg", "HTTP://example.org", "data:image/png;base64,AA"]
 )
-def test_nothing_found(folder, path, reason):
-    with pytest.raises(InputError, match=reason):
-        names(folder, path)
+def test_addresses_are_refused_with_a_way(address):
+    with pytest.raises(UnreadableImageError, match=r"is an address, .* curl -s ADDRESS \| agelens predict -"):
+        read_image(address)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no device that never ends")
+@pytest.mark.timeout(20)
+def test_a_device_is_refused():
+    with pytest.raises(UnreadableImageError, match="/dev/zero: is a device, not an image"):
+        read_image("/dev/zero")

@@ -82,6 +82,7 @@ def crop_faces(
     *,
     most: int | None = None,
     box: Box | None = None,
+    full_size: tuple[int, int] | None = None,
 ) -> CroppedImage:
     """Cut the faces out of an image.
 
@@ -93,12 +94,16 @@ def crop_faces(
         most: Largest number of faces of a photo, the largest first; None for all.
         box: ``(x1, y1, x2, y2)`` in pixels of a photo: only the face that overlaps it most is cropped, and
             none if none does.
+        full_size: ``(width, height)`` of the image in its file, if it was reduced while it was read: the
+            faces of the crops are in its pixels.
     Returns:
         The crops.
     Raises:
         InputError: An aligned image is not square.
         ValueError: ``image`` has another shape or type, or a detector is missing.
     """
+    if full_size is not None and full_size != (image.shape[1], image.shape[0]):
+        return _enlarged(crop_faces(image, kind, detector, geometry, most=most, box=box), full_size)
     if kind is ImageKind.ALIGNED:
         return CroppedImage((_resized(image, geometry.size),))
     if detector is None:
@@ -111,6 +116,16 @@ def crop_faces(
         faces = sorted(faces, key=lambda face: _overlap(face.box, box), reverse=True)[:1]
     crops = tuple(_crop(align_detected(image, face, geometry), image) for face in faces[:most])
     return CroppedImage(crops, len(faces) - len(crops))
+
+
+def _enlarged(cropped: CroppedImage, full_size: tuple[int, int]) -> CroppedImage:
+    """The crops with their faces in pixels of the full image."""
+    crops = []
+    for crop in cropped.crops:
+        factors = full_size[0] / crop.image_size[0], full_size[1] / crop.image_size[1]
+        face = None if crop.face is None else crop.face.scaled(*factors)
+        crops.append(crop._replace(face=face, image_size=full_size))
+    return cropped._replace(crops=tuple(crops))
 
 
 def _crop(aligned: AlignedFace, image: NDArray[np.uint8]) -> Crop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,16 @@ class DetectedFace:
     def height(self) -> float:
         """Height of the box in pixels."""
         return self.box[3] - self.box[1]
+
+    def scaled(self, x: float, y: float) -> DetectedFace:
+        """Scale the face to an image that is ``x`` times as wide and ``y`` times as high."""
+        x1, y1, x2, y2 = self.box
+        return replace(
+            self,
+            box=(x1 * x, y1 * y, x2 * x, y2 * y),
+            landmarks=None if self.landmarks is None else self.landmarks * (x, y),
+            eyes=None if self.eyes is None else self.eyes * (x, y),
+        )
 
     def box_inside(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Clip the box to an image of ``width`` x ``height`` pixels."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import os
+import re
+import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-from agelens.errors import ImageError, ImageTooLargeError, InputError, UnreadableImageError
+from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
 from agelens.faces.decoding_cost import refusal
 from agelens.faces.pixels import rgb_pixels
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "Channels", "Source", "check_channels", "find_images", "read_image"]
+__all__ = ["MAX_PIXELS", "Channels", "LoadedImage", "Source", "check_channels", "load_image", "read_image"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
 """An image in any form that `read_image` takes."""
@@ -30,14 +29,14 @@ Channels = Literal["rgb", "bgr"]
 MAX_PIXELS = 178_956_970
 """Larger images are refused unless the caller says otherwise: half a gigabyte of RGB."""
 
-SUFFIXES = frozenset(
-    {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-)
-"""Endings, in lower case, by which `find_images` knows an image in a folder."""
-
 # Pillow reads more, but each further decoder is one more way in (EPS starts a PostScript interpreter).
 # The common ones come first: Pillow imports all its decoders once it looks for a rarer one.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+_LOST_WITH_END = 0.02  # share of the pixels that a JPEG may lack with its end
+_REDUCED_ABOVE = 50_000_000  # pixels of a JPEG that is halved, or more, while it is decoded
 
 _ORIENTATION = 0x0112
 
@@ -60,22 +59,30 @@ def check_channels(channels: str) -> Channels:
     raise InputError(f"channels are 'rgb' or 'bgr', not {channels!r}")
 
 
+class LoadedImage(NamedTuple):
+    """An image and what reading it changed.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright; may be read-only.
+        full_size: ``(width, height)`` of the upright image in its file; larger than ``pixels`` where a large
+            JPEG was reduced while it was decoded.
+        remarks: Sentences on defects of the file that did not prevent reading it.
+    """
+
+    pixels: NDArray[np.uint8]
+    full_size: tuple[int, int]
+    remarks: tuple[str, ...] = ()
+
+
 def read_image(
     source: Source, *, max_pixels: int = MAX_PIXELS, channels: Channels = "rgb"
 ) -> NDArray[np.uint8]:
-    """Read an image, upright and as 8-bit RGB.
-
-    JPEG, PNG, WebP, BMP, TIFF and GIF. The EXIF orientation is obeyed. Of an animation the first frame is
-    taken. Transparency is laid on white. 16-bit values are divided by 257. Float and 32-bit grey values are
-    taken for 0…1, 0…255 or 0…65535, whichever is the first (floats) that holds them all, else stretched from
-    their minimum to their maximum. Colour profiles are not applied.
+    """Read an image at its full size, upright and as 8-bit RGB: the pixels of `load_image`.
 
     Args:
-        source: A path, the bytes of a file (also bytearray, memoryview), a binary stream, a Pillow image, or
-            an array: (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4), uint8 or uint16, grey, RGB or RGBA.
-        max_pixels: Largest width times height; checked on the header, before anything is decoded.
-        channels: Order of the colours of an array; other images state theirs.
+        source: As in `load_image`.
+        max_pixels: As in `load_image`.
+        channels: As in `load_image`.
     Returns:
         (H, W, 3) uint8 RGB; may be read-only.
     Raises:
@@ -83,23 +90,62 @@ def read_image(
         UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, or no pixels.
         InputError: An object that is no image, or an array of another layout; the message has the wanted one.
     """
+    return load_image(source, max_pixels=max_pixels, channels=channels, reduce_above=max_pixels).pixels
+
+
+def load_image(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = "rgb",
+    reduce_above: int = _REDUCED_ABOVE,
+) -> LoadedImage:
+    """Read an image, upright and as 8-bit RGB.
+
+    JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF (if Pillow was built with it) and HEIC (with pillow-heif). The EXIF
+    orientation is obeyed. Of an animation the first frame is taken. Transparency is laid on white. 16-bit
+    values are divided by 257. Float and 32-bit grey values are taken for 0…1, 0…255 or 0…65535, whichever is
+    the first (floats) that holds them all, else stretched from their minimum to their maximum. Colours of an
+    embedded profile are converted to sRGB. A JPEG that lacks only its end is read, with a remark.
+
+    Args:
+        source: A path, the bytes of a file (also bytearray, memoryview), a binary stream, a Pillow image, or
+            an array: (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4), uint8 or uint16, grey, RGB or RGBA.
+        max_pixels: Largest width times height; checked on the header, before anything is decoded.
+        channels: Order of the colours of an array; other images state theirs.
+        reduce_above: A JPEG of more pixels is reduced by JPEG's own scaling, to a half, a quarter or an
+            eighth of its sides.
+    Returns:
+        The image, its full size, and remarks.
+    Raises:
+        ImageTooLargeError: More than ``max_pixels``.
+        UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, or no pixels.
+        InputError: An object that is no image, or an array of another layout; the message has the wanted one.
+    """
     if isinstance(source, np.ndarray):
-        image = _from_array(source, max_pixels)
-        return image if channels == "rgb" else np.ascontiguousarray(image[:, :, ::-1])
+        array = _from_array(source, max_pixels)
+        return _loaded(array if channels == "rgb" else np.ascontiguousarray(array[:, :, ::-1]))
     if isinstance(source, Image.Image):
-        return _decoded(source, "image", max_pixels)
+        return _loaded(_decoded(source, "image", max_pixels))
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         try:
             with open(name, "rb") as handle:
-                return _from_stream(handle, name, max_pixels)
+                if stat.S_ISCHR(os.fstat(handle.fileno()).st_mode):  # /dev/zero never ends
+                    raise UnreadableImageError(name, "is a device, not an image")
+                return _from_stream(handle, name, max_pixels, reduce_above)
         except (OSError, ValueError) as error:
-            raise UnreadableImageError(name, _reason(Path(name), error)) from error
+            raise UnreadableImageError(name, _reason(name, error)) from error
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
     if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
         raise InputError(f"{_form(source)}; an image is {_FORMS}")
-    return _from_stream(source, "image", max_pixels)
+    return _from_stream(source, "image", max_pixels, reduce_above)
+
+
+def _loaded(pixels: NDArray[np.uint8]) -> LoadedImage:
+    return LoadedImage(pixels, (pixels.shape[1], pixels.shape[0]))
 
 
 def _form(thing: object) -> str:
@@ -113,20 +159,22 @@ def _form(thing: object) -> str:
     return f"{shown}: give its pixels as a NumPy array" if shape is not None else shown
 
 
-def _reason(path: Path, error: OSError | ValueError) -> str:
+def _reason(name: str, error: OSError | ValueError) -> str:
     """Why a path cannot be opened."""
     if isinstance(error, ValueError):  # a name with a zero byte
         return f"cannot be read: {error}"
+    if re.match(r"(https?|ftps?|data):", name, flags=re.IGNORECASE):
+        return "is an address, and agelens opens no connection: curl -s ADDRESS | agelens predict -"
     if isinstance(error, IsADirectoryError):
         return "is a folder, not an image"
-    if isinstance(error, FileNotFoundError) and path.is_symlink():
+    if isinstance(error, FileNotFoundError) and os.path.islink(name):
         return "is a symbolic link to a file that is missing"
     return {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}.get(
         type(error), f"cannot be read: {error.strerror or error}"
     )
 
 
-def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int) -> LoadedImage:
     seekable = getattr(stream, "seekable", None)
     if seekable is not None and seekable() and stream.tell() == 0:
         handle = stream
@@ -135,26 +183,94 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uin
         if not isinstance(content, bytes):
             raise InputError(f"{_form(stream)} that reads {type(content).__name__}; an image is {_FORMS}")
         handle = io.BytesIO(content)
-    if not handle.read(1):
+    if not (head := handle.read(64)):
         raise UnreadableImageError(name, "is empty")
+    handle.seek(0)
+    with _opened(handle, name, _formats(head, name)) as picture:
+        full_size = picture.size
+        _check_size(*full_size, name, max_pixels)
+        if (too_costly := refusal(picture, handle)) is not None:
+            raise UnreadableImageError(name, too_costly)
+        _reduce(picture, reduce_above)
+        remarks: tuple[str, ...] = ()
+        try:
+            pixels = _decoded(picture, name, max_pixels)
+        except UnreadableImageError:
+            if picture.format != "JPEG" or (ended := _with_end(handle, full_size)) is None:
+                raise
+            pixels, remarks = ended, ("the file lacks its end; the last rows may be damaged",)
+        turned = _orientation(picture) > 4
+    return LoadedImage(pixels, full_size[::-1] if turned else full_size, remarks)
+
+
+def _opened(handle: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Image:
+    """Open an image; nothing is decoded yet."""
     try:
         # Pillow's own limit is one global number; ours is checked below. Its warnings are about details.
         with _opening, warnings.catch_warnings(action="ignore"):
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                picture = Image.open(handle, formats=_FORMATS)
+                return Image.open(handle, formats=formats)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except UnidentifiedImageError as error:
-        reason = "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF)"
+        reason = "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
         raise UnreadableImageError(name, reason) from error
     except Exception as error:  # decoders meet damaged files with errors of every kind
         raise UnreadableImageError(name, f"is damaged: {error}") from error
-    with picture:
-        _check_size(picture.width, picture.height, name, max_pixels)
-        if (too_costly := refusal(picture, handle)) is not None:
-            raise UnreadableImageError(name, too_costly)
-        return _decoded(picture, name, max_pixels)
+
+
+def _formats(head: bytes, name: str) -> tuple[str, ...]:
+    """Formats to try on a file that begins with ``head``: AVIF and HEIC state theirs (ISO 14496-12, 4.3)."""
+    if head[4:8] != b"ftyp":
+        return _FORMATS
+    length = int.from_bytes(head[:4], "big")
+    brands = {head[start : start + 4] for start in range(8, min(length, len(head)), 4)}
+    if brands & _AVIF_BRANDS:
+        if not features.check("avif"):
+            raise UnreadableImageError(name, "is an AVIF image, which this build of Pillow does not read")
+        return ("AVIF",)
+    if brands & _HEIC_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError as error:
+            hint = MissingExtraError("pillow-heif", "heic")
+            raise UnreadableImageError(name, f"is a HEIC image; {hint}") from error
+        pillow_heif.register_heif_opener()
+        return ("HEIF",)
+    return _FORMATS
+
+
+def _reduce(picture: Image.Image, above: int) -> None:
+    """Let JPEG's own scaling halve a large picture until it has at most ``above`` pixels."""
+    factor = 1
+    while picture.width * picture.height > above * factor**2 and factor < 8:
+        factor *= 2
+    if factor > 1 and picture.format in {"JPEG", "MPO"}:
+        picture.draft(picture.mode, (picture.width // factor, picture.height // factor))
+
+
+def _with_end(handle: BinaryIO, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """The pixels of a JPEG that lacks no more than its end; None if it lacks more.
+
+    An end is added, once bare and once after noise: what both decode alike was in the file.
+    """
+    handle.seek(0)
+    content = handle.read()
+    noise = bytes(range(1, 255)) * 16
+    try:
+        pictures = [
+            rgb_pixels(picture, _orientation(picture))
+            for end in (b"\xff\xd9", noise + b"\xff\xd9")
+            for picture in [_opened(io.BytesIO(content + end), "image", ("JPEG",))]
+            if picture.size == size
+        ]
+    except Exception:  # not readable with an end either
+        return None
+    if len(pictures) < 2:
+        return None
+    differing = np.any(pictures[0] != pictures[1], axis=2)
+    return pictures[0] if differing.mean() <= _LOST_WITH_END else None
 
 
 def _decoded(picture: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
@@ -207,49 +323,3 @@ def _hint(array: NDArray[Any]) -> str:
     if array.dtype.kind == "f":
         return ": scale it to 0…255 and convert it with astype('uint8')"
     return ""
-
-
-def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Find the images that paths, folders and patterns name.
-
-    A folder stands for the images in it and below it, in the order of their paths, known by their ending
-    (`SUFFIXES`); hidden files are left out. A path with ``*``, ``?`` or ``[`` that does not exist is a
-    pattern (``**`` = any folders), whose matches follow in order. Any other path is passed on as it is,
-    there or not: reading it will tell.
-
-    Args:
-        paths: What the user named.
-    Yields:
-        Image files.
-    Raises:
-        InputError: A folder without images, one that cannot be listed, or a pattern that matches nothing.
-    """
-    for path in paths:
-        if os.path.isdir(path):
-            yield from _images_in(Path(path))
-        elif not os.path.lexists(path) and glob.has_magic(str(path)):
-            matches = sorted(glob.glob(str(path), recursive=True))
-            if not matches:
-                raise InputError(f"{path}: matches no file")
-            for match in matches:
-                if not os.path.isdir(match):
-                    yield Path(match)
-                elif "**" not in str(path):  # which has found the files of every folder itself
-                    yield from _images_in(Path(match))
-        else:
-            yield Path(path)
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot list the folder: {error.strerror}") from error
-
-    found = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=stop)
-        for name in names
-        if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-    )
-    if not found:
-        raise InputError(f"{folder}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-    yield from found

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agelens.faces.colour import to_srgb
+
 __all__ = ["rgb_pixels"]
 
 _STRIP = 2**20  # pixels that are converted at once
@@ -20,9 +22,9 @@ _TRANSLUCENT = {"LA", "La", "PA", "RGBA", "RGBa"}
 def rgb_pixels(picture: Image.Image, orientation: int = 1) -> NDArray[np.uint8]:
     """Bring a decoded picture of any mode to 8-bit RGB, upright.
 
-    Transparency is laid on white. 16-bit values are divided by 257. Float and 32-bit grey values are taken
-    for 0…1, 0…255 or 0…65535, whichever is the first (floats) that holds them all, else stretched from their
-    minimum to their maximum.
+    Colours of an embedded profile are converted to sRGB. Transparency is laid on white. 16-bit values are
+    divided by 257. Float and 32-bit grey values are taken for 0…1, 0…255 or 0…65535, whichever is the first
+    (floats) that holds them all, else stretched from their minimum to their maximum.
 
     Args:
         picture: The picture; ``format`` tells whether it came from a PNG file.
@@ -74,9 +76,20 @@ def _converter(picture: Image.Image) -> Callable[[Image.Image], NDArray[np.uint8
         # Before version 11, Pillow opens 16-bit PNG files in its 32-bit mode.
         low, factor = (0.0, 1 / 257) if picture.format == "PNG" else _range(picture)
         return lambda strip: _grey((_finite(strip) - low) * factor)
+    coloured = to_srgb(picture)
+    if coloured is None or "transparency" in picture.info:
+        coloured = _unchanged
     if picture.mode in _TRANSLUCENT or "transparency" in picture.info:
-        return _on_white
-    return lambda strip: np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+        return lambda strip: _on_white(coloured(strip))
+    return lambda strip: _opaque(coloured(strip))
+
+
+def _unchanged(strip: Image.Image) -> Image.Image:
+    return strip
+
+
+def _opaque(strip: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
 
 
 def _on_white(strip: Image.Image) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
-from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, read_image
+from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, load_image
 from agelens.inference.face import Face, Photo
 from agelens.inference.shipped_models import ReopenableModel
 from agelens.inference.waiting import WaitingPhoto, WaitingPhotos
@@ -115,10 +115,11 @@ class AgeEstimator:
         detector = None if kind is ImageKind.ALIGNED else self.detector
         for source in sources:
             try:
-                image = read_image(source, max_pixels=self._max_pixels, channels=channels)
-                waiting.add(WaitingPhoto(source, crop_faces(image, kind, detector, self.geometry), None))
+                image = load_image(source, max_pixels=self._max_pixels, channels=channels)
+                cropped = crop_faces(image.pixels, kind, detector, self.geometry, full_size=image.full_size)
+                waiting.add(WaitingPhoto(source, cropped, image.remarks))
             except AgelensError as error:
-                waiting.add(WaitingPhoto(source, None, error))
+                waiting.add(WaitingPhoto(source, error=error))
             if waiting.full:
                 yield from self._answers(waiting.photos)
                 waiting = WaitingPhotos(self._batch_size)
@@ -127,18 +128,16 @@ class AgeEstimator:
     def _answers(self, photos: list[WaitingPhoto]) -> Iterator[Photo]:
         crops = [crop.pixels for photo in photos if photo.cropped for crop in photo.cropped.crops]
         results = zip(*self.estimate_aligned(np.stack(crops)), strict=True) if crops else iter(())
-        for source, cropped, error in photos:
-            found = cropped.crops if cropped else ()
+        for photo in photos:
+            found = photo.cropped.crops if photo.cropped else ()
             faces = tuple(Face.of_crop(crop, *next(results), self.card) for crop in found)
-            yield Photo(source, faces, error)
+            yield Photo(photo.source, faces, photo.error, photo.remarks)
 
     def estimate_aligned(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network alone.
 
         Returns:
-            (N,) ages in years and (N, K) distributions.
-        Raises:
-            ValueError: ``crops`` has another shape or type.
+            (N,) ages in years and (N, K) distributions. Another shape or type is a ValueError.
         """
         size, batch = self.geometry.size, self._batch_size
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):

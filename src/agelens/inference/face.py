@@ -156,8 +156,10 @@ class Photo:
         source: The photo as it was given.
         faces: Its faces, the largest first.
         error: Why it could not be used; None if it could.
+        remarks: Sentences on defects of its file that did not prevent reading it.
     """
 
     source: str | Path | bytes | object
     faces: tuple[Face, ...]
     error: AgelensError | None = None
+    remarks: tuple[str, ...] = ()

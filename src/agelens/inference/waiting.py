@@ -24,12 +24,14 @@ class WaitingPhoto(NamedTuple):
     Attributes:
         source: The photo as it was given.
         cropped: Its crops; None if it cannot be used.
+        remarks: Sentences on defects of its file.
         error: Why it cannot be used.
     """
 
     source: Source
-    cropped: CroppedImage | None
-    error: AgelensError | None
+    cropped: CroppedImage | None = None
+    remarks: tuple[str, ...] = ()
+    error: AgelensError | None = None
 
 
 class WaitingPhotos:

@@ -54,7 +54,7 @@ def explain(
     from agelens.explanation.explain import face_crops
     from agelens.explanation.model_maps import ModelExplainer
     from agelens.faces.detectors import make_detector
-    from agelens.faces.image import find_images
+    from agelens.faces.image_files import find_images
     from agelens.reports.explanation import write_explanation
 
     if crops and aligned:

@@ -68,7 +68,8 @@ def predict(
     An image that cannot be used is a row with its error, and the exit code is 1 at the end.
     """
     from agelens.faces.detectors import make_detector
-    from agelens.faces.image import MAX_PIXELS, find_images
+    from agelens.faces.image import MAX_PIXELS
+    from agelens.faces.image_files import find_images
     from agelens.inference.estimator import AgeEstimator
     from agelens.inference.writers import write_csv, write_json
 

@@ -1,0 +1,123 @@
+"""Image files that paths, folders and patterns name, and the files that are passed over."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from agelens.errors import InputError
+
+__all__ = ["SUFFIXES", "PassedOver", "find_images"]
+
+SUFFIXES = frozenset(
+    {
+        *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+        *(".mpo", ".png", ".tif", ".tiff", ".webp"),
+    }
+)
+"""Endings, in lower case, by which `find_images` knows an image in a folder."""
+
+_SYNOLOGY = "@eadir"  # thumbnails and metadata of a network drive
+
+
+class PassedOver(NamedTuple):
+    """A file or folder that `find_images` passed over.
+
+    Attributes:
+        path: The file or folder.
+        reason: Why, to follow the path in a message.
+        failed: Whether the user should expect images there: an unreadable or empty folder.
+    """
+
+    path: Path
+    reason: str
+    failed: bool
+
+
+def find_images(
+    paths: Iterable[str | Path], passed_over: Callable[[PassedOver], None] | None = None
+) -> Iterator[Path]:
+    """Find the images that paths, folders and patterns name.
+
+    A folder stands for the regular files in it and below it, in the order of their paths, known by their
+    ending (`SUFFIXES`). Linked folders are followed, each folder once. Hidden files and folders and the
+    thumbnails in ``@eaDir`` are left out. A path with ``*``, ``?`` or ``[`` that does not exist is a pattern
+    (``**`` = any folders), whose matches follow in order. Any other path is passed on as it is, there or not:
+    reading it will tell.
+
+    Args:
+        paths: Arguments of the user.
+        passed_over: Called for every file of another ending, for what is no regular file, and for folders
+            that cannot be listed or have no images; without it, the latter two raise.
+    Yields:
+        Image files.
+    Raises:
+        InputError: A pattern that matches nothing; without ``passed_over`` also a folder without images, or
+            one that cannot be listed.
+    """
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _images_in(Path(path), passed_over)
+        elif not os.path.lexists(path) and glob.has_magic(str(path)):
+            matches = sorted(glob.glob(str(path), recursive=True))
+            if not matches:
+                raise InputError(f"{path}: matches no file")
+            for match in matches:
+                if not os.path.isdir(match):
+                    yield Path(match)
+                elif "**" not in str(path):  # which has found the files of every folder itself
+                    yield from _images_in(Path(match), passed_over)
+        else:
+            yield Path(path)
+
+
+def _images_in(folder: Path, passed_over: Callable[[PassedOver], None] | None) -> Iterator[Path]:
+    def report(path: Path, reason: str, failed: bool) -> None:
+        if passed_over is not None:
+            passed_over(PassedOver(path, reason, failed))
+        elif failed:
+            raise InputError(f"{path}: {reason}")
+
+    found = failed = False
+    for entry in _entries(folder, set()):
+        if isinstance(entry, PassedOver):
+            failed |= entry.failed
+            report(*entry)
+        else:
+            found = True
+            yield entry
+    if not found and not failed:
+        report(folder, f"no images in this folder ({', '.join(sorted(SUFFIXES))})", True)
+
+
+def _entries(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path | PassedOver]:
+    """The images of a folder, and what is passed over, in the order of their paths."""
+    try:
+        place = folder.stat()
+        if (place.st_dev, place.st_ino) in entered:
+            return  # a link back to a folder that was searched
+        entered.add((place.st_dev, place.st_ino))
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        yield PassedOver(folder, f"cannot list the folder: {error.strerror}", True)
+        return
+    for name in names:
+        if name.startswith(".") or name.lower() == _SYNOLOGY:
+            continue
+        path = folder / name
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a broken link, for one
+            mode = stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            yield from _entries(path, entered)
+        elif os.path.splitext(name)[1].lower() not in SUFFIXES:
+            yield PassedOver(path, "is not known as an image by its ending", False)
+        elif not stat.S_ISREG(mode):
+            yield PassedOver(path, "is no regular file", True)
+        else:
+            yield path
