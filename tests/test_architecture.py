@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
     {"errors", "files", "cores", "plugins"},
-    {"faces", "losses", "metrics", "calibration", "model_file", "label_distribution"},
+    {"faces", "losses", "objectives", "metrics", "calibration", "model_file", "label_distribution"},
     {"data", "networks"},
     {"training", "inference"},
     {"methods", "export", "evaluation", "explanation", "video"},
@@ -62,7 +62,16 @@ LIGHT = {
 # What a room may import while it is imported itself, besides the standard library.
 LIGHT_THIRD_PARTIES = {"numpy", "PIL", "onnxruntime", "typer", "click", "rich", "pydantic"}
 SERVE_THIRD_PARTIES = {"fastapi", "python_multipart", "starlette", "uvicorn"}  # of the extra serve
-TORCH_ROOMS = {"losses", "networks", "training", "methods", "experiments", "export", "explanation"}
+TORCH_ROOMS = {
+    "losses",
+    "objectives",
+    "networks",
+    "training",
+    "methods",
+    "experiments",
+    "export",
+    "explanation",
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[:2] != "__")
 
 

@@ -1,8 +1,9 @@
-"""Parts of other packages by name: methods, objectives, backbones, data sets and detectors without a fork.
+"""Parts of other packages by name: methods, objectives, networks, data sets and detectors without a fork.
 
 A name is looked up in three places, in this order:
 
-1. the literal dict of the room (``METHODS``, ``OBJECTIVES``, ``BACKBONES``, ``DATASETS``, ``DETECTORS``);
+1. the literal dict of the room (``METHODS``, ``OBJECTIVES``, ``BACKBONES``, ``DATASETS``, ``DETECTORS``; for
+   stored networks ``HEADS`` and ``NETWORKS``);
 2. the entry points ``agelens.methods``, ``agelens.objectives``, ``agelens.backbones``,
    ``agelens.datasets`` and ``agelens.detectors`` of the installed packages;
 3. the import system, where the name reads ``package.module:name``. The current folder is searched last, so
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "Group", "Origin", "available", "is_importable_name", "origin", "require", "resolve"]
 
-Group = Literal["methods", "objectives", "backbones", "datasets", "detectors"]
+Group = Literal["methods", "objectives", "backbones", "heads", "networks", "datasets", "detectors"]
 
 GROUPS: dict[Group, str] = {
     "methods": "method",
     "objectives": "objective",
     "backbones": "backbone",
+    "heads": "head",
+    "networks": "kind of network",
     "datasets": "data set",
     "detectors": "detector",
 }

@@ -14,6 +14,7 @@ from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import make_backbone
 from agelens.networks.guided import GuidedStudent
+from agelens.networks.heads import CodingsHead, HeadedNetwork
 from agelens.networks.identity import IdentityNetwork
 from agelens.networks.pvp import PermutationNetwork
 from agelens.networks.stored import (
@@ -31,11 +32,17 @@ def _age(backbone: str) -> AgeNetwork:
     return AgeNetwork(made, AgeHead(made.num_features, AgeBins(5, 40), ("ldl",), 1.5))
 
 
+def _headed() -> HeadedNetwork:
+    backbone = make_backbone("resnet10-tiny")
+    return HeadedNetwork(backbone, CodingsHead(backbone.num_features, AgeBins(5, 40), codings=3, classes=2))
+
+
 def _made(kind: str) -> nn.Module:
     torch.manual_seed(0)
     made: dict[str, nn.Module] = {
         "age": _age("zca3:student-small@0.25"),
         "guided": GuidedStudent(_age("student-small"), (5, 9), (3, 4)),
+        "headed": _headed(),
         "identity": IdentityNetwork(make_backbone("resnet10-tiny"), 7, 8),
         "permutation": PermutationNetwork(3, 6, 32, width=0.05, joint="conv", zca=3),
     }

@@ -20,6 +20,7 @@ from agelens.errors import ManifestError, RunError, SplitError
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import FINISHERS, finish
+from agelens.methods.baseline import Baseline
 from agelens.methods.identity import IdentityPretraining
 from agelens.methods.lae import LongTailed
 from agelens.methods.lrn import LabelRefinery
@@ -35,6 +36,7 @@ from agelens.training.teachers import teacher_facts
 __all__ = ["METHODS", "make_method", "train"]
 
 METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
+    "baseline": Baseline,
     "identity": IdentityPretraining,
     "lae": LongTailed,
     "lrn": LabelRefinery,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from agelens.errors import InputError, MissingExtraError, RunError
 from agelens.explanation.maps import MapKind, StageMaps, check_age
 from agelens.faces.alignment import CropGeometry
-from agelens.networks.age_network import AgeHead, AgeNetwork, MirroredNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, Head, MirroredNetwork
 from agelens.training.run import Run, load_stage
 from agelens.training.transforms import normalise, resize_crops
 
@@ -114,7 +114,7 @@ def explain_stage(
     maps = make(images)
     if isinstance(network, MirroredNetwork):  # its estimate is the mean of both views, so its map is, too
         maps = (maps + make(images.flip(3)).flip(2)) / 2
-    of_class = kind == "cam" and head.ldl is not None
+    of_class = kind == "cam" and head.has_distribution
     return StageMaps(
         stage=stage,
         bins=bins,
@@ -139,15 +139,18 @@ def class_activation_maps(network: AgeNetwork, images: Tensor, index: Tensor) ->
     Returns:
         (B, h, w); the mean over the map plus the bias is the logit.
     Raises:
-        InputError: The head does not see the mean of the feature map.
+        InputError: The head does not see the mean of the feature map, or is not linear in it.
     """
+    head = network.head
+    if not isinstance(head, AgeHead):
+        raise InputError(f"a {type(head).__name__} has no class activation map: use --maps gradcam")
     with torch.no_grad():
         features = _feature_map(network, images)
-        if network.head.ldl is not None:
-            weights = network.head.ldl.weight[index]
+        if head.ldl is not None:
+            weights = head.ldl.weight[index]
         else:
-            assert network.head.reg is not None  # a head has one of them
-            weights = network.head.reg.weight.expand(len(images), -1)
+            assert head.reg is not None  # a head has one of them
+            weights = head.reg.weight.expand(len(images), -1)
         return torch.einsum("bchw,bc->bhw", features, weights)
 
 
@@ -208,7 +211,7 @@ class _WholeYears(nn.Module):
         return _years(self.network.head, self.network.backbone(images))
 
 
-def _years(head: AgeHead, features: Tensor) -> Tensor:
+def _years(head: Head, features: Tensor) -> Tensor:
     decoded = head.decode(head(features))
     parts = [part for part in (decoded.ldl, decoded.reg) if part is not None]
     return torch.stack(parts).mean(0)

@@ -141,7 +141,7 @@ class BalancedStage(Stage):
         """Fetch the network to finish, and the constant of Eq. 4.
 
         Raises:
-            InputError: No earlier stage has an age network with the head ``ldl``.
+            InputError: No earlier stage has an age network with the head ``ldl``, or its head is another one.
         """
         maes = {}
         for name in self.earlier:
@@ -153,6 +153,9 @@ class BalancedStage(Stage):
         self.source = min(maes, key=lambda name: maes[name])
         self.mae = maes[self.source]
         self.trunk = finished(self.source).eval().requires_grad_(False)
+        if not isinstance(self.trunk.head, AgeHead):
+            kind = type(self.trunk.head).__name__
+            raise InputError(f"the balanced stage finishes an FC layer over the ages, not a {kind}")
         said = finished.arrays(self.source)
         judged = judge_ages(CropOutputs(None, None, said["age"], None), said["ages"])
         self.before = judged.table["estimates"]["age"]
@@ -199,9 +202,11 @@ class BalancedStage(Stage):
     def network(self) -> nn.Module:
         """The FC layer alone where the features are kept, else the network with it."""
         head = AgeHead(self.trunk.head.num_features, self.age_bins, ("ldl",), self.trunk.head.tau)
+        trained = self.trunk.head
+        assert isinstance(trained, AgeHead)
         assert head.ldl is not None
-        assert self.trunk.head.ldl is not None
-        head.ldl.load_state_dict(self.trunk.head.ldl.state_dict())
+        assert trained.ldl is not None
+        head.ldl.load_state_dict(trained.ldl.state_dict())
         return head if self._cached else AgeNetwork(copy.deepcopy(self.trunk.backbone), head)
 
     def frozen(self, network: Any) -> Sequence[nn.Module]:

@@ -23,6 +23,7 @@ __all__ = [
     "AgeNetwork",
     "AnyNetwork",
     "Decoded",
+    "Head",
     "HeadName",
     "MirroredNetwork",
     "Outputs",
@@ -57,7 +58,71 @@ class Decoded(NamedTuple):
     """(B, K) distribution at the temperature asked for; None without the ``ldl`` head."""
 
 
-class AgeHead(nn.Module):
+class Head(nn.Module):
+    """Features to outputs, and outputs to ages: the object that decodes in training is exported.
+
+    A subclass implements ``heads``, ``forward`` and ``decode``; ``forward`` gives the logits z of a
+    distribution softmax(z / temperature) over the bins even where the head computes something else, so that
+    calibration, intervals and teachers work alike for every head.
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages of the distribution.
+        tau: Temperature of training, which the estimate keeps.
+    Raises:
+        InputError: ``tau`` is not positive.
+    """
+
+    ages: Tensor
+
+    step: float = 0.0
+    """Height of the steps of the estimate, years: 1 where votes are counted. A rounding error moves such an
+    estimate by a whole step."""
+
+    def __init__(self, num_features: int, age_bins: AgeBins, tau: float) -> None:
+        super().__init__()
+        if not tau > 0:
+            raise InputError(f"tau must be positive, not {tau}")
+        self.num_features = num_features
+        self.age_bins = age_bins
+        self.tau = float(tau)
+        # The bins belong to the configuration, not to the weights: they are not in the state dict.
+        self.register_buffer("ages", torch.as_tensor(age_bins.ages, dtype=torch.float32), persistent=False)
+
+    @property
+    def heads(self) -> tuple[HeadName, ...]:
+        """What it learns: ``ldl`` a distribution, ``reg`` an age, or both."""
+        raise NotImplementedError
+
+    @property
+    def has_distribution(self) -> bool:
+        """Whether the outputs have logits."""
+        return True
+
+    def decode(self, outputs: Outputs, temperature: float | None = None) -> Decoded:
+        """Turn outputs into ages in years and a distribution, in float32.
+
+        Args:
+            outputs: Of ``forward``, or averages of such.
+            temperature: Temperature of the returned distribution, > 0; None: ``tau``.
+        Returns:
+            The ages of each head, the estimate and the distribution.
+        Raises:
+            ValueError: ``temperature`` is not positive.
+        """
+        raise NotImplementedError
+
+    def decoding(self, temperature: float | None, paired: bool = False) -> dict[str, str]:
+        """The decoding in words, for the model card.
+
+        Args:
+            temperature: Of the distribution; None: ``tau``.
+            paired: The outputs' regressed age comes from another network.
+        """
+        raise NotImplementedError
+
+
+class AgeHead(Head):
     """Label distribution and regression heads on one pooled feature (Eqs. 2 and 10 of [1]).
 
     Args:
@@ -69,8 +134,6 @@ class AgeHead(nn.Module):
         InputError: ``heads`` is empty, repeats or names another head, or ``tau`` is not positive.
     """
 
-    ages: Tensor
-
     def __init__(
         self,
         num_features: int,
@@ -78,18 +141,11 @@ class AgeHead(nn.Module):
         heads: Sequence[HeadName] = ("ldl", "reg"),
         tau: float = 2.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_features, age_bins, tau)
         if not heads or len(set(heads)) != len(heads) or not set(heads) <= {"ldl", "reg"}:
             raise InputError(f"heads must be 'ldl', 'reg' or both, not {tuple(heads)!r}")
-        if not tau > 0:
-            raise InputError(f"tau must be positive, not {tau}")
-        self.num_features = num_features
-        self.age_bins = age_bins
-        self.tau = float(tau)
         self.ldl = nn.Linear(num_features, len(age_bins)) if "ldl" in heads else None
         self.reg = nn.Linear(num_features, 1) if "reg" in heads else None
-        # The bins belong to the configuration, not to the weights: they are not in the state dict.
-        self.register_buffer("ages", torch.as_tensor(age_bins.ages, dtype=torch.float32), persistent=False)
 
     @property
     def heads(self) -> tuple[HeadName, ...]:
@@ -100,6 +156,11 @@ class AgeHead(nn.Module):
         if self.reg is not None:
             present.append("reg")
         return tuple(present)
+
+    @property
+    def has_distribution(self) -> bool:
+        """Whether there is an ``ldl`` head."""
+        return self.ldl is not None
 
     def forward(self, features: Tensor) -> Outputs:
         """Apply the heads.
@@ -152,6 +213,16 @@ class AgeHead(nn.Module):
             raise ValueError("outputs have neither logits nor regressed ages")
         return Decoded(ldl, reg, age.clamp(bins.minimum, bins.maximum), distribution)
 
+    def decoding(self, temperature: float | None, paired: bool = False) -> dict[str, str]:
+        """The decoding in words, for the model card."""
+        both = paired or "reg" in self.heads
+        return {
+            "age": "mean of ldl and reg, clipped to the bins" if both else "ldl",
+            "ldl": f"expected age of softmax(logits / {self.tau:g})",
+            **({"reg": "regressed * (maximum - minimum) + minimum"} if both else {}),
+            "distribution": f"softmax(logits / {self.tau if temperature is None else temperature:g})",
+        }
+
 
 class AgeNetwork(nn.Module):
     """A backbone and a head: normalised images to outputs; ``head.decode`` turns them into ages.
@@ -165,7 +236,7 @@ class AgeNetwork(nn.Module):
 
     kind: ClassVar[str] = "age"
 
-    def __init__(self, backbone: Backbone, head: AgeHead) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         if backbone.num_features != head.num_features:
             raise ValueError(
@@ -213,7 +284,7 @@ class PairedNetwork(nn.Module):
     def __init__(self, distribution: AgeNetwork, regression: AgeNetwork) -> None:
         super().__init__()
         for name, network in (("ldl", distribution), ("reg", regression)):
-            if name not in network.head.heads:
+            if not isinstance(network.head, AgeHead) or name not in network.head.heads:
                 raise InputError(f"cannot pair networks: the one for {name!r} has no such head")
         if distribution.head.age_bins != regression.head.age_bins:
             raise InputError(
@@ -224,7 +295,7 @@ class PairedNetwork(nn.Module):
         self.regression = regression
 
     @property
-    def head(self) -> AgeHead:
+    def head(self) -> Head:
         """The head that decodes: its bins are both networks', its ``tau`` the distribution's."""
         return self.distribution.head
 
@@ -251,18 +322,15 @@ class MirroredNetwork(nn.Module):
         self.network = network
 
     @property
-    def head(self) -> AgeHead:
+    def head(self) -> Head:
         """The network's head."""
         return self.network.head
 
     def forward(self, images: Tensor) -> Outputs:
         """Map (B, 3, H, W) normalised images to outputs, the mean of both views."""
         outputs: Outputs = self.network(torch.cat((images, images.flip(3))))
-        return Outputs(
-            _mean_of_halves(outputs.features),
-            None if outputs.logits is None else _mean_of_halves(outputs.logits),
-            None if outputs.regressed is None else _mean_of_halves(outputs.regressed),
-        )
+        means: list[Any] = [None if part is None else _mean_of_halves(part) for part in outputs]
+        return type(outputs)(*means)
 
 
 AnyNetwork = AgeNetwork | PairedNetwork | MirroredNetwork

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, nn
 
 from agelens.errors import InputError
-from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
+from agelens.networks.age_network import AgeNetwork, Head, Outputs
 from agelens.networks.chain import Chain, ChainBackbone
 from agelens.networks.students import StridedStudent
 from agelens.networks.zca import Whitened
@@ -65,7 +65,7 @@ class GuidedStudent(nn.Module):
         )
 
     @property
-    def head(self) -> AgeHead:
+    def head(self) -> Head:
         """The student's head."""
         return self.student.head
 

@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from agelens.errors import CheckpointError
+from agelens.errors import CheckpointError, PluginError
 from agelens.files import write_atomically
 from agelens.networks.age_network import AgeNetwork
 from agelens.networks.guided import GuidedStudent
+from agelens.networks.heads import HeadedNetwork
 from agelens.networks.identity import IdentityNetwork
 from agelens.networks.pvp import PermutationNetwork
+from agelens.plugins import resolve
 
 __all__ = [
     "NETWORKS",
@@ -54,10 +56,11 @@ class StoredNetwork(Protocol):
 NETWORKS: dict[str, type[StoredNetwork]] = {
     "age": AgeNetwork,
     "guided": GuidedStudent,
+    "headed": HeadedNetwork,
     "identity": IdentityNetwork,
     "permutation": PermutationNetwork,
 }
-"""The kinds of networks that are stored."""
+"""The kinds of networks that are stored; one of another package names itself ``package.module:Class``."""
 
 
 def save_network(network: nn.Module, path: str | Path, described: Mapping[str, Any] | None = None) -> None:
@@ -83,10 +86,15 @@ def load_network(path: str | Path) -> Any:
         The network in evaluation mode; an ``AgeNetwork`` unless the file describes another kind.
     Raises:
         CheckpointError: Missing, damaged, or not ours.
+        PluginError: A part of another package is missing.
     """
     tensors, described = read_tensors(Path(path))
     try:
-        network: Any = NETWORKS[described.get("kind", "age")].rebuild(described)
+        kind = resolve("networks", described.get("kind", "age"), NETWORKS)
+    except PluginError as error:
+        raise CheckpointError(path, f"does not describe a network of ours: {error}") from error
+    try:
+        network: Any = kind.rebuild(described)
         network.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(path, f"does not describe a network of ours: {error}") from error

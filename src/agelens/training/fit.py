@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
-from agelens.errors import CheckpointError, InputError
+from agelens.errors import CheckpointError, InputError, RunError
 from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
 from agelens.training.recipe import Recipe, TrainSettings
@@ -81,6 +81,7 @@ def fit(
     Raises:
         InputError: Fewer training images than a batch.
         CheckpointError: A checkpoint of another network or a damaged one.
+        RunError: A loss is not finite; the last checkpoint is kept.
     """
     finished = _Finished(run)
     for index, stage in enumerate(method.stages()):
@@ -248,6 +249,8 @@ class _Trainer:
             with self.accelerator.autocast():
                 outputs = _in_float32(self.network(batch.images))
                 parts = self.stage.loss(outputs, batch)
+            if not torch.isfinite(parts["loss"]):
+                raise RunError(self.run.path, self._not_a_number(parts, epoch, step, order.rows[mine]))
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(parts["loss"])
             if settings.clip_gradient:
@@ -276,6 +279,18 @@ class _Trainer:
         images_seen = order.rows[: self.steps * settings.batch_size].size
         figures["images/s"] = round(images_seen / (time.monotonic() - started), 1)
         return figures
+
+    def _not_a_number(
+        self, parts: Mapping[str, Tensor], epoch: int, step: int, rows: NDArray[np.int64]
+    ) -> str:
+        shown = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
+        images = ", ".join(str(row) for row in rows.reshape(-1)[:8])
+        kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
+        return (
+            f"{self.stage.name} stopped in epoch {epoch + 1}, step {step + 1} of {self.steps}: {shown} "
+            f"(batch of {len(rows)}, training images {images} …); {kept}; "
+            "try a smaller learning rate or clip_gradient"
+        )
 
     def _crops_for(self, size: int) -> CropSet:
         """The training crops at 8/7 of the view's size (at most as they come), anti-aliased once a phase."""

@@ -1,0 +1,185 @@
+"""One network trained on labels: the loss is named in the recipe, and everything else is the same for all.
+
+The control of every other method, and the table of rivals: cross entropy with expectation (DEX), label
+distributions (DLDL, SORD), ordinal classifiers (OR-CNN, CORAL, CORN) and the others of
+:data:`agelens.objectives.OBJECTIVES` differ in one line of the recipe::
+
+    [method]
+    name = "baseline"
+    settings = { objective = "dldl", sigma = 2.0 }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from agelens.data.crops import CropSet
+from agelens.errors import InputError, RecipeError
+from agelens.label_distribution import AgeBins
+from agelens.networks.age_network import AgeNetwork, Head
+from agelens.networks.backbones import make_backbone
+from agelens.networks.heads import HEADS, age_network
+from agelens.objectives import OBJECTIVES, Objective, find_objective
+from agelens.objectives.contract import CONTEXT, settings_of
+from agelens.plugins import Origin, origin, resolve
+from agelens.training.recipe import Recipe
+from agelens.training.stage import Batch, Stage
+
+__all__ = ["Baseline", "BaselineStage"]
+
+
+@dataclass
+class BaselineStage(Stage):
+    """The one stage.
+
+    Attributes:
+        recipe: Backbone, schedule, augmentation.
+        objective: Loss and head.
+        age_bins: The K ages; labels beyond them are clamped.
+        loss_settings, head_settings: Keywords of the two.
+        start: Weights whose backbone it starts from (keys ``backbone.…``), or None.
+    """
+
+    recipe: Recipe
+    objective: Objective
+    age_bins: AgeBins
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Tensor] | None = None
+    bin_ages: Tensor = field(init=False, repr=False)
+    counts: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.bin_ages = torch.as_tensor(self.age_bins.ages, dtype=torch.float32)
+        self.counts = torch.ones(len(self.age_bins))
+
+    @property
+    def name(self) -> str:
+        """``baseline``."""
+        return "baseline"
+
+    @property
+    def objective_name(self) -> str:
+        """As the recipe names it."""
+        return str(self.recipe.method.settings["objective"])
+
+    def plugins(self) -> Sequence[Origin]:
+        """The backbone's and the objective's package."""
+        used = origin("objectives", self.objective_name, OBJECTIVES)
+        return (*super().plugins(), *(() if used is None else (used,)))
+
+    def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
+        """Count the training images of each age bin.
+
+        Raises:
+            InputError: A label is no exact age.
+        """
+        for name, crops in (("train", train), ("val", val)):
+            missing = int(np.isnan(crops.ages).sum())
+            if missing:
+                raise InputError(
+                    f"the objective {self.objective_name!r} needs an exact age for every image: {missing} of "
+                    f"{len(crops)} in split {name} have none (a band is not an age)"
+                )
+        counts = np.bincount(self.age_bins.index(train.ages), minlength=len(self.age_bins))
+        self.counts = torch.as_tensor(counts, dtype=torch.float32)
+        return ()
+
+    def to(self, device: torch.device) -> None:
+        """Move the ages and counts of the bins."""
+        self.bin_ages, self.counts = self.bin_ages.to(device), self.counts.to(device)
+
+    def network(self) -> AgeNetwork:
+        """Backbone and the objective's head."""
+        backbone = make_backbone(self.recipe.network.backbone, pretrained=self.recipe.network.pretrained)
+        network = age_network(backbone, self.head(backbone.num_features))
+        if self.start is not None:
+            prefix = "backbone."
+            backbone.load_state_dict(
+                {key.removeprefix(prefix): t for key, t in self.start.items() if key.startswith(prefix)}
+            )
+        return network
+
+    def head(self, num_features: int) -> Head:
+        """The objective's head on features of a length."""
+        make = self.objective.head
+        if isinstance(make, str):
+            make = resolve("heads", make, HEADS)
+        made: Head = make(num_features, self.age_bins, **self.head_settings)
+        return made
+
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The objective of a batch.
+
+        Args:
+            outputs: Of the network.
+            batch: Its targets are (B,) years.
+        Returns:
+            ``loss``.
+        """
+        scores = outputs.raw if hasattr(outputs, "raw") else outputs.logits
+        data = {"counts": self.counts} if "counts" in self.objective.context() else {}
+        return {
+            "loss": self.objective.loss(scores, batch.targets, self.bin_ages, **self.loss_settings, **data)
+        }
+
+
+class Baseline:
+    """The method: one stage.
+
+    Args:
+        recipe: Its ``method.settings`` are ``objective`` and what the objective's loss and head take.
+        age_bins: The K ages.
+        start: Weights whose backbone it starts from, or None.
+    Raises:
+        RecipeError: No objective, an unknown setting, a value out of range, or heads that are not
+            the objective's.
+        PluginError: An unknown objective.
+    """
+
+    def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
+        table = dict(recipe.method.settings)
+        name = table.pop("objective", None)
+        if not isinstance(name, str):
+            raise RecipeError(
+                recipe.name, "method.settings.objective", f"must name one of {', '.join(OBJECTIVES)}", name
+            )
+        objective = find_objective(name)
+        make = objective.head if callable(objective.head) else resolve("heads", objective.head, HEADS)
+        of_head = settings_of(make)
+        of_loss = settings_of(objective.loss, without=CONTEXT)
+        known = [*of_loss.model_fields, *of_head.model_fields]
+        for key, value in table.items():
+            if key not in known:
+                message = f"objective {name!r} has no such setting; it has {', '.join(known) or 'none'}"
+                raise RecipeError(recipe.name, f"method.settings.{key}", message, value)
+        try:
+            loss_settings, head_settings = (
+                model.model_validate({k: v for k, v in table.items() if k in model.model_fields}).model_dump()
+                for model in (of_loss, of_head)
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
+            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
+        stage = BaselineStage(recipe, objective, age_bins, loss_settings, head_settings, start)
+        heads = stage.head(1).heads
+        if recipe.network.heads != heads:
+            raise RecipeError(
+                recipe.name,
+                "network.heads",
+                f"the objective {name!r} trains the head {heads[0]!r}",
+                list(recipe.network.heads),
+            )
+        self._stages = [stage]
+
+    def stages(self) -> Sequence[BaselineStage]:
+        """The one stage."""
+        return self._stages

@@ -1,0 +1,354 @@
+"""Heads other than LRN's pair: each trains on scores of its own and still gives a distribution.
+
+The outputs of every head hold the logits of a distribution over the age bins: of the ordinal heads
+ln P(y = k) = ln(P(y > k - 1) - P(y > k)), of the regression head a Gaussian about the age. Temperature,
+conformal intervals and P(age ≥ T) are then the same for all of them, and one graph is exported.
+
+[1] Niu et al., Ordinal regression with multiple output CNN for age estimation, CVPR 2016 (OR-CNN).
+[2] Cao, Mirjalili and Raschka, Rank consistent ordinal regression for neural networks, PRL 2020 (CORAL).
+[3] Shi, Cao and Raschka, Deep neural networks for rank-consistent ordinal regression based on conditional
+    probabilities, PAA 2023 (CORN).
+[4] Zhang et al., Quantifying facial age by posterior of age comparisons, BMVC 2017.
+[5] Berg, Oskarsson and O'Connor, Deep ordinal regression with label diversity, ICPR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agelens.label_distribution import AgeBins
+from agelens.networks.age_network import AgeHead, AgeNetwork, Decoded, Head, HeadName, Outputs
+from agelens.networks.backbone import Backbone
+from agelens.networks.backbones import make_backbone
+from agelens.objectives.diversity import Codings, random_codings
+from agelens.plugins import resolve
+
+__all__ = [
+    "HEADS",
+    "CodingsHead",
+    "ComparisonsHead",
+    "ConditionalHead",
+    "CoralHead",
+    "DistributionHead",
+    "HeadedNetwork",
+    "OrdinalHead",
+    "RawOutputs",
+    "RegressionHead",
+    "ScoringHead",
+    "age_network",
+    "as_distribution",
+]
+
+_LEAST = 1e-6  # of a probability whose logarithm is taken
+
+
+class RawOutputs(NamedTuple):
+    """Outputs of a network for a batch, with the scores that an objective trains on; see ``Outputs``."""
+
+    features: Tensor
+    """(B, C) pooled features."""
+    logits: Tensor | None
+    """(B, K) logits of the distribution that the scores amount to."""
+    regressed: Tensor | None
+    """(B,) regressed age, normalised by the bins to 0 … 1; None of other heads."""
+    raw: Tensor
+    """(B, …) scores."""
+
+
+def as_distribution(older: Tensor) -> Tensor:
+    """P(y = k) = P(y > k - 1) - P(y > k), from K - 1 probabilities to a distribution over K bins.
+
+    Where the probabilities do not fall with k, which OR-CNN permits, a negative difference counts as none;
+    the rest is normalised.
+
+    Args:
+        older: (B, K - 1) P(y > k).
+    Returns:
+        (B, K) distribution, every entry positive.
+    """
+    one, zero = torch.ones_like(older[:, :1]), torch.zeros_like(older[:, :1])
+    mass = (torch.cat((one, older), dim=1) - torch.cat((older, zero), dim=1)).clamp(min=_LEAST)
+    return mass / mass.sum(dim=1, keepdim=True)
+
+
+class ScoringHead(Head):
+    """A head that scores in its own way: a subclass implements ``raw`` and ``logits``.
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages of the distribution.
+    """
+
+    kind: ClassVar[str] = ""
+    """Its key of ``HEADS``; empty of a class of another package."""
+    rule: ClassVar[str] = "expected age of softmax(logits)"
+    """The decoding of the estimate in words."""
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        super().__init__(num_features, age_bins, 1.0)
+
+    @property
+    def heads(self) -> tuple[HeadName, ...]:
+        """``ldl``: a distribution."""
+        return ("ldl",)
+
+    def settings(self) -> dict[str, Any]:
+        """Keywords that build the head again."""
+        return {}
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Scores (B, …) of features (B, C)."""
+        raise NotImplementedError
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """Logits (B, K) of the distribution that scores (B, …) amount to."""
+        raise NotImplementedError
+
+    def estimate(self, outputs: RawOutputs) -> Tensor:
+        """Estimated ages (B,) in years; default: the expectation."""
+        assert outputs.logits is not None
+        return torch.softmax(outputs.logits.float(), dim=1) @ self.ages
+
+    def forward(self, features: Tensor) -> RawOutputs:
+        """Score (B, C) features, in float32 behind the linear layers."""
+        raw = self.raw(features).float()
+        return RawOutputs(features, self.logits(raw), None, raw)
+
+    def decode(self, outputs: Outputs | RawOutputs, temperature: float | None = None) -> Decoded:
+        """See :meth:`agelens.networks.age_network.Head.decode`."""
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        assert isinstance(outputs, RawOutputs)
+        assert outputs.logits is not None
+        age = self.estimate(outputs).clamp(self.age_bins.minimum, self.age_bins.maximum)
+        distribution = torch.softmax(outputs.logits.float() / (temperature or self.tau), dim=1)
+        expected = torch.softmax(outputs.logits.float() / self.tau, dim=1) @ self.ages
+        return Decoded(expected, None, age, distribution)
+
+    def decoding(self, temperature: float | None, paired: bool = False) -> dict[str, str]:
+        """The decoding in words, for the model card."""
+        return {
+            "head": self.kind,
+            "age": self.rule,
+            "distribution": f"softmax(logits / {self.tau if temperature is None else temperature:g})",
+        }
+
+
+class DistributionHead(AgeHead):
+    """A linear layer to the logits of the K bins."""
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        super().__init__(num_features, age_bins, ("ldl",), 1.0)
+
+
+class RegressionHead(ScoringHead):
+    """A linear layer to the age, normalised by the bins; the scores are years.
+
+    The distribution is a Gaussian of 5 years about the age, whose width calibration fits by its temperature:
+    the deviation is 5·√temperature.
+    """
+
+    kind: ClassVar[str] = "reg"
+    rule: ClassVar[str] = "regressed * (maximum - minimum) + minimum, clipped to the bins"
+    deviation: ClassVar[float] = 5.0
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        super().__init__(num_features, age_bins)
+        self.linear = nn.Linear(num_features, 1)
+
+    @property
+    def heads(self) -> tuple[HeadName, ...]:
+        """``reg``: an age."""
+        return ("reg",)
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """Gaussian logits (B, K) about the ages (B,), years; of an age beyond the bins its tail is left."""
+        return -((self.ages - raw[:, None]) ** 2) / (2 * self.deviation**2)
+
+    def forward(self, features: Tensor) -> RawOutputs:
+        """Regress the age of (B, C) features; years, unclipped, are what is trained."""
+        regressed: Tensor = self.linear(features).squeeze(1).float()
+        years = regressed * (self.age_bins.maximum - self.age_bins.minimum) + self.age_bins.minimum
+        return RawOutputs(features, self.logits(years), regressed, years)
+
+    def estimate(self, outputs: RawOutputs) -> Tensor:
+        """The regressed age (B,)."""
+        return outputs.raw.float()
+
+    def decode(self, outputs: Outputs | RawOutputs, temperature: float | None = None) -> Decoded:
+        """As every head; the estimate is ``reg``, not ``ldl``."""
+        decoded = super().decode(outputs, temperature)
+        return decoded._replace(ldl=None, reg=self.estimate(outputs))  # type: ignore[arg-type]
+
+
+class OrdinalHead(ScoringHead):
+    """K - 1 binary classifiers "older than bin k?" ([1], Sec. 3); the estimate counts the votes."""
+
+    kind: ClassVar[str] = "ordinal"
+    rule: ClassVar[str] = "minimum + number of P(age > k) above 0.5"
+    step = 1.0
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        super().__init__(num_features, age_bins)
+        self.linear = nn.Linear(num_features, len(age_bins) - 1)
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Logits (B, K - 1)."""
+        scores: Tensor = self.linear(features)
+        return scores
+
+    def older(self, raw: Tensor) -> Tensor:
+        """P(y > k) (B, K - 1)."""
+        return torch.sigmoid(raw)
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """Logarithms of P(y = k) (B, K)."""
+        return as_distribution(self.older(raw)).log()
+
+    def estimate(self, outputs: RawOutputs) -> Tensor:
+        """Youngest age plus the number of votes for older (B,)."""
+        votes = (self.older(outputs.raw.float()) > 0.5).float()
+        return self.age_bins.minimum + votes.sum(dim=1)
+
+
+class CoralHead(OrdinalHead):
+    """One weight vector for all K - 1 tasks, a bias each, so that P(y > k) falls with k ([2], Sec. 3.3)."""
+
+    kind: ClassVar[str] = "coral"
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        ScoringHead.__init__(self, num_features, age_bins)
+        tasks = len(age_bins) - 1
+        self.linear = nn.Linear(num_features, 1, bias=False)
+        self.bias = nn.Parameter(torch.arange(tasks, 0, -1, dtype=torch.float32) / tasks)
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Logits (B, K - 1)."""
+        scores: Tensor = self.linear(features) + self.bias
+        return scores
+
+
+class ConditionalHead(OrdinalHead):
+    """Task k answers P(y > k given y > k - 1); P(y > k) is the product up to k ([3], Eq. 4)."""
+
+    kind: ClassVar[str] = "corn"
+    rule: ClassVar[str] = "minimum + number of products of P(age > k given age > k - 1) above 0.5"
+
+    def older(self, raw: Tensor) -> Tensor:
+        """P(y > k) (B, K - 1)."""
+        return F.logsigmoid(raw).cumsum(dim=1).exp()
+
+
+class ComparisonsHead(ScoringHead):
+    """K - 1 comparisons with references, and a posterior over the K bins made of them ([4])."""
+
+    kind: ClassVar[str] = "comparisons"
+
+    def __init__(self, num_features: int, age_bins: AgeBins) -> None:
+        super().__init__(num_features, age_bins)
+        self.comparisons = nn.Linear(num_features, len(age_bins) - 1)
+        self.posterior = nn.Linear(len(age_bins) - 1, len(age_bins))
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Logits of the comparisons, then of the posterior (B, 2K - 1)."""
+        comparisons = self.comparisons(features)
+        return torch.cat((comparisons, self.posterior(torch.sigmoid(comparisons))), dim=1)
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """Logits of the posterior (B, K)."""
+        return raw[:, len(self.age_bins) - 1 :]
+
+
+class CodingsHead(ScoringHead):
+    """M classifiers, each over its own division of the ages into L classes ([5], Sec. 3).
+
+    The codings are :func:`agelens.objectives.diversity.random_codings`. Each class spreads its probability
+    evenly over its ages; the distribution is the mean over codings, and its expectation the mean of the
+    codings' expectations.
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages.
+        codings: M.
+        classes: L.
+        seed: Of the borders.
+    Raises:
+        InputError: More classes than ages.
+    """
+
+    kind: ClassVar[str] = "codings"
+    spread: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        age_bins: AgeBins,
+        *,
+        codings: Codings = 30,
+        classes: Codings = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_features, age_bins)
+        self._settings = {"codings": codings, "classes": classes, "seed": seed}
+        self.linear = nn.Linear(num_features, codings * classes)
+        drawn = random_codings(len(age_bins), codings, classes, seed)
+        one_hot = F.one_hot(drawn, classes).transpose(1, 2).float()  # (M, L, K)
+        even = one_hot / one_hot.sum(dim=2, keepdim=True) / codings
+        self.register_buffer("spread", even.reshape(codings * classes, -1), persistent=False)
+
+    def settings(self) -> dict[str, Any]:
+        """Codings, classes and the seed of the cuts."""
+        return dict(self._settings)
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Logits (B, M, L)."""
+        scores: Tensor = self.linear(features)
+        return scores.reshape(-1, self._settings["codings"], self._settings["classes"])
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """Logarithm of the mean distribution (B, K)."""
+        mass = torch.softmax(raw, dim=2).flatten(1) @ self.spread
+        return mass.clamp(min=_LEAST).log()
+
+
+HEADS: dict[str, Callable[..., Head]] = {
+    "ldl": DistributionHead,
+    "reg": RegressionHead,
+    "ordinal": OrdinalHead,
+    "coral": CoralHead,
+    "corn": ConditionalHead,
+    "comparisons": ComparisonsHead,
+    "codings": CodingsHead,
+}
+"""Name of a head to ``factory(num_features, age_bins, **settings)``."""
+
+
+class HeadedNetwork(AgeNetwork):
+    """A backbone and a :class:`ScoringHead`, which its description names."""
+
+    kind: ClassVar[str] = "headed"
+
+    def describe(self) -> dict[str, Any]:
+        """As an age network; ``head`` is a key of ``HEADS``, or ``package.module:Class``."""
+        head = self.head
+        assert isinstance(head, ScoringHead)
+        name = head.kind or f"{type(head).__module__}:{type(head).__qualname__}"
+        return {**super().describe(), "head": name, "head_settings": head.settings()}
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any]) -> Self:
+        """Build the network as described."""
+        backbone = make_backbone(described["backbone"])
+        make = resolve("heads", described["head"], HEADS)
+        bins = AgeBins.parse(described["age_bins"])
+        return cls(backbone, make(backbone.num_features, bins, **described["head_settings"]))
+
+
+def age_network(backbone: Backbone, head: Head) -> AgeNetwork:
+    """Put a head on a backbone, as the kind of network that describes it."""
+    return HeadedNetwork(backbone, head) if isinstance(head, ScoringHead) else AgeNetwork(backbone, head)

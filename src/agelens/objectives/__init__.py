@@ -1,0 +1,59 @@
+"""Objectives by name: losses of a network trained on labels, each with the head it trains.
+
+Adding one is a function here, its test, and a line in :data:`OBJECTIVES`; another package offers one by the
+entry point ``agelens.objectives``.
+"""
+
+from __future__ import annotations
+
+from agelens.errors import PluginError
+from agelens.objectives.contract import Objective
+from agelens.objectives.distribution import (
+    adaptive_mean_residue,
+    dex,
+    dldl,
+    dldl_v2,
+    mean_variance,
+    sord,
+    unimodal_concentrated,
+)
+from agelens.objectives.diversity import label_diversity
+from agelens.objectives.ordinal import coral, corn, megaage_posterior, or_cnn
+from agelens.objectives.regression import l1, l2
+from agelens.plugins import resolve
+
+__all__ = ["OBJECTIVES", "Objective", "find_objective"]
+
+OBJECTIVES: dict[str, Objective] = {
+    "l1": Objective(l1, head="reg"),
+    "l2": Objective(l2, head="reg"),
+    "dex": Objective(dex),
+    "dldl": Objective(dldl),
+    "dldl-v2": Objective(dldl_v2),
+    "sord": Objective(sord),
+    "mean-variance": Objective(mean_variance),
+    "adaptive-mean-residue": Objective(adaptive_mean_residue),
+    "unimodal-concentrated": Objective(unimodal_concentrated),
+    "or-cnn": Objective(or_cnn, head="ordinal"),
+    "coral": Objective(coral, head="coral"),
+    "corn": Objective(corn, head="corn"),
+    "megaage-posterior": Objective(megaage_posterior, head="comparisons"),
+    "label-diversity": Objective(label_diversity, head="codings"),
+}
+"""Name in ``method.settings.objective`` to the objective."""
+
+
+def find_objective(name: str) -> Objective:
+    """Look up an objective.
+
+    Args:
+        name: A key of :data:`OBJECTIVES`, an entry point ``agelens.objectives``, or ``package.module:name``.
+    Raises:
+        PluginError: There is none, its package cannot be imported, or it is no :class:`Objective`.
+    """
+    found: object = resolve("objectives", name, OBJECTIVES)
+    if not isinstance(found, Objective):
+        raise PluginError(
+            f"objective {name!r} is a {type(found).__name__}, not an agelens.objectives.Objective"
+        )
+    return found
