@@ -22,11 +22,15 @@ from agelens.serve.app import create_app
 from agelens.serve.problems import KINDS
 from agelens.serve.settings import Limits, ServeSettings
 
+SERVICE = "http://localhost"
+
 
 @pytest.fixture(scope="module")
 def described(small_model: Path) -> Iterator[Any]:
     """The service's own description, of a running service."""
-    app = create_app(ServeSettings(models=(str(small_model),), limits=Limits(images=3)))
+    app = create_app(
+        ServeSettings(models=(str(small_model),), hosts=("localhost", "testserver"), limits=Limits(images=3))
+    )
     with TestClient(app):
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
@@ -76,7 +80,7 @@ def test_description_holds_every_route_and_failure(described: Any) -> None:
 def test_examples_are_what_they_describe(small_model: Path, portrait: Path) -> None:
     """The example of the answer has exactly the members of a real answer, at every depth."""
     app = create_app(ServeSettings(models=(str(small_model),)))
-    with TestClient(app) as client:
+    with TestClient(app, SERVICE) as client:
         (example,) = client.get("/openapi.json").json()["components"]["schemas"]["Estimates"]["examples"]
         photo = base64.b64encode(portrait.read_bytes()).decode()
         real = client.post("/v1/estimate?distribution=false", json={"images": [photo]}).json()
@@ -84,7 +88,7 @@ def test_examples_are_what_they_describe(small_model: Path, portrait: Path) -> N
 
 
 def test_the_example_of_a_call_works(small_model: Path) -> None:
-    with TestClient(create_app(ServeSettings(models=(str(small_model),)))) as client:
+    with TestClient(create_app(ServeSettings(models=(str(small_model),))), SERVICE) as client:
         estimate = client.get("/openapi.json").json()["paths"]["/v1/estimate"]["post"]
         example = estimate["requestBody"]["content"]["application/json"]["example"]
         (image,) = client.post("/v1/estimate", json=example).json()["images"]

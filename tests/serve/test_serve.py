@@ -47,6 +47,7 @@ from agelens.serve.server import listen
 from agelens.serve.settings import Limits, ServeSettings
 
 JPEG = {"Content-Type": "image/jpeg"}
+SERVICE = "http://localhost"
 TOKEN = "a-token-that-is-long-enough"
 
 
@@ -67,25 +68,8 @@ def app(small_model: Path) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def service(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, SERVICE, raise_server_exceptions=False) as client:
         yield client
-
-
-@pytest.fixture
-def make_service(small_model: Path) -> Iterator[Callable[..., TestClient]]:
-    """``make_service(page=None, **settings)`` starts a service of its own."""
-    clients = []
-
-    def make(page: Path | None = None, **settings: Any) -> TestClient:
-        chosen = {"models": (str(small_model),)} | settings
-        client = TestClient(create_app(ServeSettings(**chosen), page), raise_server_exceptions=False)
-        client.__enter__()
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.__exit__(None, None, None)
 
 
 def problem(response: Any, status: int, kind: str) -> dict[str, Any]:
@@ -624,33 +608,8 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-class Held:
-    """A detector that finds the whole image, once it may."""
-
-    name = "held"
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.entered = threading.Semaphore(0)
-
-    def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
-        self.entered.release()
-        assert self.open.wait(20)
-        height, width = image.shape[:2]
-        return [DetectedFace((0.0, 0.0, float(width), float(height)), 1.0)]
-
-
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    detector = Held()
-    detector.open.set()
-    monkeypatch.setattr("agelens.serve.batching.make_detector", lambda *_, **__: detector)
-    yield detector
-    detector.open.set()
-
-
-@pytest.fixture
-def batching(held: Held, small_model: Path) -> Iterator[BatchingEstimator]:
+def batching(held: Any, small_model: Path) -> Iterator[BatchingEstimator]:
     """One worker, a queue of four, whose detector is held back."""
     settings = ServeSettings(limits=Limits(queue=4, images=4), batch_seconds=10)
     made = BatchingEstimator({"small": AgeEstimator(small_model)}, settings)
@@ -664,7 +623,7 @@ def batching(held: Held, small_model: Path) -> Iterator[BatchingEstimator]:
 
 
 def test_crops_of_several_calls_share_a_batch(
-    batching: BatchingEstimator, held: Held, monkeypatch: pytest.MonkeyPatch
+    batching: BatchingEstimator, held: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
     estimate = AgeEstimator.estimate_aligned
@@ -681,7 +640,7 @@ def test_crops_of_several_calls_share_a_batch(
     assert sizes == [4]
 
 
-def test_a_full_queue_refuses_whole_calls(batching: BatchingEstimator, held: Held) -> None:
+def test_a_full_queue_refuses_whole_calls(batching: BatchingEstimator, held: Any) -> None:
     first = batching.submit("small", [grey(51)])[0]
     assert held.entered.acquire(timeout=20)
     waiting = batching.submit("small", [grey(51)] * 3)
@@ -696,7 +655,7 @@ def test_a_full_queue_refuses_whole_calls(batching: BatchingEstimator, held: Hel
         assert len(answer.result(20).faces) == 1
 
 
-def test_closing_finishes_what_was_taken(batching: BatchingEstimator, held: Held) -> None:
+def test_closing_finishes_what_was_taken(batching: BatchingEstimator, held: Any) -> None:
     answers = batching.submit("small", [grey(51)] * 3)
     closing = threading.Thread(target=batching.close)
     closing.start()
@@ -709,7 +668,7 @@ def test_closing_finishes_what_was_taken(batching: BatchingEstimator, held: Held
     assert [len(answer.result(0).faces) for answer in answers] == [1, 1, 1]
 
 
-def test_busy_service(held: Held, make_service: Callable[..., TestClient]) -> None:
+def test_busy_service(held: Any, make_service: Callable[..., TestClient]) -> None:
     service = make_service(limits=Limits(queue=1, images=1, requests=3, seconds=20))
     batching = service.app.state.batching  # type: ignore[attr-defined]
     held.open.clear()
@@ -734,7 +693,7 @@ def test_busy_service(held: Held, make_service: Callable[..., TestClient]) -> No
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_calls_beyond_the_limit_and_late_answers(held: Held, make_service: Callable[..., TestClient]) -> None:
+def test_calls_beyond_the_limit_and_late_answers(held: Any, make_service: Callable[..., TestClient]) -> None:
     service = make_service(limits=Limits(requests=1, seconds=0.5))
     held.open.clear()
     late = service.post("/v1/estimate", content=grey(1), headers=JPEG)
@@ -918,7 +877,7 @@ def running(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield Running(process, port, log)
 
 
-HEAD = b"POST /v1/estimate HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+HEAD = b"POST /v1/estimate HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
 
 
 def test_it_is_ready_soon(running: Running) -> None:
@@ -972,9 +931,9 @@ def test_a_head_that_does_not_come_is_timed_out(running: Running, head: bytes) -
     [
         b"nonsense\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",  # no Host
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\rInjected: b\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nBad Name: b\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"a" * 100_000,
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: a\rInjected: b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nBad Name: b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"A: " + b"a" * 100_000,
         HEAD + b"Content-Length: 10\r\nContent-Length: 20\r\n\r\n",
         HEAD + b"Content-Length: -5\r\n\r\n",
         b"GET /" + b"a" * 100_000,
@@ -992,7 +951,9 @@ def test_traversal_over_the_wire(running: Running) -> None:
         b"/page/models/..%2f..%2fx",
         b"/%zz",
     ):
-        status, _ = running.exchange(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        status, _ = running.exchange(
+            b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         assert status == 404
 
 
@@ -1015,7 +976,7 @@ def test_an_answer_that_nobody_takes_is_given_up(running: Running) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(20)
         connection.connect(("127.0.0.1", running.port))
-        connection.sendall(b"GET /page/models/mtcnn/onet.onnx HTTP/1.1\r\nHost: x\r\n\r\n" * 30)
+        connection.sendall(b"GET /page/models/mtcnn/onet.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
         time.sleep(7)  # more than three times the pause that is allowed
         received = b""
         with contextlib.suppress(ConnectionResetError):

@@ -18,7 +18,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,6 +34,7 @@ from agelens.serve.offered_models import OfferedModel, open_models
 from agelens.serve.problems import Problem, image_problem, problem_response
 from agelens.serve.schemas import EXAMPLE, Estimates, ModelList, Options, Status, request_body, responses
 from agelens.serve.settings import ServeSettings
+from agelens.serve.sites import NamedOrigins, Sites
 from agelens.serve.static import StaticFile, page_files
 
 __all__ = ["create_app"]
@@ -81,13 +81,13 @@ def create_app(settings: ServeSettings | None = None, page: Path | None = None) 
     app.add_exception_handler(RequestValidationError, _on_invalid)
     if service.settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            NamedOrigins,
             allow_origins=service.settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Gate)
+    app.add_middleware(Gate, sites=Sites(service.settings.hosts, service.settings.origins))
     _add_api(app, service)
     for file in service.model_files():
         app.router.routes.append(Route(file.url, _guarded(service, file), include_in_schema=False))
@@ -117,12 +117,14 @@ class _Service:
         self.batching = BatchingEstimator(estimators, settings)
         self._calls = 0
 
-    def authorise(self, shown: str | None) -> None:
-        """Raise Problem unless the token was shown, or none is asked for."""
+    def authorise(self, request: Request) -> None:
+        """Raise Problem unless the request shows the token (RFC 6750, 2.1), or none is asked for."""
         token = self.settings.token
         if token is None:
             return
-        if shown is None or not hmac.compare_digest(shown.encode(), token.encode()):
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        shown = shown.strip(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(shown.encode(), token.encode()):
             detail = "show the service's token: Authorization: Bearer TOKEN"
             raise Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
@@ -166,46 +168,51 @@ class _Service:
         self, request: Request, futures: Sequence[Future[EstimatedPhoto]]
     ) -> list[EstimatedPhoto | AgelensError]:
         """Wait for the workers, but no longer than allowed, and not for a sender who has gone."""
-        answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        answers = [asyncio.wrap_future(future) for future in futures]
+        all_done = asyncio.ensure_future(asyncio.wait(answers))
         gone = asyncio.ensure_future(request.receive())
-        either: set[asyncio.Future[Any]] = {answers, gone}
+        either: set[asyncio.Future[Any]] = {all_done, gone}
         seconds = self.settings.limits.seconds
         try:
             await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not answers.done():
+            if not all_done.done():
                 if gone.done():
                     raise ClientDisconnect
                 raise _later("too-slow", f"no answer within {seconds:g} s: send fewer images", seconds)
+            return [_answer(answer) for answer in answers]
         finally:
-            gone.cancel()
-            answers.cancel()
-        found: list[EstimatedPhoto | AgelensError] = []
-        for answer in answers.result():
-            if isinstance(answer, BaseException) and not isinstance(answer, AgelensError):
-                raise answer
-            found.append(answer)
-        return found
+            pending: list[asyncio.Future[Any]] = [gone, all_done, *answers]
+            for waiting in pending:
+                if not waiting.cancel() and not waiting.cancelled():
+                    waiting.exception()  # read, or asyncio logs that nobody did
 
     def model_files(self) -> Iterator[StaticFile]:
         """The files with which the page estimates by itself."""
         for model in self.models.values():
-            yield StaticFile(f"/page/models/{model.name}.onnx", model.path.read_bytes)
-        folder = network_folder()
+            yield StaticFile(f"/page/models/{model.name}.onnx", model.path)
         for network in _MTCNN:
+            content = spell_out_prelu((network_folder() / f"{network}.onnx").read_bytes())
+            yield StaticFile(f"/page/models/mtcnn/{network}.onnx", content)
 
-            def read(path: Path = folder / f"{network}.onnx") -> bytes:
-                return spell_out_prelu(path.read_bytes())
 
-            yield StaticFile(f"/page/models/mtcnn/{network}.onnx", read)
+def _answer(photo: asyncio.Future[EstimatedPhoto]) -> EstimatedPhoto | AgelensError:
+    """What became of a photo; raises what is no fault of the photo."""
+    error = photo.exception()
+    if error is None:
+        return photo.result()
+    if isinstance(error, AgelensError):
+        return error
+    raise error
 
 
 def _add_api(app: FastAPI, service: _Service) -> None:
     limits = service.settings.limits
 
     async def authorised(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+        request: Request,
+        _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],  # for the description
     ) -> None:
-        service.authorise(None if credentials is None else credentials.credentials)
+        service.authorise(request)
 
     guard = [Depends(authorised)] if service.settings.token is not None else []
 
@@ -213,7 +220,7 @@ def _add_api(app: FastAPI, service: _Service) -> None:
         "/v1/estimate",
         summary="Estimate the age of every face in one or more images.",
         response_model=Estimates,
-        responses=responses(400, 401, 408, 413, 415, 422, 500, 503),
+        responses=responses(400, 401, 403, 408, 413, 415, 421, 422, 500, 503),
         dependencies=guard,
         openapi_extra={"requestBody": request_body(limits.images)},
     )
@@ -244,7 +251,7 @@ def _add_api(app: FastAPI, service: _Service) -> None:
         "/v1/models",
         summary="The models, the limits, and where the warnings begin.",
         response_model=ModelList,
-        responses=responses(401),
+        responses=responses(401, 403, 421),
         dependencies=guard,
     )
     async def models() -> Response:
@@ -280,6 +287,8 @@ def _add_api(app: FastAPI, service: _Service) -> None:
     )
     async def readyz() -> Response:
         if not service.batching.ready:
+            if service.batching.stuck:
+                raise _later("busy", "every worker has been at one photo for too long", 5)
             raise _later("stopping", "calls are not taken now", 5)
         return JSONResponse({"status": "ready"})
 
@@ -293,8 +302,7 @@ def _guarded(service: _Service, file: StaticFile) -> Any:
     """A model file, for those who may call."""
 
     async def answer(request: Request) -> Response:
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        service.authorise(shown if scheme.lower() == "bearer" else None)
+        service.authorise(request)
         return await file(request)
 
     return answer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -109,13 +110,20 @@ class BatchingEstimator:
             make_detector(settings.detector, threads=1, **chosen) for _ in range(settings.workers)
         ]
         self._threads: list[threading.Thread] = []
+        self._since = [math.inf] * settings.workers  # when each began what it works on
         self._stopping = True
         self._photo_seconds = 0.02  # a running mean, for Retry-After
 
     @property
     def ready(self) -> bool:
-        """Whether photos are taken."""
-        return not self._stopping
+        """Whether photos are taken, and a worker is there for them."""
+        return not self._stopping and self.stuck < self._settings.workers
+
+    @property
+    def stuck(self) -> int:
+        """Workers that have been at one photo, or batch, for longer than ``limits.photo_seconds``."""
+        now = time.monotonic()
+        return sum(now - since > self._settings.limits.photo_seconds for since in self._since)
 
     @property
     def waiting(self) -> int:
@@ -132,7 +140,7 @@ class BatchingEstimator:
         self._stopping = False
         for number, detector in enumerate(self._detectors):
             name = f"agelens-{number}"
-            thread = threading.Thread(target=self._work, args=(detector,), name=name, daemon=True)
+            thread = threading.Thread(target=self._work, args=(number, detector), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -177,12 +185,14 @@ class BatchingEstimator:
     def _drop_cancelled(self) -> None:
         self._photos = deque(photo for photo in self._photos if not photo.answer.cancelled())
 
-    def _work(self, detector: FaceDetector) -> None:
+    def _work(self, number: int, detector: FaceDetector) -> None:
         while task := self._next_task():
+            self._since[number] = time.monotonic()
             if isinstance(task, list):
                 _estimate(task)
             elif task.answer.set_running_or_notify_cancel():
                 self._prepare(task, detector)
+            self._since[number] = math.inf
             del task  # an idle worker holds on to nobody's photo
 
     def _next_task(self) -> _Photo | list[_Photo] | None:

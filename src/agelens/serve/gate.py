@@ -1,4 +1,4 @@
-"""What every request passes: an identity, a log line, headers, and an end to what is not read."""
+"""The gate of every request: its id, its log line, headers, and an end to what is not read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agelens.serve.problems import Problem, problem_response
+from agelens.serve.sites import Sites
 
 __all__ = ["HEADERS", "Gate"]
 
@@ -36,15 +37,19 @@ HEADERS = {
 class Gate:
     """ASGI middleware, the outermost of the service.
 
-    It names each request (``X-Request-ID``, the sender's own if it is harmless), logs one line for it
-    without anything of its content, sets the security headers that an answer does not set itself, and turns
-    whatever fails unforeseen into a problem document. An answer that comes before the body was read closes
-    the connection, but reads on for a moment: closing at once would reset it, and the sender would never see
-    the answer.
+    It gives each request an id (``X-Request-ID``, the sender's own if it is harmless), refuses what other
+    names and sites may not ask, logs one line for it without anything of its content, sets the security
+    headers that an answer does not set itself, and turns whatever fails unforeseen into a problem document.
+    An answer that comes before the body was read closes the connection, but reads on for a moment: closing at
+    once would reset it, and the sender would never see the answer.
+
+    Args:
+        app: The application.
+        sites: The rule of names and sites.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, sites: Sites) -> None:
+        self.app, self._sites = app, sites
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -53,9 +58,13 @@ class Gate:
             return
         exchange = _Exchange(scope, receive, send)
         try:
+            self._sites.check(scope["method"], scope["path"], Headers(scope=scope))
             await self.app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = 499
+        except Problem as refusal:
+            response = problem_response(refusal, exchange.request_id)
+            await response(scope, exchange.receive, exchange.send)
         except Exception:
             _LOG.exception("failed", extra={"fields": {"request_id": exchange.request_id}})
             if exchange.status is None:

@@ -1,4 +1,4 @@
-"""What a service allows, and what it offers."""
+"""Limits and offer of a service."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from agelens.errors import InputError
 __all__ = ["Limits", "ServeSettings"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
+_HOST = re.compile(r"\*|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask, and how much may wait.
+    """Bounds of one request, and of what may wait.
 
     Attributes:
         body_bytes: Largest body of a request; more is refused before it is read.
@@ -27,6 +28,9 @@ class Limits:
         silent_seconds: Longest pause of a sender, in the request's head too.
         requests: Most calls of ``/v1/estimate`` at once, uploads included.
         queue: Most images that wait for a worker.
+        connections: Most open connections, idle ones included.
+        photo_seconds: Longest work on one photo, after which its worker counts as stuck; while all are stuck,
+            ``/readyz`` says so.
     Raises:
         InputError: A limit is not positive or not finite, or one call's images would not fit into the queue.
     """
@@ -40,6 +44,8 @@ class Limits:
     silent_seconds: float = 10
     requests: int = 128
     queue: int = 256
+    connections: int = 512
+    photo_seconds: float = 10
 
     def __post_init__(self) -> None:
         for limit in fields(self):
@@ -52,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What a service offers.
+    """Offer of a service.
 
     Attributes:
         models: Names of shipped models or model files, the default first; empty offers all shipped models.
@@ -63,9 +69,10 @@ class ServeSettings:
         batch_seconds: Longest time a crop waits for others while photos wait too; without them, none.
         token: Bearer token that calls must show; None asks for none.
         origins: Origins of other sites whose pages may call; ``*`` = all.
+        hosts: Names that the service answers to, beside addresses; ``*`` = all.
         limits: See `Limits`.
     Raises:
-        InputError: A number is out of range, the token cannot stand in a header, or an origin is none.
+        InputError: A number is out of range, the token cannot stand in a header, an origin or a name is none.
     """
 
     models: tuple[str, ...] = ()
@@ -76,6 +83,7 @@ class ServeSettings:
     batch_seconds: float = 0.05
     token: str | None = field(default=None, repr=False)
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ("localhost",)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -89,6 +97,9 @@ class ServeSettings:
                 raise InputError(
                     f"an origin is like https://example.org, in lower case, or *, not {origin!r}"
                 )
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise InputError(f"a name is like ages.example.org, without a port, or *, not {host!r}")
         if self.token is not None and (
             len(self.token) < 16
             or not self.token.isascii()

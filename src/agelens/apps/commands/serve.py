@@ -43,6 +43,10 @@ def serve(
         list[str] | None,
         typer.Option(help="Origin of another site whose pages may call; may be repeated; * for all."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of the service, beside addresses and localhost; may be repeated; * for all."),
+    ] = None,
     page: Annotated[bool, typer.Option(help="Show the page at /.")] = True,
     max_body: Annotated[float, typer.Option(help="Maximum size of a request body, in MB.")] = 16,
     max_pixels: Annotated[int, typer.Option(help="Larger images are refused before decoding.")] = 50_000_000,
@@ -51,6 +55,7 @@ def serve(
         int, typer.Option(help="Maximum number of faces per image, the largest first.")
     ] = 100,
     max_requests: Annotated[int, typer.Option(help="Maximum number of concurrent calls.")] = 128,
+    max_connections: Annotated[int, typer.Option(help="Maximum number of open connections.")] = 512,
     queue: Annotated[int, typer.Option(help="Maximum number of waiting images; further ones get 503.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds from the upload's end to the answer.")] = 30,
     upload_timeout: Annotated[float, typer.Option(help="Seconds for a whole upload.")] = 60,
@@ -73,6 +78,7 @@ def serve(
         upload_seconds=upload_timeout,
         silent_seconds=silence,
         requests=max_requests,
+        connections=max_connections,
         queue=queue,
     )
     settings = ServeSettings(
@@ -83,18 +89,24 @@ def serve(
         batch_size=batch_size,
         token=read_token(token_file),
         origins=tuple(cors or ()),
+        hosts=("localhost", *_named(host), *(allow_host or ())),
         limits=limits,
     )
     from agelens.serve.app import create_app
-    from agelens.serve.logs import log_to
+    from agelens.serve.logs import json_logs
     from agelens.serve.server import listen, run
 
     app = create_app(settings, _PAGE if page and _PAGE.is_dir() else None)
     on = listen(host, port)
-    log_to()
     if settings.token is None and not host.startswith(_LOOPBACK):
         typer.echo("warning: anyone who reaches this address may call; set a token (--token-file)", err=True)
-    run(app, on, limits, lambda url: typer.echo(f"agelens serves {url}"))
+    with json_logs():
+        run(app, on, limits, lambda url: typer.echo(f"agelens serves {url}"))
+
+
+def _named(host: str) -> tuple[str, ...]:
+    """The host to listen on, if it is a name."""
+    return () if ":" in host or host.replace(".", "").isdecimal() else (host,)
 
 
 def _cores() -> int:
