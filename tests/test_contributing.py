@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[1]
 TEXT = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = re.split(r"^## ", re.split(r"<!-- --8<-- .*-->\n", TEXT)[1], flags=re.MULTILINE)[1:]
 EXAMPLES = {recipe.partition("\n")[0]: recipe for recipe in RECIPES}
-EXPECTED = {"A data set", "A backbone", "A face detector"}
+EXPECTED = {"A loss", "A data set", "A backbone", "A method", "A face detector"}
 
 # What makes a training of the examples short; the commands are otherwise as written.
 SHORT = ("train.epochs=1", "train.batch_size=8", "network.input_size=32")
@@ -37,8 +37,10 @@ def test_the_example_works_as_written(name: str, reader_folder: Path, tmp_path: 
     folder = shutil.copytree(reader_folder, tmp_path / "folder")
     (code, *tests), commands = blocks(EXAMPLES[name], "python"), blocks(EXAMPLES[name], "sh")
     (folder / "my_parts.py").write_text(code, encoding="utf-8")
-    for number, test in enumerate(tests):
-        (folder / f"test_{number}.py").write_text(test, encoding="utf-8")
+    for test in tests:
+        (folder / "test_my_parts.py").write_text(test, encoding="utf-8")
+    for recipe in blocks(EXAMPLES[name], "toml"):
+        (folder / "wide.toml").write_text(recipe, encoding="utf-8")
     for line in "".join(commands).splitlines():
         program, *arguments = shlex.split(line, comments=True)
         if arguments[0] == "train":
