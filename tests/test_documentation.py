@@ -1,0 +1,69 @@
+"""The documentation's commands exist with these options, its recipes and objectives are the shipped ones."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+INCOMPLETE = re.compile(r"\$|…")  # a variable or something left out: no command as it stands
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's shell blocks that call agelens, continued lines joined."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in re.split(r" && | \| ", line)]
+    return [
+        part for part in parts if re.match(r"(\.venv/bin/)?agelens ", part) and not INCOMPLETE.search(part)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_commands_have_these_options(page: Path) -> None:
+    from typer.main import get_command
+
+    from agelens.apps.cli import app
+
+    group = get_command(app)
+    for line in commands(page):
+        _, name, *arguments = shlex.split(line, comments=True)
+        if name.startswith("--"):
+            continue
+        subcommand = group.get_command(group.make_context("agelens", [name]), name)  # type: ignore[attr-defined]
+        assert subcommand is not None, line
+        subcommand.make_context(name, arguments)  # a usage error if an option is unknown
+
+
+def test_most_pages_show_commands() -> None:
+    assert len([page for page in PAGES if commands(page)]) >= 8
+
+
+def test_trained_recipes_are_shipped() -> None:
+    pytest.importorskip("torch", reason="recipes need the extra train")
+    from agelens.training.recipe import recipe_names
+
+    lines = [line for page in PAGES for line in commands(page)]
+    named = {shlex.split(line)[2] for line in lines if re.match(r"agelens (train|sweep|ladder) ", line)}
+    assert len(named) > 5
+    assert named - {"wide.toml"} <= set(recipe_names())
+
+
+def test_every_objective_is_listed() -> None:
+    pytest.importorskip("torch", reason="objectives need the extra train")
+    from agelens.objectives import OBJECTIVES
+
+    page = (DOCS / "methods" / "baseline.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`([\w-]+)`", row)] == list(OBJECTIVES)
+
+
+def test_the_built_pages_fetch_nothing() -> None:
+    configuration = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    assert re.search(r"^  font: false\b", configuration, flags=re.MULTILINE)
+    assert not re.search(r"^extra_(javascript|css):", configuration, flags=re.MULTILINE)
