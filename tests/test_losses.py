@@ -238,3 +238,118 @@ def test_laes_losses_refuse_what_does_not_fit() -> None:
         losses.additive_margin_softmax(logits, torch.zeros(2, dtype=torch.long), 64.0, 1.0)
     with pytest.raises(ValueError, match="classes"):
         losses.additive_margin_softmax(logits, torch.zeros(3, dtype=torch.long), 64.0, 0.35)
+
+
+# --- Bands ---
+
+
+def _bands() -> tuple[Tensor, Tensor]:
+    return torch.tensor([0, 1, 2, 4, 0, 3]), torch.tensor([0, 3, 4, 4, 4, 3])
+
+
+def test_band_likelihood_by_hand_and_by_loop() -> None:
+    # softmax (1/8, 3/8, 4/8): the last two bins hold 7/8
+    logits = torch.log(torch.tensor([[1.0, 3.0, 4.0]]))
+    by_hand = losses.band_likelihood(logits, torch.tensor([1]), torch.tensor([2]))
+    assert by_hand.tolist() == pytest.approx([-math.log(7 / 8)], rel=1e-6)
+    logits, *_ = _batch()
+    low, high = _bands()
+    rows = zip(logits.tolist(), low.tolist(), high.tolist(), strict=True)
+    expected = [-math.log(sum(_loop_softmax(z, 2.0)[first : last + 1])) for z, first, last in rows]
+    assert losses.band_likelihood(logits, low, high, 2.0).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_band_of_one_bin_is_the_cross_entropy_and_the_band_of_all_is_nothing() -> None:
+    logits, _, index, _, _ = _batch()
+    torch.testing.assert_close(
+        losses.band_likelihood(logits, index, index, 2.0).mean(), losses.age_cross_entropy(logits, index, 2.0)
+    )
+    whole = losses.band_likelihood(logits, torch.zeros(6, dtype=torch.long), torch.full((6,), 4))
+    assert whole.tolist() == pytest.approx([0.0] * 6, abs=1e-12)
+
+
+def test_the_likelihoods_gradient_is_that_of_the_networks_own_distribution_in_the_band() -> None:
+    logits, *_ = _batch()
+    low, high = _bands()
+    inside = (torch.arange(5) >= low[:, None]) & (torch.arange(5) <= high[:, None])
+    own = torch.softmax(logits, 1) * inside
+    z = logits.clone().requires_grad_(True)
+    losses.soft_cross_entropy(z, own / own.sum(1, keepdim=True)).backward()
+    other = logits.clone().requires_grad_(True)
+    losses.band_likelihood(other, low, high).mean().backward()
+    torch.testing.assert_close(z.grad, other.grad)
+
+
+def test_band_distance_by_hand_and_as_the_absolute_error() -> None:
+    estimates = torch.tensor([18.0, 20.0, 25.0, 29.5, 33.0])
+    distances = losses.band_distance(estimates, torch.full((5,), 20.0), torch.full((5,), 29.0))
+    assert distances.tolist() == [2.0, 0.0, 0.0, 0.5, 4.0]
+    _, _, _, regressed, ages = _batch(40)
+    assert torch.equal(losses.band_distance(regressed, ages, ages), (regressed - ages).abs())
+    assert torch.equal(
+        losses.l1_regression(regressed, ages, ages).double(), losses.l1_regression(regressed, ages)
+    )
+
+
+def test_slack_of_a_band_by_loop() -> None:
+    _, _, _, regressed, low = _batch(30)
+    high, ancestor = low + 0.1, regressed.flip(0)
+    total = 0.0
+    for s, a, lo, hi in zip(regressed.tolist(), ancestor.tolist(), low.tolist(), high.tolist(), strict=True):
+        mine, theirs = max(lo - s, s - hi, 0.0), max(lo - a, a - hi, 0.0)
+        total += max(0.0, mine - theirs) / 30
+    assert losses.slack_regression(regressed, low, ancestor, high).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_curvature_by_hand_by_loop_and_of_a_gaussian() -> None:
+    assert losses.logit_curvature(torch.tensor([[0.0, 1.0, 0.0, 2.0]])).tolist() == [(4 + 9) / 2]
+    assert losses.logit_curvature(torch.arange(7.0)[None] * 3 + 2).tolist() == [0.0]
+    gaussian = torch.log(losses.gaussian_labels(torch.tensor([40.0]).double(), BIN_AGES, 5.0))
+    assert losses.logit_curvature(gaussian).item() == pytest.approx(5.0**-4, rel=1e-9)
+    logits, *_ = _batch()
+    expected = [sum((z[k + 1] - 2 * z[k] + z[k - 1]) ** 2 for k in (1, 2, 3)) / 3 for z in logits.tolist()]
+    assert losses.logit_curvature(logits).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_refinement_takes_label_distributions_too() -> None:
+    logits, ancestor, index, _, _ = _batch()
+    one_hot = torch.nn.functional.one_hot(index, 5).double()
+    torch.testing.assert_close(
+        losses.refined_label_distribution(logits, one_hot, ancestor, alpha=0.3, tau=2.0),
+        losses.refined_label_distribution(logits, index, ancestor, alpha=0.3, tau=2.0),
+    )
+
+
+def test_gaussian_labels_of_deviations_of_their_own() -> None:
+    ages = torch.tensor([20.0, 40.5], dtype=torch.float64)
+    both = losses.gaussian_labels(ages, BIN_AGES, torch.tensor([1.0, 4.0], dtype=torch.float64))
+    for row, age, sigma in zip(both, ages, (1.0, 4.0), strict=True):
+        torch.testing.assert_close(row[None], losses.gaussian_labels(age[None], BIN_AGES, sigma))
+    with pytest.raises(ValueError, match="sigma"):
+        losses.gaussian_labels(ages, BIN_AGES, torch.tensor([1.0, 0.0]))
+
+
+def test_the_losses_of_bands_do_not_depend_on_order_and_have_gradients() -> None:
+    logits, _, _, regressed, ages = _batch()
+    low, high = _bands()
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(
+        losses.band_likelihood(logits, low, high)[order],
+        losses.band_likelihood(logits[order], low[order], high[order]),
+    )
+    torch.testing.assert_close(losses.logit_curvature(logits)[order], losses.logit_curvature(logits[order]))
+    logits.requires_grad_(True)
+    regressed.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda z: losses.band_likelihood(z, low, high, 2.0), (logits,))
+    assert torch.autograd.gradcheck(losses.logit_curvature, (logits,))
+    assert torch.autograd.gradcheck(lambda s: losses.band_distance(s, ages, ages + 0.01), (regressed,))
+
+
+def test_the_losses_of_bands_refuse_what_does_not_fit() -> None:
+    logits = torch.zeros(2, 5)
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        losses.band_likelihood(logits, torch.zeros(3, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        losses.band_distance(torch.zeros(2), torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match="K >= 3"):
+        losses.logit_curvature(torch.zeros(2, 2))

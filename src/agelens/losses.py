@@ -18,12 +18,14 @@ __all__ = [
     "additive_margin_softmax",
     "age_cross_entropy",
     "annealed",
+    "band_distance",
+    "band_likelihood",
     "expectation_error",
-    "expected_age_error",
     "gaussian_labels",
     "hint_error",
     "l1_regression",
     "label_divergence",
+    "logit_curvature",
     "refined_label_distribution",
     "slack_regression",
     "soft_cross_entropy",
@@ -51,6 +53,76 @@ def age_cross_entropy(logits: Tensor, age_index: Tensor, tau: float = 1.0) -> Te
     return F.cross_entropy(logits / tau, age_index)
 
 
+def band_likelihood(logits: Tensor, low_index: Tensor, high_index: Tensor, tau: float = 1.0) -> Tensor:
+    """Negative log likelihood of an age band under softmax(z/τ), of each sample.
+
+    -log Σ_{k=low…high} softmax(z/τ)_k: the label says that the age is one of the band's bins, so its
+    likelihood is their sum. A band of one bin is :func:`age_cross_entropy`, the band of all bins is 0. The
+    gradient is that of the cross entropy to the network's own distribution conditioned on the band.
+    Not averaged: a batch may hold labels of other kinds.
+
+    Args:
+        logits: (B, K) z.
+        low_index: (B,) int64 first bin of the band.
+        high_index: (B,) int64 last bin, itself included.
+        tau: Temperature τ > 0.
+    Returns:
+        (B,) losses in nats, ≥ 0.
+    Raises:
+        ValueError: Shapes disagree, or τ is not positive.
+    """
+    _check_logits(logits, tau)
+    if low_index.shape != logits.shape[:1] or high_index.shape != logits.shape[:1]:
+        raise ValueError(
+            f"bands {tuple(low_index.shape)} and {tuple(high_index.shape)} for logits {tuple(logits.shape)}"
+        )
+    k = torch.arange(logits.shape[1], device=logits.device)
+    inside = (k >= low_index[:, None]) & (k <= high_index[:, None])
+    scaled = logits / tau
+    own = scaled.masked_fill(~inside, float("-inf"))
+    return torch.logsumexp(scaled, dim=1) - torch.logsumexp(own, dim=1)
+
+
+def band_distance(estimates: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Distance of estimates to bands, of each sample: max(0, low - s) + max(0, s - high).
+
+    The ℓ1 error where the label is one age (low = high); 0, without a gradient, inside the band.
+
+    Args:
+        estimates: (B,) ages s, in any unit.
+        low: (B,) lower ends, in the same unit.
+        high: (B,) upper ends, ≥ low.
+    Returns:
+        (B,) distances.
+    Raises:
+        ValueError: Shapes disagree.
+    """
+    _check_regressed(estimates, low)
+    _check_regressed(estimates, high)
+    return torch.relu(low - estimates) + torch.relu(estimates - high)
+
+
+def logit_curvature(logits: Tensor) -> Tensor:
+    """Mean squared second difference of the logits over the age bins, of each sample.
+
+    mean_k (z_{k+1} - 2 z_k + z_{k-1})². The likelihood of a band does not say how its mass lies inside: any
+    shape is as good, spikes and steps at the ends included, and the expectation is then arbitrary by years.
+    This term prefers the shape that bends least: 0 for z linear in the age (a geometric distribution), 1/σ⁴
+    for a Gaussian of deviation σ, so wide and smooth distributions cost next to nothing. Bends are
+    penalised everywhere, at the ends of the bands as well, where the steps would be.
+
+    Args:
+        logits: (B, K) z, K ≥ 3.
+    Returns:
+        (B,) curvatures, ≥ 0.
+    Raises:
+        ValueError: Wrong shape.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 3:
+        raise ValueError(f"logits must be (B, K) with K >= 3, not {tuple(logits.shape)}")
+    return logits.diff(n=2, dim=1).square().mean(dim=1)
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor, tau: float = 1.0) -> Tensor:
     """Cross entropy of a target distribution under softmax(z/τ), averaged over the batch.
 
@@ -73,7 +145,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, tau: float = 1.0) -> Tens
 
 
 def refined_label_distribution(
-    logits: Tensor, age_index: Tensor, ancestor_logits: Tensor, *, alpha: float, tau: float
+    logits: Tensor, label: Tensor, ancestor_logits: Tensor, *, alpha: float, tau: float
 ) -> Tensor:
     """Label-distribution refinery: the ancestor's distribution beside the label.
 
@@ -81,7 +153,8 @@ def refined_label_distribution(
 
     Args:
         logits: (B, K) z^t of the offspring.
-        age_index: (B,) int64 bin of the labelled age.
+        label: (B,) int64 bin of the labelled age; or (B, K) label distributions where labels are not all
+            whole ages.
         ancestor_logits: (B, K) z^{t-1} of the frozen ancestor on the same view; detached here.
         alpha: Weight of the ancestor, 0 ≤ α ≤ 1; 0 is plain cross entropy.
         tau: Temperature τ > 0, of both networks.
@@ -93,11 +166,12 @@ def refined_label_distribution(
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
     target = F.softmax(ancestor_logits.detach() / tau, dim=1)
-    hard = age_cross_entropy(logits, age_index, tau)
+    of_label = age_cross_entropy if label.ndim == 1 else soft_cross_entropy
+    hard = of_label(logits, label, tau)
     return alpha * soft_cross_entropy(logits, target, tau) + (1.0 - alpha) * hard
 
 
-def l1_regression(regressed: Tensor, ages: Tensor) -> Tensor:
+def l1_regression(regressed: Tensor, ages: Tensor, upper: Tensor | None = None) -> Tensor:
     """Mean absolute error of the regressed normalised age.
 
     Eq. 11 of [1] prints ``s - y``; its text says ℓ1, and Eq. 9 of [2] averages over the batch.
@@ -105,16 +179,19 @@ def l1_regression(regressed: Tensor, ages: Tensor) -> Tensor:
     Args:
         regressed: (B,) normalised age s.
         ages: (B,) normalised ground truth y.
+        upper: (B,) upper ends of labels that are bands, whose lower ends ``ages`` are: the error is then the
+            distance to the band. None: ages.
     Returns:
         () loss, in units of the age range.
     Raises:
         ValueError: Shapes disagree.
     """
-    _check_regressed(regressed, ages)
-    return (regressed - ages).abs().mean()
+    return _regression_error(regressed, ages, upper).mean()
 
 
-def slack_regression(regressed: Tensor, ages: Tensor, ancestor_regressed: Tensor) -> Tensor:
+def slack_regression(
+    regressed: Tensor, ages: Tensor, ancestor_regressed: Tensor, upper: Tensor | None = None
+) -> Tensor:
     """Penalise the regressed age only where its error exceeds the ancestor's.
 
     Eqs. 12-15 of [1], averaged over the batch (the paper leaves the reduction open):
@@ -124,18 +201,24 @@ def slack_regression(regressed: Tensor, ages: Tensor, ancestor_regressed: Tensor
         regressed: (B,) normalised age s^t.
         ages: (B,) normalised ground truth y.
         ancestor_regressed: (B,) normalised age s^{t-1} of the ancestor; detached here.
+        upper: As in :func:`l1_regression`.
     Returns:
         () loss, in units of the age range.
     Raises:
         ValueError: Shapes disagree.
     """
+    slack = _regression_error(ancestor_regressed.detach(), ages, upper)
+    return torch.relu(_regression_error(regressed, ages, upper) - slack).mean()
+
+
+def _regression_error(regressed: Tensor, ages: Tensor, upper: Tensor | None) -> Tensor:
+    if upper is not None:
+        return band_distance(regressed, ages, upper)
     _check_regressed(regressed, ages)
-    _check_regressed(ancestor_regressed, ages)
-    slack = (ancestor_regressed.detach() - ages).abs()
-    return torch.relu((regressed - ages).abs() - slack).mean()
+    return (regressed - ages).abs()
 
 
-def gaussian_labels(ages: Tensor, bin_ages: Tensor, sigma: float) -> Tensor:
+def gaussian_labels(ages: Tensor, bin_ages: Tensor, sigma: float | Tensor) -> Tensor:
     """Label distributions z: Gaussians about the labelled ages, normalised over the bins.
 
     Sec. 2.1 of [3], whose density is not normalised as printed; its KL divergence needs it to be.
@@ -143,7 +226,7 @@ def gaussian_labels(ages: Tensor, bin_ages: Tensor, sigma: float) -> Tensor:
     Args:
         ages: (B,) years, inside the range of the bins (clamp them).
         bin_ages: (K,) ages of the bins, years.
-        sigma: Deviation, years, > 0.
+        sigma: Deviation, years, > 0; (B,) where each label has its own.
     Returns:
         (B, K) distributions, rows sum to 1.
     Raises:
@@ -151,7 +234,11 @@ def gaussian_labels(ages: Tensor, bin_ages: Tensor, sigma: float) -> Tensor:
     """
     if ages.ndim != 1 or bin_ages.ndim != 1:
         raise ValueError(f"ages {tuple(ages.shape)} must be (B,) and bin_ages {tuple(bin_ages.shape)} (K,)")
-    if not sigma > 0:
+    if isinstance(sigma, Tensor):
+        if sigma.shape != ages.shape or not bool((sigma > 0).all()):
+            raise ValueError(f"sigma {tuple(sigma.shape)} must be positive, one for each of {len(ages)} ages")
+        sigma = sigma[:, None]
+    elif not sigma > 0:
         raise ValueError(f"sigma must be positive, not {sigma}")
     return F.softmax(-((bin_ages - ages[:, None]) ** 2) / (2 * sigma**2), dim=1)
 
@@ -292,22 +379,3 @@ def annealed(weight: float, fall: float, every: float, epoch: int) -> float:
     if every <= 0:
         return weight
     return max(0.0, weight - fall * int((epoch + 1e-9) // every))
-
-
-def expected_age_error(logits: Tensor, ages: Tensor, bin_ages: Tensor, tau: float = 1.0) -> Tensor:
-    """Mean absolute error of the expected age: mean |Σ_k k softmax(z/τ)_k - y|, in years.
-
-    Args:
-        logits: (B, K) z.
-        ages: (B,) y, years: labels, or a teacher's estimates.
-        bin_ages: (K,) the bins' ages.
-        tau: Temperature τ > 0.
-    Returns:
-        () loss in years.
-    Raises:
-        ValueError: Shapes disagree, or τ is not positive.
-    """
-    _check_logits(logits, tau)
-    if ages.shape != logits.shape[:1]:
-        raise ValueError(f"ages {tuple(ages.shape)} for logits {tuple(logits.shape)}")
-    return (F.softmax(logits / tau, dim=1) @ bin_ages - ages).abs().mean()

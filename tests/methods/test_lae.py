@@ -38,6 +38,12 @@ def _recipe(settings: dict[str, object] | None = None, **network: object) -> Rec
     return Recipe.validate(table, "test")
 
 
+def exact(ages: list[float]) -> torch.Tensor:
+    """(B, 4) labels of exact ages."""
+    years = torch.tensor(ages)
+    return torch.stack([years, torch.full_like(years, math.nan), years, years], dim=1)
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
@@ -57,9 +63,7 @@ def test_the_loss_is_eq_3_and_ages_beyond_the_bins_are_clamped() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 101, generator=generator)
     ages = [7.0, 64.0, 116.0]
-    parts = stage.loss(
-        Outputs(torch.zeros(3, 4), logits, None), Batch(torch.zeros(3, 3, 8, 8), torch.tensor(ages))
-    )
+    parts = stage.loss(Outputs(torch.zeros(3, 4), logits, None), Batch(torch.zeros(3, 3, 8, 8), exact(ages)))
     divergence = error = 0.0
     for row, age in zip(logits.double().tolist(), [7.0, 64.0, 100.0], strict=True):
         total = sum(math.exp(z) for z in row)
@@ -71,6 +75,41 @@ def test_the_loss_is_eq_3_and_ages_beyond_the_bins_are_clamped() -> None:
     assert parts["ld"].item() == pytest.approx(divergence, rel=1e-5)
     assert parts["er"].item() == pytest.approx(error, rel=1e-5)
     assert parts["loss"].item() == pytest.approx(divergence + 0.5 * error, rel=1e-5)
+
+
+def test_bands_and_voted_deviations_beside_an_exact_age() -> None:
+    logits = torch.randn(3, 101, generator=torch.Generator().manual_seed(1))
+    labels = torch.cat(
+        [exact([30.0]), torch.tensor([[45.5, 4.0, 45.5, 45.5], [math.nan, math.nan, 70, 130]])]
+    )
+    outputs = Outputs(torch.zeros(3, 4), logits, None)
+    plain = (
+        LongTailed(_recipe({"smoothness": 2.0}), BINS)
+        .stages()[0]
+        .loss(outputs, Batch(torch.empty(0), labels))
+    )
+    said = torch.softmax(logits.double(), 1)
+    ages = torch.arange(101).double()
+    divergence = 0.0
+    for row, age, sigma in ((0, 30.0, 1.0), (1, 45.5, 1.0)):
+        label = torch.softmax(-((ages - age) ** 2) / (2 * sigma**2), 0)
+        divergence += float((label * (label.clamp_min(1e-300).log() - said[row].log())).sum())
+    divergence -= math.log(float(said[2, 70:].sum()))
+    expected = said @ ages
+    errors = abs(float(expected[0]) - 30) + abs(float(expected[1]) - 45.5) + max(0, 70 - float(expected[2]))
+    curvature = float(logits[2].double().diff(n=2).square().mean()) / 3
+    assert plain["ld"].item() == pytest.approx(divergence / 3, rel=1e-5)
+    assert plain["er"].item() == pytest.approx(errors / 3, rel=1e-5)
+    assert plain["curvature"].item() == pytest.approx(curvature, rel=1e-5)
+    assert plain["loss"].item() == pytest.approx((divergence + errors) / 3 + 2 * curvature, rel=1e-5)
+    voted = (
+        LongTailed(_recipe({"voted": True}), BINS).stages()[0].loss(outputs, Batch(torch.empty(0), labels))
+    )
+    wide = torch.softmax(-((ages - 45.5) ** 2) / (2 * 4.0**2), 0)
+    narrow = torch.softmax(-((ages - 45.5) ** 2) / 2, 0)
+    change = float((torch.xlogy(wide, wide) - wide * said[1].log()).sum())
+    change -= float((torch.xlogy(narrow, narrow) - narrow * said[1].log()).sum())
+    assert (voted["ld"] - plain["ld"]).item() == pytest.approx(change / 3, abs=1e-5)
 
 
 def test_lae_has_one_head_and_its_settings_are_checked() -> None:

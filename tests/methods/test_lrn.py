@@ -37,6 +37,12 @@ def _outputs(seed: int, batch: int = 5) -> Outputs:
     )
 
 
+def _exact(*ages: float) -> Tensor:
+    """(B, 4) labels of exact ages."""
+    years = torch.tensor(ages)
+    return torch.stack([years, torch.full_like(years, math.nan), years, years], dim=1)
+
+
 class _Fixed(torch.nn.Module):
     """An ancestor that says the same of every batch."""
 
@@ -60,7 +66,7 @@ def test_the_ancestors_loss_is_eq_16(ancestor_tau: float | None, used: float) ->
     if ancestor_tau is not None:
         settings["ancestor_tau"] = ancestor_tau
     stage = LabelRefinery(_recipe(**settings), BINS).stages()[0]
-    outputs, ages = _outputs(1), torch.tensor([0.0, 3.0, 10.0, 5.0, 99.0])
+    outputs, ages = _outputs(1), _exact(0.0, 3.0, 10.0, 5.0, 99.0)
     parts = stage.loss(outputs, Batch(torch.zeros(5, 3, 8, 8), ages))
     assert outputs.logits is not None
     assert outputs.regressed is not None
@@ -79,7 +85,7 @@ def test_the_offsprings_loss_is_eq_17_with_targets_at_the_offsprings_temperature
     inherited, outputs = _outputs(2), _outputs(3)
     ancestor = _Fixed(inherited)
     stage.ready(lambda name: ancestor)  # type: ignore[arg-type, return-value]
-    images, ages = torch.randn(5, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0])
+    images, ages = torch.randn(5, 3, 8, 8), _exact(1.0, 2.0, 3.0, 4.0, 10.0)
     parts = stage.loss(outputs, Batch(images, ages))
     ldl = reg = 0.0
     assert outputs.logits is not None
@@ -98,6 +104,53 @@ def test_the_offsprings_loss_is_eq_17_with_targets_at_the_offsprings_temperature
     assert ancestor.seen is images  # the same augmented view
 
 
+def test_bands_and_ages_between_two_bins() -> None:
+    nan = math.nan
+    targets = torch.tensor([[nan, nan, 3.0, 6.0], [7.25, nan, 7.25, 7.25], [nan, nan, 9.0, 130.0]])
+    recipe = _recipe(generations=2, tau=2.0, alpha=0.25, lambda_1=3.0, lambda_t=5.0, smoothness=0.5)
+    first, second = LabelRefinery(recipe, BINS).stages()
+    outputs, inherited = _outputs(4, 3), _outputs(5, 3)
+    second.ready(lambda name: _Fixed(inherited))  # type: ignore[arg-type, return-value]
+    assert outputs.logits is not None
+    assert outputs.regressed is not None
+    assert inherited.logits is not None
+    assert inherited.regressed is not None
+    p = [_softmax(z, 2.0) for z in outputs.logits]
+    q = [_softmax(z, 2.0) for z in inherited.logits]
+    split = [0.0] * 7 + [0.75, 0.25] + [0.0] * 2
+    hard = [
+        [value * (3 <= k <= 6) / sum(q[0][3:7]) for k, value in enumerate(q[0])],
+        split,
+        [value * (k >= 9) / sum(q[2][9:]) for k, value in enumerate(q[2])],
+    ]
+    bands = [(0.3, 0.6), (0.725, 0.725), (0.9, 1.0)]
+
+    def crossed(target: list[float], said: list[float]) -> float:
+        return -sum(t * math.log(s) for t, s in zip(target, said, strict=True))
+
+    def distance(s: float, low: float, high: float) -> float:
+        return max(low - s, s - high, 0.0)
+
+    told = first.loss(outputs, Batch(torch.zeros(3, 3, 8, 8), targets))
+    ldl = (-math.log(sum(p[0][3:7])) + crossed(split, p[1]) - math.log(sum(p[2][9:]))) / 3
+    reg = sum(distance(s, *band) for s, band in zip(outputs.regressed.tolist(), bands, strict=True)) / 3
+    curvature = float(outputs.logits[[0, 2]].double().diff(n=2).square().mean(1).sum()) / 3
+    assert told["ldl"].item() == pytest.approx(ldl, rel=1e-5)
+    assert told["reg"].item() == pytest.approx(reg, rel=1e-5)
+    assert told["curvature"].item() == pytest.approx(curvature, rel=1e-5)
+    assert told["loss"].item() == pytest.approx(ldl + 3 * reg + 0.5 * curvature, rel=1e-5)
+
+    told = second.loss(outputs, Batch(torch.zeros(3, 3, 8, 8), targets))
+    ldl = sum(0.25 * crossed(q[k], p[k]) + 0.75 * crossed(hard[k], p[k]) for k in range(3)) / 3
+    slack = sum(
+        max(0.0, distance(s, *band) - distance(a, *band))
+        for s, a, band in zip(outputs.regressed.tolist(), inherited.regressed.tolist(), bands, strict=True)
+    )
+    assert told["ldl"].item() == pytest.approx(ldl, rel=1e-5)
+    assert told["loss"].item() == pytest.approx(ldl + 5 * slack / 3, rel=1e-5)
+    assert set(told) == {"loss", "ldl", "reg"}
+
+
 @pytest.mark.parametrize(("heads", "parts"), [(["ldl"], {"loss", "ldl"}), (["reg"], {"loss", "reg"})])
 def test_single_heads(heads: list[str], parts: set[str]) -> None:
     table = _recipe(generations=2).model_dump()
@@ -109,7 +162,7 @@ def test_single_heads(heads: list[str], parts: set[str]) -> None:
     second.ready(lambda name: network)
     images = torch.randn(2, 3, 32, 32)
     for stage in (first, second):
-        told = stage.loss(stage.network()(images), Batch(images, torch.tensor([1.0, 9.0])))
+        told = stage.loss(stage.network()(images), Batch(images, _exact(1.0, 9.0)))
         assert set(told) == parts
         assert told["loss"].isfinite()
 

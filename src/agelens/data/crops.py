@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.manifest import image_paths
+from agelens.data.manifest import image_paths, is_band, label_bounds
 from agelens.errors import ImageError, ManifestError
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
@@ -25,14 +25,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CropSet:
-    """Aligned crops and their ages; splits of one manifest share one array.
+    """Aligned crops and their labels; splits of one manifest share one array.
 
     Attributes:
         pixels: (M, S, S, 3) uint8, RGB; may be a memory map.
-        ages: (N,) float32, years.
+        ages: (N,) float32, years; NaN where the label is a band.
         rows: (N,) the row of ``pixels`` of each crop.
         subjects: (N,) the person on each crop, as the manifest names people; None if it does not. Ages of
             a manifest that names people only are NaN.
+        bounds: (N, 2) float32, both ends of the labels in years where some are bands (an open one ends at
+            130); the age twice for the others. None: all are ages.
+        deviations: (N,) float32, deviations of apparent ages, NaN for the others; None: there are none.
         stored: Where the pixels are kept beside the manifest, a name no other pixels have; None: nowhere.
     """
 
@@ -41,6 +44,8 @@ class CropSet:
     rows: NDArray[np.int64]
     subjects: NDArray[np.str_] | None = None
     stored: Path | None = None
+    bounds: NDArray[np.float32] | None = None
+    deviations: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != self.pixels.shape[2] or self.pixels.shape[3] != 3:
@@ -50,6 +55,13 @@ class CropSet:
 
     def __len__(self) -> int:
         return len(self.ages)
+
+    def labels(self) -> NDArray[np.float32]:
+        """(N, 4) age (NaN for a band), deviation (NaN without one), lower and upper end, in years."""
+        absent = np.full(len(self), np.nan, np.float32)
+        bounds = np.stack([self.ages, self.ages], axis=1) if self.bounds is None else self.bounds
+        deviations = absent if self.deviations is None else self.deviations
+        return np.column_stack([self.ages, deviations, bounds])
 
     @property
     def side(self) -> int:
@@ -62,8 +74,15 @@ class CropSet:
 
     def select(self, mask: NDArray[np.bool_]) -> CropSet:
         """The crops where ``mask`` (N,) is true."""
-        subjects = None if self.subjects is None else self.subjects[mask]
-        return CropSet(self.pixels, self.ages[mask], self.rows[mask], subjects, self.stored)
+        return CropSet(
+            self.pixels,
+            self.ages[mask],
+            self.rows[mask],
+            None if self.subjects is None else self.subjects[mask],
+            self.stored,
+            None if self.bounds is None else self.bounds[mask],
+            None if self.deviations is None else self.deviations[mask],
+        )
 
 
 def load_crops(
@@ -91,14 +110,19 @@ def load_crops(
     paths = image_paths(manifest)
     count = len(manifest)
     ages = np.full(count, np.nan, np.float32)
+    bounds = deviations = None
     if "age" in manifest:
         ages = manifest["age"].to_numpy(dtype=np.float32)
+        if is_band(manifest).any():
+            bounds = label_bounds(manifest).astype(np.float32)
+        if "age_std" in manifest and manifest["age_std"].notna().any():
+            deviations = manifest["age_std"].to_numpy(dtype=np.float32)
     subjects = manifest["subject"].to_numpy(dtype=np.str_) if "subject" in manifest else None
     stored = Path(manifest.attrs["root"]) / ".crops" / f"{_key(paths)}.npy" if cache else None
     if stored is not None and stored.exists():
         crops: NDArray[Any] = np.load(stored, mmap_mode="r")
         if len(crops) == len(paths):
-            return CropSet(crops, ages, np.arange(count), subjects, stored)
+            return CropSet(crops, ages, np.arange(count), subjects, stored, bounds, deviations)
     first = read_image(paths[0])
     height, width = first.shape[:2]
     if height != width:
@@ -119,7 +143,7 @@ def load_crops(
     if stored is not None:
         with write_atomically(stored) as temporary:
             np.save(temporary, crops)
-    return CropSet(crops, ages, np.arange(count), subjects, stored)
+    return CropSet(crops, ages, np.arange(count), subjects, stored, bounds, deviations)
 
 
 def _key(paths: list[Path]) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "inspect_manifest",
     "is_band",
     "label_bounds",
+    "label_kinds",
     "read_manifest",
     "write_manifest",
 ]
@@ -283,6 +284,16 @@ def is_band(table: pd.DataFrame) -> NDArray[np.bool_]:
     if "age_low" not in table:
         return np.zeros(len(table), np.bool_)
     return np.asarray(table["age"].isna() & table["age_low"].notna())
+
+
+def label_kinds(table: pd.DataFrame) -> dict[str, int]:
+    """Number of rows of each kind of label that occurs: ``exact``, ``apparent`` (it deviates), ``band``."""
+    aged = table["age"].notna().to_numpy(dtype=np.bool_)
+    deviates = np.zeros(len(table), np.bool_)
+    if "age_std" in table:
+        deviates = table["age_std"].notna().to_numpy(dtype=np.bool_)
+    kinds = {"exact": aged & ~deviates, "apparent": aged & deviates, "band": is_band(table)}
+    return {kind: int(rows.sum()) for kind, rows in kinds.items() if rows.any()}
 
 
 def label_bounds(table: pd.DataFrame) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from agelens.data.crops import load_crops
 from agelens.data.geometry import crop_geometry
-from agelens.data.manifest import read_manifest
+from agelens.data.manifest import is_band, label_bounds, label_kinds, read_manifest
 from agelens.data.splits import split_digest, split_rows
-from agelens.errors import ManifestError, RunError, SplitError
+from agelens.errors import ManifestError, RecipeError, RunError, SplitError
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import FINISHERS, finish
@@ -29,7 +30,7 @@ from agelens.plugins import origin, resolve
 from agelens.training.fit import Reporter, fit
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
-from agelens.training.stage import Method
+from agelens.training.stage import Method, Stage
 from agelens.training.start import start_digest, start_weights
 from agelens.training.teachers import teacher_facts
 
@@ -89,14 +90,15 @@ def train(
     bins = _age_bins(recipe, training)
     clamped = 0
     if "age" in rows:
-        completed = np.floor(training["age"])
-        clamped = int(((completed < bins.minimum) | (completed > bins.maximum)).sum())
+        clamped = _outside(training, bins)
     if clamped and reporter is not None and PartialState(cpu=cpu).is_main_process:
         reporter.note(
             f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
         )
     geometry = crop_geometry(rows)
     stages = make_method(recipe, bins).stages()
+    if recipe.method.name != "identity":
+        _check_labels(recipe, stages, label_kinds(training), label_kinds(validation))
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
@@ -172,7 +174,35 @@ def _check_subjects(rows: pd.DataFrame, manifest: str | Path) -> None:
 def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
     if recipe.age_bins != "train":
         return AgeBins.parse(recipe.age_bins)
-    return AgeBins(int(training["age"].min()), int(training["age"].max()))
+    if is_band(training).any():
+        raise RecipeError(recipe.name, "age_bins", "bands need bins that are given, such as 0-100", "train")
+    return AgeBins(int(training["age"].min()), math.ceil(training["age"].max()))
+
+
+def _outside(rows: pd.DataFrame, bins: AgeBins) -> int:
+    """How many ages lie outside the bins; a band does if it shares no age with them."""
+    low, high = np.floor(label_bounds(rows)).T
+    return int(((high < bins.minimum) | (low > bins.maximum)).sum())
+
+
+def _check_labels(
+    recipe: Recipe, stages: Sequence[Stage], train: Mapping[str, int], val: Mapping[str, int]
+) -> None:
+    """Refuse labels that a stage cannot learn, and a selection that the validation rows do not allow."""
+    for stage in stages:
+        for kind, count in train.items():
+            if kind not in stage.labels:
+                raise RecipeError(
+                    recipe.name,
+                    "method.name",
+                    f"its stage {stage.name} learns {' and '.join(stage.labels)} ages, and {count} training "
+                    f"images have labels of the kind {kind!r}",
+                    recipe.method.name,
+                )
+    if recipe.select == "band" and "band" not in val:
+        raise RecipeError(recipe.name, "select", "no validation image has a band: mae or aar", "band")
+    if recipe.select != "band" and set(val) == {"band"}:
+        raise RecipeError(recipe.name, "select", "all validation images have bands: band", recipe.select)
 
 
 def _check_same(run: Run, recipe: Recipe, facts: Mapping[str, Any]) -> None:

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
+from torch.nn import functional as F
 
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
-from agelens.losses import expectation_error, gaussian_labels, label_divergence
+from agelens.losses import band_distance, gaussian_labels, label_divergence
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
+from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Stage
 
@@ -37,6 +39,9 @@ class LongTailedSettings(BaseModel):
         sigma: Deviation of the label distributions, years (Sec. 2.1).
         lambda_er: Weight λ of the expectation's ℓ1 error (Eq. 3, Sec. 3.3).
         tau: Temperature of the softmax; the paper has none.
+        voted: Give the label distribution of an apparent age its own deviation (``age_std``), where that is
+            above ``sigma``.
+        smoothness: Weight of the logits' curvature where labels are bands.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,6 +49,8 @@ class LongTailedSettings(BaseModel):
     sigma: float = Field(default=1.0, gt=0)
     lambda_er: float = Field(default=1.0, ge=0)
     tau: float = Field(default=1.0, gt=0)
+    voted: bool = False
+    smoothness: float = Field(default=1.0, ge=0)
 
 
 @dataclass
@@ -57,6 +64,7 @@ class Representation(Stage):
         start: Weights to start from, or None.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent", "band")
     recipe: Recipe
     settings: LongTailedSettings
     age_bins: AgeBins
@@ -88,18 +96,43 @@ class Representation(Stage):
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L_fe = L_ld + λ·L_er (Eq. 3).
 
+        Of a label that is a band, which the paper does not have, L_ld is -log of the band's mass and L_er
+        the distance of the expectation to the band; the curvature of the logits keeps the distribution smooth
+        inside it.
+
         Args:
             outputs: Of the network.
-            batch: Targets (B,), ages in years.
+            batch: Targets (B, 4), labels.
         Returns:
-            ``loss`` and its parts ``ld`` (nats) and ``er`` (years).
+            ``loss`` and its parts ``ld`` (nats) and ``er`` (years); ``curvature`` with bands.
         """
         assert outputs.logits is not None
-        ages = batch.targets.clamp(self.age_bins.minimum, self.age_bins.maximum)
-        target = gaussian_labels(ages, self.bin_ages, self.settings.sigma)
-        divergence = label_divergence(outputs.logits, target, self.settings.tau)
-        error = expectation_error(outputs.logits, ages, self.bin_ages, self.settings.tau).mean()
-        return {"loss": divergence + self.settings.lambda_er * error, "ld": divergence, "er": error}
+        logits, labels, tau = outputs.logits, AgeLabels.of(batch.targets), self.settings.tau
+        low, high = labels.bounds(self.age_bins)
+        curvature = labels.curvature_loss(logits)
+        if curvature is None:
+            divergence = label_divergence(logits, self._gaussians(labels, low), tau)
+        else:
+            target = self._gaussians(labels, low)
+            of_ages = (torch.xlogy(target, target) - target * F.log_softmax(logits / tau, dim=1)).sum(dim=1)
+            divergence = torch.where(
+                labels.banded, labels.likelihoods(logits, self.age_bins, tau), of_ages
+            ).mean()
+        expected = F.softmax(logits / tau, dim=1) @ self.bin_ages
+        error = band_distance(expected, low, high).mean()
+        parts = {"ld": divergence, "er": error}
+        total = divergence + self.settings.lambda_er * error
+        if curvature is not None and self.settings.smoothness:
+            parts["curvature"] = curvature
+            total = total + self.settings.smoothness * curvature
+        return {"loss": total, **parts}
+
+    def _gaussians(self, labels: AgeLabels, ages: Tensor) -> Tensor:
+        """(B, K) label distributions of Sec. 2.1; with ``voted``, of the deviation of an apparent age."""
+        sigma: float | Tensor = self.settings.sigma
+        if self.settings.voted:
+            sigma = labels.deviations.nan_to_num(nan=self.settings.sigma).clamp_min(self.settings.sigma)
+        return gaussian_labels(ages, self.bin_ages, sigma)
 
 
 class LongTailed:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,9 +27,10 @@ from torch import Tensor
 
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
-from agelens.losses import age_cross_entropy, l1_regression, refined_label_distribution, slack_regression
+from agelens.losses import l1_regression, slack_regression
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
+from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Stage
 
@@ -46,6 +47,7 @@ class RefinerySettings(BaseModel):
         alpha: Weight α of the ancestor's distribution (Eq. 9).
         lambda_1: Weight λ₁ of the ℓ1 regression in generation 1 (Eq. 16).
         lambda_t: Weight λ_t of the slack regression in later generations (Eq. 17).
+        smoothness: Weight of the logits' curvature in generation 1 where labels are bands; not the papers'.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,6 +58,7 @@ class RefinerySettings(BaseModel):
     alpha: float = Field(default=0.5, ge=0, le=1)
     lambda_1: float = Field(default=4.0, ge=0)
     lambda_t: float = Field(default=4.0, ge=0)
+    smoothness: float = Field(default=1.0, ge=0)
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Generation(Stage):
         start: Weights every generation starts from (pre-training), or None.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent", "band")
     t: int
     settings: RefinerySettings
     recipe: Recipe
@@ -111,35 +115,43 @@ class Generation(Stage):
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L¹ (Eq. 16) or L^t (Eq. 17) of a batch; the ancestor sees the same augmented view.
 
+        Labels may be bands, which the paper does not have: the likelihood of the band and the smoothness of
+        the logits in generation 1, the ancestor's distribution conditioned on the band as the hard part of
+        Eq. 9 later, the distance to the band in the regression.
+
         Args:
             outputs: Of this generation's network.
-            batch: Images (B, 3, S, S) that both networks see; targets (B,), ages in years.
+            batch: Images (B, 3, S, S) that both networks see; targets (B, 4), labels.
         Returns:
-            ``loss``, and ``ldl`` and ``reg`` where the network has these heads.
+            ``loss``, and ``ldl`` and ``reg`` where the network has these heads; ``curvature`` with bands.
         """
-        bins, ages = self.age_bins, batch.targets
-        index = (ages.floor() - bins.minimum).clamp(0, len(bins) - 1).long()
-        target = (ages.clamp(bins.minimum, bins.maximum) - bins.minimum) / (bins.maximum - bins.minimum)
+        bins, labels = self.age_bins, AgeLabels.of(batch.targets)
+        low, high = ((end - bins.minimum) / (bins.maximum - bins.minimum) for end in labels.bounds(bins))
         inherited = None
         if self.ancestor is not None:
             with torch.no_grad():
                 inherited = self.ancestor(batch.images)
         parts: dict[str, Tensor] = {}
-        total = ages.new_zeros(())
+        total = batch.targets.new_zeros(())
         if outputs.logits is not None:
             if inherited is None or inherited.logits is None:
-                parts["ldl"] = age_cross_entropy(outputs.logits, index, self.tau)
+                parts["ldl"] = labels.likelihood_loss(outputs.logits, bins, self.tau)
+                curvature = labels.curvature_loss(outputs.logits) if self.settings.smoothness else None
             else:
-                parts["ldl"] = refined_label_distribution(
-                    outputs.logits, index, inherited.logits.float(), alpha=self.settings.alpha, tau=self.tau
+                parts["ldl"] = labels.refined_loss(
+                    outputs.logits, inherited.logits.float(), bins, alpha=self.settings.alpha, tau=self.tau
                 )
+                curvature = None  # the ancestor's distribution is smooth already
             total = total + parts["ldl"]
+            if curvature is not None:
+                parts["curvature"] = curvature
+                total = total + self.settings.smoothness * curvature
         if outputs.regressed is not None:
             if inherited is None or inherited.regressed is None:
-                parts["reg"] = l1_regression(outputs.regressed, target)
+                parts["reg"] = l1_regression(outputs.regressed, low, high)
                 total = total + self.settings.lambda_1 * parts["reg"]
             else:
-                parts["reg"] = slack_regression(outputs.regressed, target, inherited.regressed.float())
+                parts["reg"] = slack_regression(outputs.regressed, low, inherited.regressed.float(), high)
                 total = total + self.settings.lambda_t * parts["reg"]
         return {"loss": total, **parts}
 

@@ -7,6 +7,16 @@ shares and probabilities in 0 … 1. Arrays that are empty, disagree in shape or
 
 from __future__ import annotations
 
+from agelens.metrics.bands import (
+    CensoredCoverage,
+    band_accuracy,
+    band_distance,
+    band_distances,
+    band_hits,
+    band_masses,
+    censored_coverage,
+    most_probable_band,
+)
 from agelens.metrics.bootstrap import (
     BootstrapInterval,
     PairedComparison,
@@ -48,6 +58,7 @@ __all__ = [
     "AAR",
     "AAR_GROUPS",
     "BootstrapInterval",
+    "CensoredCoverage",
     "GroupValue",
     "PairedComparison",
     "Partition",
@@ -55,11 +66,17 @@ __all__ = [
     "aar_columns",
     "aar_from_means",
     "absolute_errors",
+    "band_accuracy",
+    "band_distance",
+    "band_distances",
+    "band_hits",
+    "band_masses",
     "bias",
     "bootstrap_group_means",
     "bootstrap_interval",
     "bootstrap_means",
     "by_group",
+    "censored_coverage",
     "coverage",
     "crps",
     "crps_scores",
@@ -69,6 +86,7 @@ __all__ = [
     "interval_width",
     "log_scores",
     "mae",
+    "most_probable_band",
     "negative_log_likelihood",
     "paired_bootstrap",
     "pit",

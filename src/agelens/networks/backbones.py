@@ -67,6 +67,9 @@ class LayeredBackbone(Backbone):
 class TimmBackbone(Backbone):
     """A timm network without its classifier; pooling (and what follows it) stays timm's own.
 
+    Images come normalised by ImageNet's mean and deviation, as for every backbone; a network that was trained
+    with others is given its own (``model_input``), so that published weights see what they have learned from.
+
     Args:
         name: timm's name, such as ``efficientnetv2_rw_m`` or ``resnet26d.bt_in1k``.
         pretrained: Load timm's weights.
@@ -88,6 +91,9 @@ class TimmBackbone(Backbone):
                 self.model = _create_timm(name, pretrained=True)
         else:
             self.model = _create_timm(name, pretrained=False)
+        mean, deviation = _timm_normalisation(name, self.model)
+        same = (mean, deviation) == (_IMAGENET_MEAN, _IMAGENET_STD)
+        self.model_input: nn.Module = nn.Identity() if same else _OwnInput(mean, deviation)
         features: Any = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         self.num_features = int(features)
 
@@ -97,6 +103,7 @@ class TimmBackbone(Backbone):
         Raises:
             InputError: The network has tokens, not a (B, C', h, w) map.
         """
+        images = self.model_input(images)
         features: Tensor = self.model.forward_features(images)  # type: ignore[operator]
         if features.ndim != 4 or getattr(self.model, "output_fmt", "NCHW") != "NCHW":
             raise InputError(f"backbone {self.name!r} has no (B, C, h, w) feature map")
@@ -105,7 +112,7 @@ class TimmBackbone(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to (B, C) features by the network's own pooling."""
         features: Tensor = self.model.forward_head(  # type: ignore[operator]
-            self.model.forward_features(images),  # type: ignore[operator]
+            self.model.forward_features(self.model_input(images)),  # type: ignore[operator]
             pre_logits=True,
         )
         return features
@@ -122,17 +129,36 @@ def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
     return model
 
 
-class _InceptionInput(nn.Module):
-    """From ImageNet's mean and deviation to -1 ... 1, the input GoogLeNet's published weights expect."""
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_TENSORFLOW = ((127 / 255,) * 3, (128 / 255,) * 3)
+_OWN_NORMALISATION = {f"tf_efficientnet_lite{size}": _TENSORFLOW for size in range(5)}
+"""Mean and deviation that the makers of EfficientNet-Lite state, (pixel - 127) / 128; timm rounds them."""
+
+_Triple = tuple[float, float, float]
+
+
+def _timm_normalisation(name: str, model: nn.Module) -> tuple[_Triple, _Triple]:
+    """Mean and deviation of the images that a timm network's weights expect, as shares of 255."""
+    own = _OWN_NORMALISATION.get(name.partition(".")[0])
+    if own is not None:
+        return own
+    config: Any = getattr(model, "default_cfg", {})
+    return tuple(config.get("mean", _IMAGENET_MEAN)), tuple(config.get("std", _IMAGENET_STD))
+
+
+class _OwnInput(nn.Module):
+    """From ImageNet's mean and deviation to another normalisation."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: _Triple, deviation: _Triple) -> None:
         super().__init__()
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (deviation / 0.5).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((mean - 0.5) / 0.5).view(3, 1, 1), persistent=False)
+        given_mean, given = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
+        own_mean, own = torch.tensor(mean), torch.tensor(deviation)
+        self.register_buffer("scale", (given / own).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((given_mean - own_mean) / own).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift
@@ -199,7 +225,7 @@ def _googlenet(pretrained: bool = False) -> Backbone:
     if pretrained:
         state = _published_weights("googlenet", torchvision.models.GoogLeNet_Weights.DEFAULT)
         network.load_state_dict({key: value for key, value in state.items() if not key.startswith("aux")})
-    layers = OrderedDict[str, nn.Module](input=_InceptionInput())
+    layers = OrderedDict[str, nn.Module](input=_OwnInput((0.5,) * 3, (0.5,) * 3))
     layers.update(_children(network, without={"avgpool", "dropout", "fc", "aux1", "aux2"}))
     return LayeredBackbone(nn.Sequential(layers), 1024)
 
@@ -341,7 +367,8 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
 
     Args:
         backbone: The backbone to fill.
-        path: Weights of a bare backbone or of a whole ``AgeNetwork`` (its head is left out).
+        path: Weights of a bare backbone, of a whole ``AgeNetwork`` (its head is left out), or of a network of
+            timm under timm's names; batch norm's counts of batches may be missing.
     Raises:
         CheckpointError: The file cannot be read, or its weights belong to another network.
     """
@@ -352,8 +379,11 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     prefix = "backbone."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    if isinstance(backbone, TimmBackbone) and not any(key.startswith("model.") for key in state):
+        state = {f"model.{key}": tensor for key, tensor in state.items()}
+    counts = {k: t for k, t in backbone.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
-        backbone.load_state_dict(state)
+        backbone.load_state_dict({**counts, **state})
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(path, f"weights of another network: {shorten(reason, 300)}") from error

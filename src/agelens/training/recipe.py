@@ -26,8 +26,9 @@ __all__ = [
 ]
 
 
-Selection = Literal["mae", "aar"]
-"""What is best on the validation split: the smallest MAE, or the largest AAR (LAE Eq. 6)."""
+Selection = Literal["mae", "aar", "band"]
+"""What is best on the validation split: the smallest MAE, the largest AAR (LAE Eq. 6), or the largest band
+accuracy, where labels are bands."""
 
 
 class _Settings(BaseModel):
@@ -161,6 +162,8 @@ class AugmentSettings(_Settings):
     saturation: float = Field(default=0.0, ge=0, lt=1)
     hue: float = Field(default=0.0, ge=0, le=0.5)
     grey: float = Field(default=0.0, ge=0, le=1)
+    tint: float = Field(default=0.0, ge=0, lt=1)
+    soften: float = Field(default=0.0, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)
     randaugment: int = Field(default=0, ge=0, le=10)
     magnitude: int = Field(default=9, ge=0, le=30)
@@ -207,7 +210,7 @@ class Recipe(_Settings):
         method: See :class:`MethodSettings`; likewise ``network``, ``train``, ``augment``
             and ``card``.
         select: What chooses the best epoch and the best stage on the validation split: the smallest
-            ``mae`` or the largest ``aar`` (LAE Eq. 6).
+            ``mae``, the largest ``aar`` (LAE Eq. 6), or the largest ``band`` accuracy.
         finish: See :class:`FinishSettings`.
     """
 

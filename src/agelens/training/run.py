@@ -194,10 +194,12 @@ def best_stage(run: Run, select: str | None = None) -> str:
 
     Args:
         run: With at least one finished age network.
-        select: Smallest ``mae`` or largest ``aar`` of the estimate; None: as the run's recipe says.
+        select: Smallest ``mae`` or largest ``aar`` of the estimate, or largest ``band`` accuracy; None: as
+            the run's recipe says.
     Raises:
-        RunError: No stage with an age network is finished, or no validation image is in a group of AAR.
-        InputError: ``select`` is neither.
+        RunError: No stage with an age network is finished, or the validation images cannot be judged so (none
+            in a group of AAR, none with an age, none with a band).
+        InputError: ``select`` is none of them.
     """
     if select not in (None, *get_args(Selection)):
         raise InputError(f"the best stage is selected by {' or '.join(get_args(Selection))}, not {select!r}")
@@ -210,6 +212,8 @@ def best_stage(run: Run, select: str | None = None) -> str:
         raise RunError(run.path, "has no finished stage with an age network; go on with --resume")
     if (select or run.recipe.select) == "aar":
         return max(stages, key=lambda stage: _validation_aar(run, stage))
+    if (select or run.recipe.select) == "band":
+        return max(stages, key=lambda stage: validation_band_accuracy(run, stage))
     return min(stages, key=lambda stage: validation_mae(run, stage))
 
 
@@ -243,8 +247,27 @@ def locate_network(path: str | Path, preferred: str) -> tuple[Run, Path]:
 
 
 def validation_mae(run: Run, stage: str) -> float:
-    """Read the MAE of a finished stage's estimate on the validation split, years."""
-    return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
+    """Read the MAE of a finished stage's estimate on the validation split, years.
+
+    Raises:
+        RunError: The labels of the validation images are bands.
+    """
+    try:
+        return float(run.read_json(stage, "validation.json")["estimates"]["age"]["MAE"])
+    except KeyError as error:
+        raise RunError(run.path, "was validated on bands and has no MAE; select by band") from error
+
+
+def validation_band_accuracy(run: Run, stage: str) -> float:
+    """Read the band accuracy of a finished stage on the validation split, per cent.
+
+    Raises:
+        RunError: No validation image has a band.
+    """
+    try:
+        return float(run.read_json(stage, "validation.json")["band accuracy"])
+    except KeyError as error:
+        raise RunError(run.path, "was validated on ages, not on bands; select by mae or aar") from error
 
 
 def _validation_aar(run: Run, stage: str) -> float:

@@ -17,14 +17,25 @@ from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
 from agelens.errors import RecipeError
-from agelens.metrics import AAR_GROUPS, aar, cumulative_accuracy, mae
+from agelens.label_distribution import AgeBins, softmax
+from agelens.metrics import (
+    AAR_GROUPS,
+    aar,
+    band_accuracy,
+    band_distance,
+    cumulative_accuracy,
+    mae,
+    most_probable_band,
+)
 from agelens.networks.age_network import AnyNetwork
 from agelens.networks.backbones import backbone_origin
 from agelens.plugins import Origin
+from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
 __all__ = [
+    "SELECTED_FIGURES",
     "Batch",
     "CropOutputs",
     "Finished",
@@ -37,6 +48,8 @@ __all__ = [
     "validate_ages",
 ]
 
+SELECTED_FIGURES = {"mae": "MAE age", "aar": "AAR", "band": "band accuracy"}
+"""The validation figure that a recipe's ``select`` goes by."""
 _WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 
 
@@ -109,6 +122,8 @@ class Stage(ABC):
     """
 
     recipe: Recipe
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent")
+    """The kinds of labels it learns from: ``exact``, ``apparent``, ``band``."""
     restarts: ClassVar[bool] = False
     """Whether a damaged checkpoint is passed over, and the stage begun again, instead of ending the run."""
 
@@ -184,10 +199,10 @@ class Stage(ABC):
             epoch: Counts from 0.
             generator: The only source of chance.
         Returns:
-            Default: a permutation; targets (N,), ages in years.
+            Default: a permutation; targets (N, 4), the labels that ``AgeLabels.of`` names.
         """
         rows = torch.randperm(len(crops), generator=generator).numpy()
-        return Order(rows, crops.ages[rows])
+        return Order(rows, crops.labels()[rows])
 
     def inputs(
         self,
@@ -216,8 +231,12 @@ class Stage(ABC):
         """Compute ``loss`` and its parts from the network's outputs and their batch, each ()."""
 
     def score(self, network: Any, outputs: Any, batch: Batch) -> dict[str, Tensor]:
-        """Figures of a training batch for the log besides the losses; default: the MAE, in years."""
-        return {"train MAE": (network.head.decode(outputs).age - batch.targets).abs().mean()}
+        """Figures of a training batch for the log besides the losses.
+
+        Default: the MAE in years; a label that is a band counts by the distance to it.
+        """
+        labels = AgeLabels.of(batch.targets)
+        return {"train MAE": labels.distance(network.head.decode(outputs).age).mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge a network on N validation crops at an input size; default: as an age network."""
@@ -226,9 +245,12 @@ class Stage(ABC):
     def merit(self, figures: Mapping[str, float]) -> float:
         """How good an epoch is by its validation figures: larger is better; NaN never wins.
 
-        Default: by what the recipe selects, the smallest MAE of the estimate or the largest AAR.
+        Default: by what the recipe selects, the smallest MAE of the estimate, the largest AAR, or the largest
+        band accuracy.
         """
-        return figures.get("AAR", float("nan")) if self.recipe.select == "aar" else -figures["MAE age"]
+        if self.recipe.select == "mae":
+            return -figures.get("MAE age", float("nan"))
+        return figures.get(SELECTED_FIGURES[self.recipe.select], float("nan"))
 
     def finish(self, network: Any) -> nn.Module:
         """The network that is kept, of the one that was trained; default: the same."""
@@ -267,6 +289,11 @@ class CropOutputs:
         """Every estimate there is, by name: ``ldl``, ``reg`` and ``age`` (what the network answers)."""
         named = {"ldl": self.ldl, "reg": self.reg, "age": self.age}
         return {name: values for name, values in named.items() if values is not None}
+
+    def select(self, mask: NDArray[np.bool_]) -> CropOutputs:
+        """What is said of the crops where ``mask`` (N,) is true."""
+        chosen = [None if part is None else part[mask] for part in (self.ldl, self.reg, self.logits)]
+        return CropOutputs(chosen[0], chosen[1], self.age[mask], chosen[2])
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """The estimates, and ``logits`` where there are any."""
@@ -310,12 +337,63 @@ def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 64
 
 
 def validate_ages(network: AnyNetwork, crops: CropSet, size: int) -> Validation:
-    """Judge an age network: MAE and CA(5) of every estimate; AAR, σ and the groups' MAE of the answer."""
-    return judge_ages(run_on_crops(network, crops, size), crops.ages)
+    """Judge an age network on labelled crops: see :func:`judge_ages`."""
+    return judge_ages(run_on_crops(network, crops, size), crops.ages, crops.bounds, network.head.age_bins)
 
 
-def judge_ages(outputs: CropOutputs, ages: NDArray[Any]) -> Validation:
-    """Judge what a network said of N crops with (N,) ages in years; see :func:`validate_ages`."""
+def judge_ages(
+    outputs: CropOutputs,
+    ages: NDArray[Any],
+    bounds: NDArray[Any] | None = None,
+    age_bins: AgeBins | None = None,
+) -> Validation:
+    """Judge what a network says of N crops.
+
+    Args:
+        outputs: Its answers.
+        ages: (N,) years; NaN where the label is a band.
+        bounds: (N, 2) both ends of the labels where some are bands; None: all are ages.
+        age_bins: The bins of the logits, for the most probable band.
+    Returns:
+        MAE and CA(5) of every estimate, AAR, σ and the groups' MAE of the answer where labels are ages;
+        distance and band accuracy where they are bands.
+    """
+    banded = np.isnan(ages)
+    if bounds is None or not banded.any():
+        return _judge_exact(outputs, ages)
+    exact = _judge_exact(outputs.select(~banded), ages[~banded]) if not banded.all() else Validation({})
+    of_bands = _judge_bands(outputs.select(banded), bounds[banded], age_bins)
+    estimates = {
+        name: exact.table.get("estimates", {}).get(name, {}) | of_bands.table["estimates"][name]
+        for name in of_bands.table["estimates"]
+    }
+    return Validation(
+        exact.figures | of_bands.figures,
+        {**of_bands.table, "estimates": estimates, "bands": int(banded.sum())},
+        {"ages": ages, "bounds": bounds, **outputs.arrays()},
+    )
+
+
+def _judge_bands(outputs: CropOutputs, bounds: NDArray[Any], age_bins: AgeBins | None) -> Validation:
+    low, high = bounds.T
+    figures: dict[str, float] = {}
+    estimates: dict[str, dict[str, Any]] = {}
+    for name, values in outputs.estimates().items():
+        estimates[name] = {
+            "band distance": band_distance(values, low, high),
+            "band accuracy": band_accuracy(values, low, high),
+        }
+        figures[f"band distance {name}"] = round(estimates[name]["band distance"], 4)
+    hits = estimates["age"]["band accuracy"]
+    if outputs.logits is not None and age_bins is not None:
+        bands, own = np.unique(bounds, axis=0, return_inverse=True)
+        guessed = most_probable_band(softmax(outputs.logits), age_bins, bands)
+        hits = estimates["ldl"]["most probable band"] = 100.0 * float((guessed == own.reshape(-1)).mean())
+    figures["band accuracy"] = round(hits, 4)
+    return Validation(figures, {"estimates": estimates, "band accuracy": hits})
+
+
+def _judge_exact(outputs: CropOutputs, ages: NDArray[Any]) -> Validation:
     estimates: dict[str, dict[str, Any]] = {}
     figures: dict[str, float] = {}
     for name, values in outputs.estimates().items():

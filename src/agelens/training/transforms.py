@@ -49,6 +49,9 @@ class Augmentation:
         brightness: Largest relative change; likewise contrast and saturation.
         hue: Largest turn of the hue, as a share of the colour circle.
         grey: Probability of dropping the colour altogether (scans, old photographs).
+        tint: Largest relative change of each colour channel by itself (yellowed prints, lamps).
+        soften: Probability of losing detail: the view is shrunk by up to 2.5 and enlarged again (scans, soft
+            focus, strong compression).
         erase: Probability of erasing one rectangle of 2 to 20 % of the view (to the mean colour).
         randaugment: N, how many operations of RandAugment follow one another; 0 = none.
         magnitude: M, their strength, 0 to 30.
@@ -63,6 +66,8 @@ class Augmentation:
     saturation: float = 0.0
     hue: float = 0.0
     grey: float = 0.0
+    tint: float = 0.0
+    soften: float = 0.0
     erase: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
@@ -135,6 +140,8 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     images = crops.permute(0, 3, 1, 2).contiguous().float()
     grid = F.affine_grid(theta, [batch, 3, size, size], align_corners=False)
     views = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if settings.soften > 0:
+        views = _softened(views, settings.soften, generator)
 
     matrix, offset = _colour(batch, settings, uniform, generator)
     mean_grey = views.mean(dim=(2, 3)) @ torch.tensor(_LUMA, device=device)
@@ -219,6 +226,23 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 """The operations of RandAugment."""
 
 
+_SOFTENED = (0.4, 0.5, 0.65, 0.8)
+"""Sides, as shares of the view's, that a softened view is shrunk to."""
+
+
+def _softened(views: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Shrink some of the views (B, 3, S, S) and enlarge them again."""
+    size = views.shape[2]
+    drawn = torch.rand(len(views), generator=generator)
+    level = torch.randint(len(_SOFTENED), (len(views),), generator=generator)
+    for index, share in enumerate(_SOFTENED):
+        rows = ((drawn < probability) & (level == index)).nonzero().squeeze(1).to(views.device)
+        if len(rows):
+            small = F.interpolate(views[rows], scale_factor=share, mode="bilinear", antialias=True)
+            views[rows] = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
+    return views
+
+
 def _erased(views: Tensor, settings: Augmentation, uniform: _Uniform, generator: torch.Generator) -> Tensor:
     if settings.erase > 0:
         mask = _erasing(views.shape[0], views.shape[2], settings.erase, uniform, generator)
@@ -239,6 +263,9 @@ def _colour(
     mix = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * luma
     if settings.hue > 0:
         mix = _hue(uniform(-settings.hue, settings.hue)) @ mix
+    if settings.tint > 0:  # after the grey: an old print is tinted as a whole
+        channels = torch.stack([uniform(1 - settings.tint, 1 + settings.tint) for _ in range(3)], dim=1)
+        mix = channels[:, :, None] * mix
     gain = (brightness * contrast)[:, None, None]
     return gain * mix, (brightness * (1 - contrast))[:, None]
 

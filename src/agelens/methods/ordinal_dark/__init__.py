@@ -36,9 +36,8 @@ from agelens.data.crops import CropSet
 from agelens.errors import CheckpointError, InputError, OutputError, RecipeError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.losses import (
-    age_cross_entropy,
     annealed,
-    expected_age_error,
+    band_distance,
     hint_error,
     l1_regression,
     soft_cross_entropy,
@@ -57,6 +56,7 @@ from agelens.networks.guided import GuidedOutputs, GuidedStudent
 from agelens.networks.pvp import Joint, PermutationNetwork
 from agelens.networks.stored import load_network, read_tensors, write_tensors
 from agelens.networks.zca import PatchZCA, Whitened, fit_patch_zca
+from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import locate_network
 from agelens.training.stage import (
@@ -67,6 +67,7 @@ from agelens.training.stage import (
     Validation,
     judge_ages,
     run_on_crops,
+    validate_ages,
 )
 from agelens.training.teachers import (
     Answers,
@@ -200,6 +201,7 @@ class OrdinalDarkSettings(BaseModel):
 class _OrdinalDarkStage(Stage):
     """What the four stages share: their settings, and the crops that networks are whitened by."""
 
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent", "band")
     restarts: ClassVar[bool] = True  # its stages are short, and what they start from is kept
 
     settings: OrdinalDarkSettings
@@ -238,9 +240,6 @@ class _OrdinalDarkStage(Stage):
         self._whiten(made.whitening if isinstance(made, Whitened) else None)
         return network
 
-    def _index(self, ages: Tensor) -> Tensor:
-        return (ages.floor() - self.age_bins.minimum).clamp(0, len(self.age_bins) - 1).long()
-
     def _ranker(self, finished: Finished) -> PermutationNetwork:
         if self.settings.ranker_run:
             _, file = locate_network(self.settings.ranker_run, "ranker")
@@ -275,6 +274,7 @@ class RankerStage(_OrdinalDarkStage):
     every time.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent")  # what it orders
     permutations: NDArray[np.int64] = field(init=False, repr=False)
     _sampler: SequenceSampler | None = field(default=None, init=False, repr=False)
     _validation: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
@@ -444,12 +444,12 @@ class ClassifierStage(_OrdinalDarkStage):
         return network
 
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy of the ages (B,), the batch's targets."""
-        return {"loss": age_cross_entropy(outputs.logits, self._index(batch.targets))}
+        """Negative log likelihood of the labels (B, 4), the batch's targets."""
+        return {"loss": AgeLabels.of(batch.targets).likelihood_loss(outputs.logits, self.age_bins)}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the ages; in a run that trains a student too, the figures are not the run's."""
-        found = judge_ages(run_on_crops(network, crops, size), crops.ages)
+        found = validate_ages(network, crops, size)
         if "student" in self.settings.stages:
             return replace(found, table={"teacher": found.table["estimates"]})
         return found
@@ -656,53 +656,59 @@ class StudentStage(_GuidedStage):
 
         Args:
             outputs: :class:`GuidedOutputs` of the student.
-            batch: Images (B, 3, S, S); targets (B,), ages in years; extras of :meth:`inputs`.
+            batch: Images (B, 3, S, S); targets (B, 4), labels; extras of :meth:`inputs`.
         Returns:
             ``loss`` and its parts ``age``, ``hints``, ``dark``, ``expected``, ``reg``.
         """
         s, bins = self.settings, self.age_bins
-        labels = batch.targets
+        labels = AgeLabels.of(batch.targets)
+        low, high = labels.bounds(bins)
         lambda_1, lambda_2 = self._lambdas
         taught = (
             self._answers(batch) if lambda_2 > 0 or s.expectation or outputs.regressed is not None else None
         )
         parts: dict[str, Tensor] = {}
-        total = labels.new_zeros(())
+        total = batch.targets.new_zeros(())
         if outputs.logits is not None:
             if s.label > 0:
-                parts["age"] = age_cross_entropy(outputs.logits, self._index(labels), s.head_tau)
+                parts["age"] = labels.likelihood_loss(outputs.logits, bins, s.head_tau)
                 total = total + s.label * parts["age"]
             if lambda_2 > 0 and taught is not None:
                 tau = s.head_tau * s.tau
                 parts["dark"] = soft_cross_entropy(outputs.logits, taught.distribution, tau)
                 total = total + lambda_2 * parts["dark"]
             if s.expectation > 0:
-                years = torch.as_tensor(bins.ages, dtype=torch.float32, device=labels.device)
-                wanted = [labels.clamp(bins.minimum, bins.maximum), *([] if taught is None else [taught.age])]
-                errors = [expected_age_error(outputs.logits, age, years, s.head_tau) for age in wanted]
+                years = torch.as_tensor(bins.ages, dtype=torch.float32, device=batch.targets.device)
+                expected = F.softmax(outputs.logits / s.head_tau, dim=1) @ years
+                wanted = [(low, high), *([] if taught is None else [(taught.age, taught.age)])]
+                errors = [band_distance(expected, *ends).mean() for ends in wanted]
                 parts["expected"] = torch.stack(errors).mean()
                 total = total + s.expectation * parts["expected"]
         if lambda_1 > 0:
             parts["hints"] = self._hints(outputs.hints, batch.images)
             total = total + lambda_1 * parts["hints"]
         if outputs.regressed is not None:
-            wanted = [labels.clamp(bins.minimum, bins.maximum), *([] if taught is None else [taught.age])]
+            wanted = [(low, high), *([] if taught is None else [(taught.age, taught.age)])]
             span = bins.maximum - bins.minimum
-            errors = [l1_regression(outputs.regressed, (age - bins.minimum) / span) for age in wanted]
+            errors = [
+                l1_regression(outputs.regressed, *((end - bins.minimum) / span for end in ends))
+                for ends in wanted
+            ]
             parts["reg"] = torch.stack(errors).mean()
             total = total + s.regression * parts["reg"]
         return {"loss": total, **parts}
 
     def score(self, network: Any, outputs: GuidedOutputs, batch: Batch) -> dict[str, Tensor]:
-        """The MAE, in years."""
-        return {"train MAE": (network.head.decode(outputs.ages()).age - batch.targets).abs().mean()}
+        """The MAE, in years; a band counts by the distance to it."""
+        labels = AgeLabels.of(batch.targets)
+        return {"train MAE": labels.distance(network.head.decode(outputs.ages()).age).mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the student's ages; the most probable age's MAE beside the expectation's."""
         student: AnyNetwork = network.student if isinstance(network, GuidedStudent) else network
         outputs = run_on_crops(student, crops, size)
-        found = judge_ages(outputs, crops.ages)
-        if outputs.logits is None:
+        found = judge_ages(outputs, crops.ages, crops.bounds, self.age_bins)
+        if outputs.logits is None or crops.bounds is not None:
             return found
         error = float(mae(outputs.logits.argmax(1) + float(self.age_bins.minimum), crops.ages))
         figures = {**found.figures, "MAE argmax": round(error, 4)}
