@@ -195,7 +195,7 @@ def test_the_ancestor_is_frozen_and_in_evaluation_mode() -> None:
     before = {name: tensor.clone() for name, tensor in ancestor.state_dict().items()}
     offspring = second.network().train()
     images = torch.randn(4, 3, 32, 32)
-    batch = Batch(images, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    batch = Batch(images, _exact(1.0, 2.0, 3.0, 4.0))
     second.loss(offspring(images), batch)["loss"].backward()
     assert asked == ["generation-1"]
     assert not ancestor.training
