@@ -55,7 +55,7 @@ def main() -> None:
         trainer = _Trainer(run, stage, accelerator, crops, crops, None, seed=0)
         images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
         images = images.contiguous(memory_format=torch.channels_last)
-        batch = Batch(images, torch.from_numpy(crops.ages[: arguments.batch]))
+        batch = Batch(images, torch.from_numpy(crops.labels()[: arguments.batch]))
 
         def bare() -> float:
             started = time.perf_counter()

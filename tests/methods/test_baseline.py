@@ -98,7 +98,7 @@ def test_the_stage_passes_scores_settings_and_counts(monkeypatch: pytest.MonkeyP
     crops = CropSet(np.zeros((3, 8, 8, 3), np.uint8), np.array([1.5, 1, 99], np.float32), np.arange(3))
     assert stage.look(crops, crops) == ()
     logits = torch.ones(3, 81)
-    batch = Batch(torch.zeros(3, 3, 8, 8), torch.tensor(crops.ages), {})
+    batch = Batch(torch.zeros(3, 3, 8, 8), torch.from_numpy(crops.labels()), {})
     stage.loss(Outputs(torch.zeros(3, 4), logits, None), batch)
     assert seen["scores"] is logits
     assert seen["weight"] == 3.0

@@ -490,7 +490,7 @@ def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:
     images, extras = stage.inputs(crops, rows, 32, generator, torch.device("cpu"))
     stage.begin(0)
     network = stage.network()
-    stage.loss(network(images), Batch(images, torch.from_numpy(crops.ages[rows]), extras))
+    stage.loss(network(images), Batch(images, torch.from_numpy(crops.labels()[rows]), extras))
     assert seen[0] is extras["view"]
     assert images.shape == (4, 3, 32, 32)
     assert seen[0].shape == (4, 3, 64, 64)  # the teacher's own size

@@ -29,6 +29,7 @@ from agelens.networks.heads import HEADS, age_network
 from agelens.objectives import OBJECTIVES, Objective, find_objective
 from agelens.objectives.contract import CONTEXT, settings_of
 from agelens.plugins import Origin, origin, resolve
+from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Stage
 
@@ -120,15 +121,14 @@ class BaselineStage(Stage):
 
         Args:
             outputs: Of the network.
-            batch: Its targets are (B,) years.
+            batch: Its targets are (B, 4), labels that have an age.
         Returns:
             ``loss``.
         """
         scores = outputs.raw if hasattr(outputs, "raw") else outputs.logits
         data = {"counts": self.counts} if "counts" in self.objective.context() else {}
-        return {
-            "loss": self.objective.loss(scores, batch.targets, self.bin_ages, **self.loss_settings, **data)
-        }
+        ages = AgeLabels.of(batch.targets).ages
+        return {"loss": self.objective.loss(scores, ages, self.bin_ages, **self.loss_settings, **data)}
 
 
 class Baseline:
