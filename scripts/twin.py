@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agelens.faces import alignment, mtcnn, quality
+from agelens.faces import alignment, mtcnn, quality, turned
 from agelens.faces.detection import DetectedFace
 from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
 from agelens.inference.face import Face
@@ -50,7 +50,14 @@ def constants() -> dict[str, Any]:
     settings = {name: parameter.default for name, parameter in signature.parameters.items() if name != "self"}
     del settings["threads"]
     return {
-        "mtcnn": {**settings, "cell": mtcnn._CELL, "stride": mtcnn._STRIDE},
+        "mtcnn": {
+            **settings,
+            "cell": mtcnn._CELL,
+            "stride": mtcnn._STRIDE,
+            "searched_face": mtcnn._SEARCHED_FACE,
+            "faces_across": mtcnn._FACES_ACROSS,
+        },
+        "turned": {"upright": turned._UPRIGHT, "turned": turned._TURNED},
         "alignment": {"oversampling": alignment._OVERSAMPLING},
         "quality": {
             "window": quality._WINDOW,
@@ -73,6 +80,7 @@ def golden() -> dict[str, Any]:
         "resize": _resizes(),
         "alignment": _alignments(),
         "mtcnn": _detections(),
+        "turned": _turns(),
         "quality": _qualities(),
         "distribution": _distributions(),
     }
@@ -178,6 +186,26 @@ def _detections() -> list[dict[str, Any]]:
         ]
         calls = {name: recorder.calls for name, recorder in recorders.items()}
         cases.append({"image": _picture(image), "settings": settings, "calls": calls, "faces": faces})
+    return cases
+
+
+def _turns() -> list[dict[str, Any]]:
+    """An image turned by quarters, and a face in it in pixels of the original."""
+    image = noise(13, 8, 4)
+    landmarks = np.array([(1.5, 2), (5, 2.25), (3, 4), (2, 6), (4.5, 6.5)])
+    face = DetectedFace((-1.0, 0.5, 6.0, 7.0), 0.5, landmarks)
+    cases = []
+    for quarters in (1, 2, 3):
+        pixels = np.ascontiguousarray(np.rot90(image, quarters))
+        back = turned._turned_back(face, quarters, 13, 8)
+        cases.append(
+            {
+                "quarters": quarters,
+                "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+                "face": {"box": face.box, "confidence": 0.5, "landmarks": landmarks.tolist()},
+                "original": {"box": back.box, "landmarks": np.asarray(back.landmarks).tolist()},
+            }
+        )
     return cases
 
 

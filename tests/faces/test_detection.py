@@ -82,7 +82,7 @@ def test_images_without_faces(mtcnn, shape):
 
 def test_min_face_size_and_max_side_set_what_is_looked_for(astronaut):
     assert MTCNN(min_face_size=300).detect(astronaut) == []
-    assert MTCNN(max_side=100).detect(astronaut) == []
+    assert MTCNN(max_side=32).detect(astronaut) == []
     assert len(MTCNN(max_side=256).detect(astronaut)) == 1
 
 
@@ -274,3 +274,54 @@ def test_yunet_model_files(tmp_path):
     ):
         with pytest.raises(InputError, match=reason):
             make_detector("yunet", **settings)
+
+
+# --- large pictures
+
+
+def scene(astronaut, side, width=4000, height=3000):
+    """Twelve heads, their longer side ``side`` pixels, in a large smooth picture."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([x * 120 / width + 60, y * 120 / height + 60, np.full_like(x, 110)], axis=2)
+    picture = Image.fromarray(picture.astype(np.uint8))
+    head = Image.fromarray(astronaut[40:190, 160:290]).resize((round(side * 130 / 150), side))
+    places = [(200 + 900 * column, 200 + 900 * row) for column in range(4) for row in range(3)]
+    for place in places:
+        picture.paste(head, place)
+    return np.asarray(picture), np.array(places) + np.array(head.size) / 2
+
+
+@pytest.mark.parametrize("side", [80, 120, 400])
+def test_small_faces_in_large_pictures(mtcnn, astronaut, side):
+    picture, centres = scene(astronaut, side)
+    boxes = np.array([face.box for face in mtcnn.detect(picture)])
+    found = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distances = np.linalg.norm(found[None] - centres[:, None], axis=2).min(axis=1)
+    assert np.all(distances < 0.4 * side)
+    assert len(found) == 12
+
+
+def test_a_face_in_a_panorama(mtcnn, astronaut):
+    panorama = np.full((1000, 20000, 3), 128, np.uint8)
+    head = Image.fromarray(astronaut[40:190, 160:290]).resize((347, 400))
+    panorama[300:700, 15000:15347] = np.asarray(head)
+    (face,) = mtcnn.detect(panorama)
+    assert 15000 < face.box[0] < face.box[2] < 15347
+
+
+def test_the_smallest_face_grows_with_the_picture(mtcnn):
+    assert mtcnn.smallest_face(640, 480) == mtcnn.smallest_face(2700, 2100) == 40
+    assert mtcnn.smallest_face(6000, 6000) == pytest.approx(100)
+    assert MTCNN(min_face_size=24).smallest_face(6000, 6000) == pytest.approx(24)
+    assert MTCNN(max_side=600).smallest_face(6000, 6000) == pytest.approx(120)  # 12 pixels as it is searched
+
+
+def test_min_confidence_works_with_every_detector(astronaut):
+    (face,) = make_detector("mtcnn").detect(astronaut)
+    assert len(make_detector("mtcnn", min_confidence=face.confidence).detect(astronaut)) == 1
+    strict = make_detector("mtcnn", min_confidence=1.0)
+    assert strict.detect(astronaut) == []
+    assert (strict.name, strict.smallest_face(640, 480)) == ("mtcnn", 40)
+    assert make_detector("none", min_confidence=0.5).smallest_face(640, 480) is None
+    with pytest.raises(InputError, match="min_confidence is 0 to 1, not 2"):
+        make_detector("mtcnn", min_confidence=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from agelens.errors import InputError
 from agelens.faces.alignment import AlignedFace, CropGeometry, align_chip, align_detected
-from agelens.faces.detection import DetectedFace, FaceDetector
+from agelens.faces.detection import DetectedFace, FaceDetector, SizedSearch
+from agelens.faces.turned import detect_turned
 
 __all__ = ["Crop", "CroppedImage", "ImageKind", "crop_faces"]
 
@@ -23,7 +25,7 @@ class ImageKind(StrEnum):
     """Content of an image, which decides how its faces become crops."""
 
     PHOTO = "photos"
-    """A photograph: every face that the detector finds, aligned by its landmarks."""
+    """A photograph: every face that the detector finds, in a turned picture too, by its landmarks."""
     CHIP = "chips"
     """A face chip, cut to one face already: still detected and aligned; else the usual layout."""
     ALIGNED = "aligned"
@@ -68,10 +70,12 @@ class CroppedImage(NamedTuple):
     Attributes:
         crops: A crop a face, the largest face first; exactly one for a chip or an aligned image.
         left_out: Faces that were detected beyond the limit, and not cropped.
+        smallest_face: Pixels of the smallest face that was looked for in a photo; None if unknown.
     """
 
     crops: tuple[Crop, ...]
     left_out: int = 0
+    smallest_face: float | None = None
 
 
 def crop_faces(
@@ -103,29 +107,35 @@ def crop_faces(
         ValueError: ``image`` has another shape or type, or a detector is missing.
     """
     if full_size is not None and full_size != (image.shape[1], image.shape[0]):
-        return _enlarged(crop_faces(image, kind, detector, geometry, most=most, box=box), full_size)
+        return _enlarged(
+            crop_faces(image, kind, detector, geometry, most=most, box=box), full_size, image.size // 3
+        )
     if kind is ImageKind.ALIGNED:
         return CroppedImage((_resized(image, geometry.size),))
     if detector is None:
         raise ValueError(f"images of the kind {kind!r} need a detector")
     if kind is ImageKind.CHIP:
         return CroppedImage((_crop(align_chip(image, detector, geometry), image),))
-    faces = detector.detect(image)
+    height, width = image.shape[:2]
+    faces = detect_turned(image, detector)
     if box is not None:
         faces = [face for face in faces if _overlap(face.box, box) > 0]
         faces = sorted(faces, key=lambda face: _overlap(face.box, box), reverse=True)[:1]
     crops = tuple(_crop(align_detected(image, face, geometry), image) for face in faces[:most])
-    return CroppedImage(crops, len(faces) - len(crops))
+    smallest_face = detector.smallest_face(width, height) if isinstance(detector, SizedSearch) else None
+    return CroppedImage(crops, len(faces) - len(crops), smallest_face)
 
 
-def _enlarged(cropped: CroppedImage, full_size: tuple[int, int]) -> CroppedImage:
+def _enlarged(cropped: CroppedImage, full_size: tuple[int, int], size: int) -> CroppedImage:
     """The crops with their faces in pixels of the full image."""
-    crops = []
+    crops, smallest_face = [], cropped.smallest_face
     for crop in cropped.crops:
         factors = full_size[0] / crop.image_size[0], full_size[1] / crop.image_size[1]
         face = None if crop.face is None else crop.face.scaled(*factors)
         crops.append(crop._replace(face=face, image_size=full_size))
-    return cropped._replace(crops=tuple(crops))
+    if smallest_face is not None:
+        smallest_face *= math.sqrt(full_size[0] * full_size[1] / size)
+    return cropped._replace(crops=tuple(crops), smallest_face=smallest_face)
 
 
 def _crop(aligned: AlignedFace, image: NDArray[np.uint8]) -> Crop:

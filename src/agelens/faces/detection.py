@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetectedFace", "FaceDetector", "check_image", "largest_first"]
+__all__ = ["DetectedFace", "FaceDetector", "SizedSearch", "check_image", "largest_first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,14 @@ class FaceDetector(Protocol):
         Raises:
             ValueError: ``image`` has another shape or type.
         """
+
+
+@runtime_checkable
+class SizedSearch(Protocol):
+    """Detector that looks for faces of a known smallest size."""
+
+    def smallest_face(self, width: int, height: int) -> float | None:
+        """Compute the pixels of the smallest face that is looked for in an image of this size."""
 
 
 def check_image(image: NDArray[Any]) -> None:

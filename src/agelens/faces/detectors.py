@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agelens.errors import InputError
-from agelens.faces.detection import FaceDetector
+from agelens.faces.detection import DetectedFace, FaceDetector, SizedSearch
 from agelens.faces.haar import Haar
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.none import WholeImage
 from agelens.faces.yunet import YuNet
 from agelens.plugins import resolve
 
-__all__ = ["DETECTORS", "make_detector"]
+__all__ = ["DETECTORS", "ConfidentFaces", "make_detector"]
 
 DETECTORS: dict[str, Callable[..., FaceDetector]] = {
     "mtcnn": MTCNN,
@@ -24,19 +27,51 @@ DETECTORS: dict[str, Callable[..., FaceDetector]] = {
 """Every detector under the name it gives itself."""
 
 
+class ConfidentFaces:
+    """A detector whose less confident faces are left out.
+
+    Args:
+        detector: The detector.
+        min_confidence: Lowest confidence of a face, 0 to 1.
+    Raises:
+        InputError: ``min_confidence`` is out of range.
+    """
+
+    def __init__(self, detector: FaceDetector, min_confidence: float) -> None:
+        if not 0 <= min_confidence <= 1:
+            raise InputError(f"min_confidence is 0 to 1, not {min_confidence}")
+        self.detector, self.min_confidence = detector, min_confidence
+
+    @property
+    def name(self) -> str:
+        """Name of the detector."""
+        return self.detector.name
+
+    def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        """Find faces; see `FaceDetector`."""
+        return [face for face in self.detector.detect(image) if face.confidence >= self.min_confidence]
+
+    def smallest_face(self, width: int, height: int) -> float | None:
+        """Compute the smallest face that the detector looks for; None if it does not say."""
+        return self.detector.smallest_face(width, height) if isinstance(self.detector, SizedSearch) else None
+
+
 def make_detector(name: str, **settings: Any) -> FaceDetector:
     """Make a detector.
 
     Args:
         name: A key of `DETECTORS`, an entry point ``agelens.detectors``, or ``package.module:name``.
-        **settings: What its class takes; all take ``threads``.
+        **settings: Arguments of its class; all take ``threads``. ``min_confidence`` works with every
+            detector: `ConfidentFaces`.
     Raises:
         PluginError: There is no such detector, or its package cannot be imported.
         InputError: It has no such setting, or a value cannot be used.
         MissingExtraError: What it needs is not installed.
     """
     make = resolve("detectors", name, DETECTORS)
+    min_confidence = settings.pop("min_confidence", None)
     try:
-        return make(**settings)
+        detector = make(**settings)
     except TypeError as error:
         raise InputError(f"the detector {name!r} has no such setting: {error}") from error
+    return detector if min_confidence is None else ConfidentFaces(detector, min_confidence)

@@ -87,6 +87,10 @@ class Haar:
             )
         return largest_first(faces)
 
+    def smallest_face(self, width: int, height: int) -> float:
+        """Give the smallest face that is looked for; see `SizedSearch`."""
+        return self.min_face_size
+
     def _eyes(self, face: NDArray[np.uint8], corner: tuple[int, int]) -> NDArray[np.float64] | None:
         """(2, 2) eyes in the upper part of a face: the largest hit in its left and in its right half."""
         zoom = _WORKING_SIDE / face.shape[1]

@@ -13,6 +13,7 @@ speak of ordinary x and y. So their inputs are transposed, and their maps are re
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ _Array = NDArray[np.float32]
 
 _CELL = 12  # pixels of PNet's receptive field
 _STRIDE = 2  # pixels between PNet's cells
+_SEARCHED_FACE = 40  # pixels of the smallest face in an image as it is searched
+_FACES_ACROSS = 60  # smallest faces that stand side by side in a large image
+_SHORTEST_SIDE = 32
 
 
 def network_folder() -> Path:
@@ -50,10 +54,12 @@ class MTCNN:
     """Multi-task cascaded convolutional networks [1]: proposal, refinement, output.
 
     Args:
-        min_face_size: Shorter faces, in pixels of the image as it is searched, are not looked for.
+        min_face_size: Smallest face that is looked for, in pixels of the image. By default 40; in images of
+            more than 5.8 megapixels a 60th of the side of a square of the same area.
         thresholds: Lowest score that passes each of the three networks.
         scale_factor: Ratio of neighbouring levels of the image pyramid.
-        max_side: A larger image is shrunk to this length of its longer side before it is searched.
+        max_side: A larger image is shrunk to this length of its longer side before it is searched. By default
+            an image is shrunk until the smallest face has 40 pixels.
         threads: Threads of onnxruntime; at most the usable cores.
     Raises:
         InputError: A setting is out of range, or the package with the networks is not installed.
@@ -63,20 +69,20 @@ class MTCNN:
 
     def __init__(
         self,
-        min_face_size: float = 40,
+        min_face_size: float | None = None,
         thresholds: tuple[float, float, float] = (0.8, 0.8, 0.7),
         scale_factor: float = 0.709,
-        max_side: int = 1024,
+        max_side: int | None = None,
         threads: int = 1,
     ) -> None:
-        if not min_face_size >= _CELL:
+        if min_face_size is not None and not min_face_size >= _CELL:
             raise InputError(f"min_face_size is at least {_CELL} pixels, not {min_face_size}")
         if len(thresholds) != 3 or not all(0 < threshold < 1 for threshold in thresholds):
             raise InputError(f"thresholds are three numbers between 0 and 1, not {thresholds}")
         if not 0.2 <= scale_factor <= 0.95:
             raise InputError(f"scale_factor is between 0.2 and 0.95, not {scale_factor}")
-        if not max_side >= min_face_size:
-            raise InputError(f"max_side is at least min_face_size, not {max_side}")
+        if max_side is not None and not max_side >= _SHORTEST_SIDE:
+            raise InputError(f"max_side is at least {_SHORTEST_SIDE} pixels, not {max_side}")
         self.min_face_size = min_face_size
         self.thresholds = thresholds
         self.scale_factor = scale_factor
@@ -101,12 +107,12 @@ class MTCNN:
         """Find faces with their landmarks; see `FaceDetector`."""
         check_image(image)
         height, width = image.shape[:2]
-        shrink = min(1.0, self.max_side / max(height, width))
+        smallest, shrink = self._search(width, height)
         picture = Image.fromarray(image)
         if shrink < 1:
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
             picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-        levels = self._pyramid(picture)
+        levels = self._pyramid(picture, smallest)
 
         boxes = self._propose(levels)
         boxes = self._refine(levels, boxes)
@@ -123,10 +129,23 @@ class MTCNN:
             ]
         )
 
-    def _pyramid(self, picture: Image.Image) -> list[tuple[float, Image.Image]]:
+    def smallest_face(self, width: int, height: int) -> float:
+        """Compute the smallest face that is looked for; see `SizedSearch`."""
+        smallest, shrink = self._search(width, height)
+        return smallest / shrink
+
+    def _search(self, width: int, height: int) -> tuple[float, float]:
+        """The smallest face in pixels of the image as it is searched, and the scale at which it is."""
+        smallest = self.min_face_size or max(_SEARCHED_FACE, math.sqrt(width * height) / _FACES_ACROSS)
+        shrink = min(1.0, _SEARCHED_FACE / smallest)
+        if self.max_side is not None:
+            shrink = min(shrink, self.max_side / max(height, width))
+        return max(_CELL, smallest * shrink), shrink
+
+    def _pyramid(self, picture: Image.Image, smallest: float) -> list[tuple[float, Image.Image]]:
         """The image at the scales where PNet's cell spans ever larger faces; level 0 is the image."""
         levels = [(1.0, picture)]
-        scale = _CELL / self.min_face_size
+        scale = _CELL / smallest
         while min(picture.size) * scale >= _CELL:
             size = (round(picture.width * scale), round(picture.height * scale))
             source = levels[-1][1]

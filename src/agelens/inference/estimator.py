@@ -131,7 +131,8 @@ class AgeEstimator:
         for photo in photos:
             found = photo.cropped.crops if photo.cropped else ()
             faces = tuple(Face.of_crop(crop, *next(results), self.card) for crop in found)
-            yield Photo(photo.source, faces, photo.error, photo.remarks)
+            smallest_face = photo.cropped.smallest_face if photo.cropped else None
+            yield Photo(photo.source, faces, photo.error, photo.remarks, smallest_face)
 
     def estimate_aligned(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network alone.

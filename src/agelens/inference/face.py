@@ -157,9 +157,11 @@ class Photo:
         faces: Its faces, the largest first.
         error: Why it could not be used; None if it could.
         remarks: Sentences on defects of its file that did not prevent reading it.
+        smallest_face: Pixels of the smallest face that was looked for; None if unknown.
     """
 
     source: str | Path | bytes | object
     faces: tuple[Face, ...]
     error: AgelensError | None = None
     remarks: tuple[str, ...] = ()
+    smallest_face: float | None = None

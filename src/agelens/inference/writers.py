@@ -23,7 +23,10 @@ def problem(photo: Photo) -> str:
     """Say why a photo has no age, without its path; empty if it has one."""
     if photo.error is not None:
         return str(getattr(photo.error, "reason", photo.error))
-    return "" if photo.faces else "no face found"
+    if photo.faces:
+        return ""
+    size = "" if photo.smallest_face is None else f" of {photo.smallest_face:.0f} pixels or more"
+    return f"no face{size} found"
 
 
 def prediction_rows(photo: Photo, *, level: float, threshold: float) -> Iterator[dict[str, str]]:

@@ -11,6 +11,7 @@ const { interval, parseBins, probabilityAtLeast } = await page("distribution.js"
 const { MTCNN } = await page("estimation/mtcnn.js");
 const { blurEffect, faceQuality, faceWarnings } = await page("estimation/quality.js");
 const { resize } = await page("estimation/resample.js");
+const { detectTurned, turn, turnBack } = await page("estimation/turned.js");
 
 for (const { noise: drawn, to, filter, reducing_gap: gap, sha256 } of golden.resize) {
   test(`resize ${drawn.slice(0, 2)} to ${to}, ${filter}, bit for bit`, () => {
@@ -39,6 +40,27 @@ function recorded(calls, name) {
     return call.outputs.map(({ data, dims: shape }) => ({ data: floats(data), dims: shape }));
   };
 }
+
+for (const { quarters, sha256, face, original } of golden.turned) {
+  test(`image and face turned by ${quarters} quarters`, () => {
+    const image = noise([13, 8, 4]);
+    const { width, height, pixels } = turn(image, quarters);
+    assert.deepEqual([width, height], quarters % 2 ? [8, 13] : [13, 8]);
+    assert.equal(createHash("sha256").update(Uint8Array.from(pixels)).digest("hex"), sha256);
+    const { box, landmarks } = turnBack(face, quarters, image);
+    assert.deepEqual([box, landmarks], [original.box, original.landmarks]);
+  });
+}
+
+test("a turned picture counts only where its mirror image agrees", async () => {
+  const certain = { box: [1, 1, 5, 5], confidence: 0.999, landmarks: [] };
+  const detector = (answers) => ({ detect: async () => answers.shift() });
+  const image = noise([13, 8, 4]);
+  assert.deepEqual(await detectTurned(image, detector([[certain]])), [certain]);
+  const [face] = await detectTurned(image, detector([[], [certain], [certain], [], []]));
+  assert.deepEqual(face.box, [8, 1, 12, 5]);
+  assert.deepEqual(await detectTurned(image, detector([[], [certain], [], [], []])), []);
+});
 
 golden.mtcnn.forEach(({ image, settings, calls, faces }, index) => {
   test(`faces of portrait ${index}, boxes and landmarks within a thousandth of a pixel`, async () => {

@@ -2,16 +2,22 @@
 
 export default {
   "mtcnn": {
-    "min_face_size": 40,
+    "min_face_size": null,
     "thresholds": [
       0.8,
       0.8,
       0.7
     ],
     "scale_factor": 0.709,
-    "max_side": 1024,
+    "max_side": null,
     "cell": 12,
-    "stride": 2
+    "stride": 2,
+    "searched_face": 40,
+    "faces_across": 60
+  },
+  "turned": {
+    "upright": 0.98,
+    "turned": 0.995
   },
   "alignment": {
     "oversampling": 1.5

@@ -23,10 +23,10 @@ export class MTCNN {
 
   /** Faces {box, confidence, landmarks} in pixels of the image, the largest first. */
   async detect(image) {
-    const shrink = Math.min(1, this.settings.max_side / Math.max(image.width, image.height));
+    const { smallest, shrink } = search(image, this.settings);
     const side = (length) => Math.max(1, roundHalfEven(length * shrink));
     const picture = shrink < 1 ? resize(image, side(image.width), side(image.height), "box", 2) : image;
-    const levels = pyramid(picture, this.settings);
+    const levels = pyramid(picture, smallest, this.settings);
     const faces = await this.#output(levels, await this.#refine(levels, await this.#propose(levels)));
     const across = image.width / picture.width;
     const down = image.height / picture.height;
@@ -98,10 +98,18 @@ export class MTCNN {
   }
 }
 
+/** The smallest face in pixels of the image as it is searched, and the scale at which it is. */
+function search({ width, height }, settings) {
+  const { min_face_size: given, max_side: maxSide, searched_face: searched, faces_across: across } = settings;
+  const smallest = given ?? Math.max(searched, Math.sqrt(width * height) / across);
+  const shrink = Math.min(1, searched / smallest, (maxSide ?? Infinity) / Math.max(width, height));
+  return { smallest: Math.max(CELL, smallest * shrink), shrink };
+}
+
 /** The image at the scales where PNet's cell spans ever larger faces; level 0 is the image. */
-function pyramid(picture, { min_face_size: minFaceSize, scale_factor: scaleFactor }) {
+function pyramid(picture, smallest, { scale_factor: scaleFactor }) {
   const levels = [{ scale: 1, image: picture }];
-  let scale = CELL / minFaceSize;
+  let scale = CELL / smallest;
   while (Math.min(picture.width, picture.height) * scale >= CELL) {
     const width = roundHalfEven(picture.width * scale);
     const height = roundHalfEven(picture.height * scale);

@@ -7,6 +7,7 @@ import { alignFace } from "./alignment.js";
 import { decode } from "./decode.js";
 import { MTCNN } from "./mtcnn.js";
 import { faceQuality, faceWarnings, photoWarnings } from "./quality.js";
+import { detectTurned } from "./turned.js";
 
 const ENGINE = "../engine/ort.wasm.bundle.min.mjs";
 const ENGINE_WASM = "/engine/ort-wasm-simd-threaded.wasm";
@@ -59,7 +60,7 @@ async function estimate({ photo, model, limits, warnings }) {
     throw new Problem("This photo cannot be read", "The browser does not know its format, or the file is damaged.");
   });
   const { width, height } = image;
-  const detected = await detector.detect(image);
+  const detected = await detectTurned(image, detector);
   const crops = detected
     .slice(0, limits.faces)
     .map((face) => ({ ...face, crop: alignFace(image, face.landmarks, model.geometry) }))
@@ -71,11 +72,16 @@ async function estimate({ photo, model, limits, warnings }) {
     batch.forEach(({ crop, ...face }, index) => {
       const quality = faceQuality(crop, face, width, height);
       const told = { quality, warnings: faceWarnings(quality, warnings) };
-      faces.push({ ...face, ...told, age: ages[index], distribution: distributions[index] });
+      faces.push({ ...face, box: inside(face.box, width, height), ...told, age: ages[index], distribution: distributions[index] });
     });
   }
   const milliseconds = performance.now() - started;
   return { width, height, faces, warnings: photoWarnings(faces.length, detected.length - faces.length), milliseconds };
+}
+
+/** A box, clipped to its photo. */
+function inside(box, width, height) {
+  return box.map((side, index) => Math.min(Math.max(side, 0), index % 2 ? height : width));
 }
 
 /** The age network: an age and a distribution for each crop. */
