@@ -20,6 +20,8 @@ import agelens  # noqa: F401  before onnxruntime, whose telemetry it turns off
 
 PROJECT = Path(__file__).parents[1]
 
+collect_ignore = ["plugin_package"]  # installed by a test, not imported from here
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

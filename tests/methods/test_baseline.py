@@ -46,15 +46,16 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> P
 
 
 def _recipe(objective: str, heads: tuple[str, ...] = (), **settings: object) -> Recipe:
-    reg = objective in ("l1", "l2")
+    reg = objective in ("l1", "l2", "ssr-net", "c3ae")
+    backbone = objective if objective in ("ssr-net", "c3ae") else "resnet10-tiny"
     table = {
         "name": "test",
         "seed": 1,
         "age_bins": "0-80",
         "method": {"name": "baseline", "settings": {"objective": objective, **settings}},
         "network": {
-            "backbone": "resnet10-tiny",
-            "input_size": 32,
+            "backbone": backbone,
+            "input_size": 64 if backbone == "ssr-net" else 32,
             "heads": heads or (("reg",) if reg else ("ldl",)),
         },
         "train": {"epochs": 3, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.003},
@@ -79,7 +80,7 @@ def test_it_learns_is_exported_and_has_calibrated_intervals(
     network = load_network(run.network_file("baseline"))
     pixels = np.asarray(Image.open(manifest.parent / "50.png"))
     crops = CropSet(pixels[None], np.zeros(1, np.float32), np.zeros(1, np.int64))
-    ours = run_on_crops(network, crops, 32)
+    ours = run_on_crops(network, crops, run.recipe.network.input_size)
     (face,) = AgeEstimator(tmp_path / "model.onnx").estimate(pixels, aligned=True)
     assert face.age == pytest.approx(float(ours.age[0]), abs=1.0)  # resized by other code; votes are whole
     low, high = face.interval(0.9)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agelens.errors import InputError, PluginError
 from agelens.objectives import OBJECTIVES, find_objective
+from agelens.objectives.cascade import c3ae, two_points
 from agelens.objectives.contract import CONTEXT, Objective, age_index, settings_of
 from agelens.objectives.distribution import (
     adaptive_mean_residue,
@@ -37,11 +38,18 @@ Loop = Callable[[list[float], float], float]
 def _scores(objective: str) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     rows, k = len(AGES), len(BINS)
-    shapes = {"reg": (rows,), "ldl": (rows, k), "comparisons": (rows, 2 * k - 1), "codings": (rows, 30, 4)}
+    shapes = {
+        "reg": (rows,),
+        "stagewise": (rows,),
+        "ldl": (rows, k),
+        "comparisons": (rows, 2 * k - 1),
+        "codings": (rows, 30, 4),
+        "cascade": (rows, 13),
+    }
     head = OBJECTIVES[objective].head
     shape = shapes.get(str(head), (rows, k - 1))
     scores = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return scores + 22 if head == "reg" else scores
+    return scores + 22 if head in ("reg", "stagewise") else scores
 
 
 def _settings(objective: str) -> dict[str, int]:
@@ -123,6 +131,14 @@ def _megaage(row: list[float], y: float) -> float:
     return total
 
 
+def _c3ae(row: list[float], y: float) -> float:
+    total, p = abs(row[0] - _clamp(y)), _softmax(row[1:])
+    for k in range(12):
+        share = max(0.0, 1 - abs(_clamp(y) - 10 * k) / 10)
+        total += 10 * share * math.log(share / p[k]) if share else 0.0
+    return total
+
+
 LOOPS: dict[str, Loop] = {
     "l1": lambda s, y: abs(s - _clamp(y)),  # type: ignore[operator]
     "l2": lambda s, y: (s - _clamp(y)) ** 2,  # type: ignore[operator]
@@ -138,6 +154,8 @@ LOOPS: dict[str, Loop] = {
     "or-cnn": _ordinal,
     "coral": _ordinal,
     "megaage-posterior": _megaage,
+    "ssr-net": lambda s, y: abs(s - _clamp(y)),  # type: ignore[operator]
+    "c3ae": _c3ae,
 }
 
 
@@ -275,6 +293,17 @@ def test_megaage_posterior_by_hand() -> None:
     assert megaage_posterior(scores, label, THIRDS).item() == pytest.approx(entropy, rel=1e-6)
     near = megaage_posterior(scores, label, THIRDS, margin=0.0).item()  # the comparison with 21: (1/2 - 0)²
     assert near == pytest.approx(entropy + 0.25, rel=1e-6)
+
+
+def test_two_points_by_hand() -> None:
+    points = two_points(torch.tensor([23.0, 30.0, 140.0]), 12)
+    assert points[0].tolist()[:5] == pytest.approx([0, 0, 0.7, 0.3, 0])
+    assert points[1].tolist()[:5] == [0, 0, 0, 1, 0]
+    assert points[2].tolist()[-2:] == [0, 1]
+    scores = torch.cat((torch.tensor([[20.0]]), torch.zeros(1, 12)), dim=1)
+    entropy = -0.7 * math.log(0.7) - 0.3 * math.log(0.3)
+    value = c3ae(scores, torch.tensor([23.0]), torch.arange(0.0, 101.0))
+    assert value.item() == pytest.approx(3 + 10 * (math.log(12) - entropy), rel=1e-6)
 
 
 # --- degenerate cases

@@ -170,7 +170,7 @@ class Baseline:
             key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
             raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
         stage = BaselineStage(recipe, objective, age_bins, loss_settings, head_settings, start)
-        heads = stage.head(1).heads
+        heads = getattr(make, "learns", ("ldl",))
         if recipe.network.heads != heads:
             raise RecipeError(
                 recipe.name,

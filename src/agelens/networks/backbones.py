@@ -23,11 +23,15 @@ from torch import Tensor, nn
 
 from agelens.errors import CheckpointError, InputError, PluginError
 from agelens.networks.backbone import Backbone
+from agelens.networks.c3ae import C3AE
+from agelens.networks.chain import ChainBackbone
+from agelens.networks.compact import CompactDenseNet, CompactMobileNet
 from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.pvp import pvp_backbone
 from agelens.networks.resnet import ResNet
+from agelens.networks.ssr_net import SSRNet
 from agelens.networks.students import StridedStudent, normal_student, small_student
-from agelens.networks.vgg import vgg16_backbone, vgg_keys
+from agelens.networks.vgg import VGG16, vgg16_backbone, vgg_keys
 from agelens.networks.zca import Whitened
 from agelens.plugins import Origin, available, is_importable_name, origin, resolve
 
@@ -268,9 +272,9 @@ def _vgg16(input_size: int, pretrained: bool = False, width: float = 1.0) -> Bac
     return network
 
 
-def _untrained(make: Callable[..., Backbone], pretrained: bool = False, **settings: float) -> Backbone:
+def _untrained(make: Callable[..., Backbone], pretrained: bool = False, **settings: Any) -> Backbone:
     if pretrained:
-        raise InputError("nobody publishes pretrained weights for the networks of two-teacher distillation")
+        raise InputError("nobody publishes pretrained weights for the papers' small networks and students")
     return make(**settings)
 
 
@@ -292,10 +296,19 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "student-small-1x1": functools.partial(_untrained, functools.partial(small_student, 1)),
     "student-small-3x3": functools.partial(_untrained, functools.partial(small_student, 3)),
     "student-strided": functools.partial(_untrained, StridedStudent),
+    "thin-age": functools.partial(_untrained, ChainBackbone, layers=VGG16, width=0.5),
+    "tiny-age": functools.partial(_untrained, ChainBackbone, layers=VGG16, width=0.25),
+    "ssr-net": functools.partial(_untrained, SSRNet),
+    "c3ae": functools.partial(_untrained, C3AE),
+    "compact-mobilenet": functools.partial(_untrained, CompactMobileNet),
+    "compact-mobilenet-50": functools.partial(_untrained, CompactMobileNet, width=0.5),
+    "compact-densenet": functools.partial(_untrained, CompactDenseNet),
+    "compact-densenet-13": functools.partial(_untrained, CompactDenseNet, depth=13),
 }
 """Name to ``factory(pretrained=False)``: Tables 1 and 2 of [1], and a network for a start from identity.
 All pretrained weights are ImageNet's. Below, those of two-teacher distillation (112 px, or the size in the
-name); ``@0.25`` behind a vgg16, pvp or paper's student scales its width."""
+name; ``@0.25`` behind a vgg16, pvp or paper's student scales its width), the thin and tiny VGG-16 of DLDL-v2
+(hybrid pooling: the last max pool, then the mean), and the compact networks of 64 px."""
 
 
 def make_backbone(name: str, pretrained: bool = False) -> Backbone:

@@ -7,6 +7,7 @@ entry point ``agelens.objectives``.
 from __future__ import annotations
 
 from agelens.errors import PluginError
+from agelens.objectives.cascade import c3ae
 from agelens.objectives.contract import Objective
 from agelens.objectives.distribution import (
     adaptive_mean_residue,
@@ -39,6 +40,8 @@ OBJECTIVES: dict[str, Objective] = {
     "corn": Objective(corn, head="corn"),
     "megaage-posterior": Objective(megaage_posterior, head="comparisons"),
     "label-diversity": Objective(label_diversity, head="codings"),
+    "ssr-net": Objective(l1, head="stagewise"),
+    "c3ae": Objective(c3ae, head="cascade"),
 }
 """Name in ``method.settings.objective`` to the objective."""
 
