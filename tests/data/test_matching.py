@@ -73,3 +73,46 @@ class TestMatch:
     def test_nothing_in_common_is_an_error(self) -> None:
         with pytest.raises(PredictionsError, match="no image"):
             match_manifest(self.predictions(path=["x"], age=[1]), self.labels(), allow_missing=True)
+
+    def test_photos_meet_the_crops_cut_from_them(self, tmp_path: Path) -> None:
+        """A manifest of ``prepare`` names crops by their content; foreign predictions name the photos."""
+        labels = self.labels(source=["/photos/x.jpg", "/photos/y.jpg", "/photos/deep/z.jpg"])
+        said = self.predictions(path=["/photos/y.jpg", "/photos/./x.jpg", "c"], age=[2, 1, 3])
+        match = match_manifest(said, labels)
+        assert match.predicted.tolist() == [1, 0, 2]
+        assert (match.by_source, match.by_name) == (2, 0)
+
+    def test_a_photo_of_two_crops_is_neither_s(self) -> None:
+        labels = self.labels(source=["/p/x.jpg", "/p/x.jpg", "/p/z.jpg"])
+        said = self.predictions(path=["/p/x.jpg", "/p/z.jpg"], age=[1, 3])
+        match = match_manifest(said, labels, allow_missing=True)
+        assert (match.labelled.tolist(), match.missing, match.unknown) == ([2], ("a", "b"), ("/p/x.jpg",))
+
+    def test_file_names_that_occur_once_meet(self) -> None:
+        labels = self.labels(source=["/p/x.jpg", "/p/y.jpg", "/q/z.jpg"])
+        said = self.predictions(
+            path=["/elsewhere/x.jpg", "y.jpg", "u/z.jpg", "v/z.jpg"], age=[1, 2, 3, 4], face=[0, 0, 0, 0]
+        )
+        match = match_manifest(said, labels, allow_missing=True)
+        assert match.labelled.tolist() == [0, 1]
+        assert (match.by_source, match.by_name) == (0, 2)
+        assert match.unknown == ("u/z.jpg", "v/z.jpg")  # two predictions of one name are no match
+        twice = self.labels(source=["/p/x.jpg", "/q/x.jpg", "/q/z.jpg"])
+        with pytest.raises(PredictionsError, match=r"2 of 3 .*: a, b; 1 predicted"):
+            match_manifest(self.predictions(path=["x.jpg", "z.jpg"], age=[1, 3]), twice)
+
+    def test_the_surer_way_wins(self) -> None:
+        labels = self.labels(source=["/p/b", "/p/c", "/p/d"])
+        said = self.predictions(path=["a", "b", "c"], age=[1, 2, 3])
+        match = match_manifest(said, labels)
+        assert match.predicted.tolist() == [0, 1, 2]
+        assert (match.by_source, match.by_name) == (0, 0)
+
+    def test_further_faces_of_a_photo_are_counted_once_matched(self) -> None:
+        labels = self.labels(source=["/p/x.jpg", "/p/y.jpg", "/p/z.jpg"])
+        said = self.predictions(
+            path=["/p/x.jpg", "/p/x.jpg", "/p/y.jpg", "/p/z.jpg"], age=[9, 1, 2, 3], face=[2, 1, 1, 1]
+        )
+        match = match_manifest(said, labels)
+        assert match.predicted.tolist() == [1, 2, 3]
+        assert (match.further_faces, match.by_source) == (1, 3)

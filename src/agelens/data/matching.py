@@ -1,8 +1,10 @@
-"""Which prediction belongs to which image of a manifest."""
+"""Predictions matched to the images of a manifest: by path, by source, by file name."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ _NAMED = 5  # paths that a message names
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """Which prediction belongs to which row of a manifest.
+    """Pairs of predictions and rows of a manifest.
 
     Attributes:
         predicted: (M,) positions in the predictions: one face with an age for each matched image.
@@ -30,6 +32,8 @@ class Match:
         missing: Paths of the manifest without any prediction.
         unknown: Paths of the predictions that the manifest lacks.
         further_faces: Faces beyond the first of an image; they are not evaluated.
+        by_source: Number of the M + F images matched by the ``source`` that their crop was cut from.
+        by_name: Number matched by a file name that occurs once on either side.
     """
 
     predicted: NDArray[np.int64]
@@ -39,6 +43,8 @@ class Match:
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     further_faces: int
+    by_source: int = 0
+    by_name: int = 0
 
 
 def match_manifest(
@@ -47,11 +53,13 @@ def match_manifest(
     split: str | None = None,
     allow_missing: bool = False,
 ) -> Match:
-    """Find the prediction of each image of a manifest.
+    """Match predictions to the images of a manifest.
 
     A path of the predictions matches the manifest's own text, or its absolute path (relative ones are tried
-    from the working folder and from the folder of the table). An image with several faces takes its first,
-    the largest in our own tables.
+    from the working folder and from the folder of the table); else, in the same way, the ``source`` that a
+    crop was cut from, where one crop alone was; else a file name, of a source or of a path, that occurs once
+    in the manifest and once among the predictions. An image with several faces takes its first, the largest
+    in our own tables.
 
     Args:
         predictions: Checked predictions.
@@ -70,27 +78,29 @@ def match_manifest(
         wanted = (found == split).to_numpy(dtype=bool)
         if not wanted.any():
             raise InputError(f"the manifest has no rows with split {split!r}; --split all takes every row")
-    rows = _manifest_rows(manifest)
     folder = Path(predictions.source).parent
-    first: dict[int, int] = {}
-    unknown: list[str] = []
-    further_faces = 0
     names = predictions.frame["path"].astype(str).tolist()
-    order = np.argsort(predictions.frame["face"].to_numpy(), kind="stable")
-    for position in order.tolist():
-        text = names[position]
-        row = _find_row(text, rows, folder)
-        if row is None:
-            unknown.append(text)
-        elif row in first:
-            further_faces += int(wanted[row])
-        else:
-            first[row] = position
+    first: dict[int, int] = {}
+    how: dict[int, str] = {}
+    further_faces = 0
+    left = np.argsort(predictions.frame["face"].to_numpy(), kind="stable").tolist()
+    for way, find in _ways(manifest, folder, [names[position] for position in left]):
+        unmatched: list[int] = []
+        for position in left:
+            row = find(names[position])
+            if row is None or how.get(row, way) != way:  # a row that was matched in a better way stays so
+                unmatched.append(position)
+            elif row in first:
+                further_faces += int(wanted[row])
+            else:
+                first[row], how[row] = position, way
+        left = unmatched
+    unknown = sorted({names[position] for position in left})
     texts = manifest["path"].astype(str).tolist()
     wanted_rows = np.flatnonzero(wanted).tolist()
     missing = [texts[row] for row in wanted_rows if row not in first]
     if not allow_missing:
-        _refuse_missing(predictions.source, missing, len(wanted_rows), sorted(set(unknown)))
+        _refuse_missing(predictions.source, missing, len(wanted_rows), unknown)
     errors = predictions.frame["error"].tolist()
     without_age = predictions.frame["age"].isna().tolist()
     answered = [row for row in wanted_rows if row in first]
@@ -104,20 +114,45 @@ def match_manifest(
         failed=tuple((texts[row], errors[first[row]]) for row in unanswered),
         unanswered=np.array(unanswered, dtype=np.int64),
         missing=tuple(missing),
-        unknown=tuple(sorted(set(unknown))),
+        unknown=tuple(unknown),
         further_faces=further_faces,
+        by_source=sum(how[row] == "source" for row in answered),
+        by_name=sum(how[row] == "name" for row in answered),
     )
 
 
-def _manifest_rows(manifest: pd.DataFrame) -> dict[str, int]:
-    """Map every text and every absolute path of a manifest to its row."""
-    texts = [os.path.normpath(text) for text in manifest["path"].astype(str)]
-    rows: dict[str, int] = {}
+def _ways(
+    manifest: pd.DataFrame, folder: Path, predicted: list[str]
+) -> Iterator[tuple[str, Callable[[str], int | None]]]:
+    """Yield the ways to find the row of a predicted path, the surest first."""
     root = manifest.attrs.get("root")
+    base = None if root is None else os.path.abspath(root)
+    paths = manifest["path"].astype(str).tolist()
+    rows = _places(paths, base)
+    yield "path", lambda text: _find_row(text, rows, folder)
+    sources = paths
+    if "source" in manifest:
+        column = manifest["source"].astype(object)
+        sources = column.where(column.notna(), "").astype(str).tolist()
+        times = Counter(sources)
+        cut = _places([source if times[source] == 1 else "" for source in sources], base)
+        yield "source", lambda text: _find_row(text, cut, folder)
+    times = Counter(os.path.basename(text) for text in set(predicted))
+    files: dict[str, set[int]] = {}
+    for texts in (paths, sources):
+        for row, text in enumerate(texts):
+            files.setdefault(os.path.basename(text), set()).add(row)
+    only = {name: min(found) for name, found in files.items() if name and len(found) == times[name] == 1}
+    yield "name", lambda text: only.get(os.path.basename(text))
+
+
+def _places(texts: list[str], root: str | None) -> dict[str, int]:
+    """Map every text that is not empty, and its absolute path, to its row."""
+    known = {row: os.path.normpath(text) for row, text in enumerate(texts) if text}
+    rows: dict[str, int] = {}
     if root is not None:
-        folder = os.path.abspath(root)
-        rows.update({os.path.normpath(os.path.join(folder, text)): row for row, text in enumerate(texts)})
-    rows.update({text: row for row, text in enumerate(texts)})
+        rows.update({os.path.normpath(os.path.join(root, text)): row for row, text in known.items()})
+    rows.update({text: row for row, text in known.items()})
     return rows
 
 
