@@ -28,7 +28,7 @@ from agelens.evaluation.evaluate import Evaluation, evaluate
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
 from agelens.evaluation.published import QuotedSystem
 from agelens.evaluation.results import SMALL_GROUP, TOO_FEW, is_rate, json_value
-from agelens.evaluation.systems import System
+from agelens.evaluation.systems import Answers
 from agelens.metrics import BootstrapInterval, PairedComparison, Partition
 
 __all__ = [
@@ -54,9 +54,9 @@ class SystemResult:
 
     Attributes:
         name: Of the system.
-        kind: As in :class:`System`.
-        source: As in :class:`System`.
-        digest: As in :class:`System`.
+        kind: As in :class:`Answers`.
+        source: As in :class:`Answers`.
+        digest: As in :class:`Answers`.
         answered: Images it gave an age for.
         failed: Path and error of those it could not use.
         missing: Paths without any prediction.
@@ -184,12 +184,13 @@ class Comparison:
 
 
 def compare(
-    systems: Sequence[System],
+    systems: Sequence[Answers],
     manifest: pd.DataFrame,
     by: Sequence[str] = ("age_band", "gender", "ethnicity"),
     *,
     split: str | None = None,
     quoted: Sequence[QuotedSystem] = (),
+    estimate: str = "age",
     allow_missing: bool = False,
     meaning: str | None = None,
     latency: bool = True,
@@ -205,6 +206,7 @@ def compare(
         by: Groupings, as in :func:`~agelens.evaluation.evaluate.evaluate`.
         split: Only these rows of the manifest; None for all.
         quoted: Published rows to stand beside.
+        estimate: As in :func:`~agelens.evaluation.evaluate.evaluate`.
         allow_missing: Count and name the paths that only one side has instead of raising.
         meaning: What the labels are, one of :data:`~agelens.data.label_meaning.LABELS`, for the stamp.
         latency: Time the models.
@@ -237,6 +239,7 @@ def compare(
             labels,
             (),
             calibration=training.calibration,
+            estimate=estimate,
             allow_missing=True,
             replicates=replicates,
             level=level,
@@ -390,7 +393,7 @@ def _verdict(
     return GroupVerdict(grouping, name, count, number, means, lowest, winner, against)
 
 
-def _costs(systems: Sequence[System], latency: bool) -> dict[str, Cost]:
+def _costs(systems: Sequence[Answers], latency: bool) -> dict[str, Cost]:
     models = {system.name: system.model for system in systems if system.model is not None}
     times = measure_latency(models) if latency else {}
     return {

@@ -6,6 +6,7 @@ counted and named, never left out silently: ``failed``, ``missing``, ``unknown``
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +23,10 @@ from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
 from agelens.data.manifest import read_manifest
 from agelens.data.matching import Match, match_manifest
+from agelens.data.pooled import rows_tested
 from agelens.data.predictions import Predictions
+from agelens.errors import InputError
+from agelens.evaluation.estimates import with_estimate
 from agelens.evaluation.groups import Grouping, check_groupings, group, people
 from agelens.evaluation.measures import (
     group_results,
@@ -33,13 +37,14 @@ from agelens.evaluation.measures import (
     stated_measures,
     threshold_measures,
 )
-from agelens.evaluation.predict import Crops, predict_manifest
+from agelens.evaluation.predict import image_kind
 from agelens.evaluation.results import SMALL_GROUP, GroupResult, ReliabilityBin, json_value, reported
+from agelens.evaluation.systems import System, folds_of, open_system
+from agelens.faces.crops import ImageKind
 from agelens.files import write_atomically
-from agelens.inference.estimator import AgeEstimator
 from agelens.metrics import AAR, BootstrapInterval
 
-__all__ = ["Evaluation", "evaluate", "evaluate_model"]
+__all__ = ["Evaluation", "evaluate", "evaluate_system"]
 
 FloatArray = NDArray[np.float64]
 
@@ -58,7 +63,7 @@ class Evaluation:
         match: Which images they are, and which are not and why.
         labels: (M,) rows of the manifest in the metrics.
         failures: (F,) rows of the manifest for which the system gave no age.
-        predictions: What was evaluated.
+        predictions: What was evaluated; their column ``age`` holds the selected estimate.
         intervals: ``conformal``, ``central mass`` (distributions without a calibration) or ``none``.
         threshold: Years of the metrics that print as ``accuracy(18+)``.
         results: All images first, then group by group.
@@ -70,6 +75,9 @@ class Evaluation:
         replicates: Bootstrap replicates.
         level: Level of the bootstrap intervals.
         seed: Seed of the bootstrap.
+        protocol: Name of the protocol whose test images these are; None for a split of the manifest.
+        protocol_digest: Digest of its folds.
+        image_kind: Content of the images that the system saw; empty for a table of predictions.
     """
 
     system: str
@@ -92,6 +100,9 @@ class Evaluation:
     replicates: int
     level: float
     seed: int
+    protocol: str | None = None
+    protocol_digest: str = ""
+    image_kind: str = ""
 
     @property
     def ages(self) -> FloatArray:
@@ -164,6 +175,7 @@ def evaluate(
     *,
     calibration: Calibration | None = None,
     split: str | None = None,
+    estimate: str = "age",
     threshold: float = 18,
     allow_missing: bool = False,
     replicates: int = 2000,
@@ -187,6 +199,7 @@ def evaluate(
             crossing as ``gender:ethnicity`` (of which the metrics are `IN_CROSSINGS`) …
         calibration: The model's, for its conformal intervals; without one, intervals are plain central mass.
         split: Only these rows of the manifest; None for all.
+        estimate: ``age``, or one of `~agelens.evaluation.estimates.ESTIMATES`.
         threshold: Years for P(age >= threshold).
         allow_missing: Count and name the paths that only one side has instead of raising.
         replicates: Bootstrap replicates.
@@ -201,6 +214,8 @@ def evaluate(
         PredictionsError: A path occurs on one side only and ``allow_missing`` is false, or none matches.
         ValueError: ``level`` or ``replicates`` cannot be used.
     """
+    named = predictions.source if system is None else system
+    predictions = with_estimate(predictions, estimate)
     match = match_manifest(predictions, manifest, split, allow_missing)
     labels = manifest.iloc[match.labelled].reset_index(drop=True)
     persons = people(labels)
@@ -230,7 +245,7 @@ def evaluate(
             groupings.append(grouping)
     results = group_results(measures, groupings, persons, replicates, level, seed)
     return Evaluation(
-        system=predictions.source if system is None else system,
+        system=f"{named} ({estimate} of the distribution)" if estimate != "age" else named,
         digest=_file_digest(predictions.source) if digest is None else digest,
         manifest=str(manifest.attrs.get("path", "")),
         split=split,
@@ -253,59 +268,80 @@ def evaluate(
     )
 
 
-def evaluate_model(
-    model_path: str | Path,
+def evaluate_system(
+    system: str | Path | System,
     manifest: str | Path | pd.DataFrame,
-    split: str | None = "test",
-    crops: Crops = "aligned",
+    split: str | None = None,
+    images: ImageKind | str = ImageKind.ALIGNED,
     *,
     by: Sequence[str] = ("age_band", "gender", "ethnicity"),
+    protocol: str | None = None,
+    estimate: str = "age",
     threshold: float = 18,
+    allow_missing: bool = False,
     replicates: int = 2000,
     seed: int = 0,
     threads: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Estimate the images of a manifest with a model file, then compare with the labels.
+    """Evaluate a model, a run, a run over folds or a table of predictions on a labelled set of images.
 
     Args:
-        model_path: Name of a shipped model, or a model file.
+        system: Opened, or what :func:`~agelens.evaluation.systems.open_system` opens.
         manifest: File, or a checked manifest.
-        split: Only these rows; None for all.
-        crops: What the images are: ``aligned`` (in the model's geometry), ``chips`` (still to be detected and
-            aligned, with its fallback) or ``photos`` (the largest face of each).
+        split: ``train``, ``val``, ``test`` or ``all``; None: what the protocol tests, else ``test``.
+        images: Content of the images: ``aligned`` (in the model's geometry), ``chips`` (still to be detected
+            and aligned, with its fallback) or ``photos`` (the largest face of each); of no use to a table.
         by: Groupings, as in :func:`evaluate`.
+        protocol: Judge what this protocol tests, in all of its folds; by default that of a run over folds.
+        estimate: As in :func:`evaluate`.
         threshold: Years for P(age >= threshold).
+        allow_missing: As in :func:`evaluate`.
         replicates: Bootstrap replicates.
         seed: Seed of the bootstrap.
         threads: Threads of the network.
-        progress: Called with the number of images done so far.
+        progress: Called with the number of images done so far, and of all.
     Returns:
-        The evaluation; ``predictions`` holds what the model said.
+        The evaluation; its ``predictions`` are the system's.
     Raises:
         ModelFileError: The model file cannot be used.
+        RunError: The run cannot be used.
         ManifestError: The manifest cannot be used.
+        SplitError: The protocol gives other folds here than the run was trained on.
         InputError: An argument cannot be used, or the manifest has no row of this split.
-        PredictionsError: No image could be estimated.
+        PredictionsError: No image has an estimate, or as in :func:`evaluate`.
     """
     labels = manifest if isinstance(manifest, pd.DataFrame) else read_manifest(manifest)
     check_groupings(by, labels)
-    estimator = AgeEstimator(model_path, threads=threads)
-    predictions = predict_manifest(
-        estimator, labels, split=split, crops=crops, threshold=threshold, progress=progress
-    )
-    return evaluate(
-        predictions,
-        labels,
+    with contextlib.ExitStack() as stack:
+        opened = system if isinstance(system, System) else stack.enter_context(open_system(system))
+        folds = folds_of(opened)
+        named = protocol or (None if folds is None else folds.protocol)
+        rows, part, digest = labels, None if split == "all" else split or "test", ""
+        if named is not None:
+            if split is not None:
+                raise InputError(f"--split {split} and the protocol {named} say both what is tested")
+            same = folds is not None and named == folds.protocol
+            rows, digest = rows_tested(labels, named, folds.digest if folds and same else None)
+            part = None
+        answers = opened.answer(
+            rows, split=part, images=images, threshold=threshold, threads=threads, progress=progress
+        )
+    found = evaluate(
+        answers.predictions,
+        rows,
         by,
-        calibration=estimator.card.calibration,
-        split=split,
+        calibration=answers.calibration,
+        split=part,
+        estimate=estimate,
         threshold=threshold,
+        allow_missing=allow_missing,
         replicates=replicates,
         seed=seed,
-        system=estimator.card.name,
-        digest=estimator.card.digest,
+        digest=answers.digest or None,
     )
+    kind = "" if answers.kind == "predictions" else str(image_kind(images))
+    return replace(found, protocol=named, protocol_digest=digest, image_kind=kind)
 
 
 def _intervals_name(predictions: Predictions, calibration: Calibration | None) -> str:

@@ -2,12 +2,14 @@
 
 A grouping has a name: ``age_band``, ``five_years``, ``aar_group`` (the eight groups of AAR), ``pose`` (bands
 of the absolute yaw), ``eye_distance`` (from the landmarks), a text column of the manifest, or a crossing of
-these, ``gender:ethnicity``.
+these, ``gender:ethnicity``. Other bounds than ours stand in the name: ``pose-20`` has two groups, ``0 to
+20°`` and ``20° and more`` (LRN's Table 10 has two); ``eye_distance-30-60`` has three.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -105,7 +107,7 @@ def check_groupings(by: Sequence[str], labels: pd.DataFrame) -> None:
     """
     for name in by:
         for part in [name] if name in labels.columns else name.split(_CROSS):
-            if part not in (*BY_AGE, "eye_distance", *COLUMNS, *labels.columns):
+            if part not in (*BY_AGE, *COLUMNS, *labels.columns) and _bounds(part) is None:
                 raise _unknown_grouping(part, labels)
 
 
@@ -130,14 +132,15 @@ def group(name: str, labels: pd.DataFrame) -> Grouping | None:
         elif name == "five_years":
             bands = [(first, first + 4) for first in range(0, int(completed.max()) + 1, 5)]
         return _banded(name, completed, bands)
-    if name == "eye_distance":
-        return _ranged(name, eye_distances(labels), EYE_DISTANCES, " px")
-    if name == "pose":
-        yaw = (
-            labels["pose"].to_numpy(dtype=np.float64) if "pose" in labels else np.full(len(labels), math.nan)
-        )
-        return _ranged(name, np.abs(yaw), POSES, "°")
-    return _column(name, labels)
+    computed = name in ("pose", "eye_distance") or name not in labels.columns
+    ranged = _bounds(name) if computed else None
+    if ranged is None:
+        return _column(name, labels)
+    measure, bounds = ranged
+    if measure == "eye_distance":
+        return _ranged(name, eye_distances(labels), bounds, " px")
+    yaw = labels["pose"].to_numpy(dtype=np.float64) if "pose" in labels else np.full(len(labels), math.nan)
+    return _ranged(name, np.abs(yaw), bounds, "°")
 
 
 def group_members(name: str, labels: pd.DataFrame) -> dict[str, NDArray[np.bool_]] | None:
@@ -182,6 +185,24 @@ def people(labels: pd.DataFrame) -> NDArray[np.int64]:
         keys = [(subject,) if subject else (index,) for index, subject in enumerate(subjects)]
         numbers = np.asarray(pd.factorize(pd.Series(keys, dtype=object))[0], dtype=np.int64)
     return numbers
+
+
+def _bounds(name: str) -> tuple[str, tuple[int | None, ...]] | None:
+    """Read ``pose`` or ``pose-20-45``: what is measured, and the bounds of its ranges.
+
+    Raises:
+        InputError: The bounds do not rise.
+    """
+    measure, *given = name.split("-")
+    usual = {"pose": POSES, "eye_distance": EYE_DISTANCES}.get(measure)
+    if usual is None or not all(re.fullmatch("[0-9]+", bound) for bound in given):
+        return None
+    if not given:
+        return measure, usual
+    bounds = [0, *map(int, given)]
+    if any(low >= high for low, high in pairwise(bounds)):
+        raise InputError(f"the bounds of the grouping {name!r} must rise from above 0")
+    return measure, (*bounds, None)
 
 
 def _crossed(name: str, labels: pd.DataFrame) -> Grouping | None:
@@ -241,8 +262,8 @@ def _column(name: str, labels: pd.DataFrame) -> Grouping | None:
 def _unknown_grouping(name: str, labels: pd.DataFrame) -> InputError:
     columns = ", ".join(str(column) for column in labels.columns)
     return InputError(
-        f"no such grouping: {name!r} (age_band, five_years, aar_group, pose, eye_distance, a crossing as"
-        f" gender:ethnicity, or a column: {columns})"
+        f"no such grouping: {name!r} (age_band, five_years, aar_group, pose, pose-20, eye_distance, a"
+        f" crossing as gender:ethnicity, or a column: {columns})"
     )
 
 

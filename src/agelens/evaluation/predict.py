@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,20 +11,19 @@ import pandas as pd
 from agelens.data.manifest import image_paths
 from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.data.predictions import Predictions, check_predictions
+from agelens.data.splits import split_rows
 from agelens.errors import InputError
+from agelens.faces.crops import NOT_SQUARE, ImageKind
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
 from agelens.inference.writers import problem
 from agelens.model_file import ModelCard
 
-__all__ = ["Crops", "Estimator", "predict_manifest"]
-
-Crops = Literal["aligned", "chips", "photos"]
-"""What the images of a manifest are."""
+__all__ = ["Estimator", "image_kind", "predict_manifest", "refuse_photos", "selected_rows"]
 
 
 class Estimator(Protocol):
-    """What is needed of :class:`~agelens.inference.estimator.AgeEstimator`."""
+    """The part of :class:`~agelens.inference.estimator.AgeEstimator` that is used here."""
 
     card: ModelCard
 
@@ -40,10 +39,10 @@ def predict_manifest(
     manifest: pd.DataFrame,
     *,
     split: str | None = None,
-    crops: Crops = "aligned",
+    images: ImageKind | str = ImageKind.ALIGNED,
     interval_level: float = 0.9,
     threshold: float = 18,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Estimate the age on each image of a manifest; a photo's largest face counts.
 
@@ -51,29 +50,26 @@ def predict_manifest(
         estimator: The estimator.
         manifest: Checked manifest.
         split: Only these rows; None for all.
-        crops: What the images are: ``aligned`` (in the model's geometry), ``chips`` (still to be detected and
-            aligned) or ``photos``.
+        images: Content of the images: ``aligned`` (crops in the model's geometry), ``chips`` (still to be
+            detected and aligned) or ``photos``.
         interval_level: Coverage of the columns ``low`` and ``high``.
         threshold: Years of the column ``p_at_least``.
-        progress: Called with the number of images done so far.
+        progress: Called with the number of images done so far, and of all.
     Returns:
         A row an image, in the manifest's order; an image that could not be used, or shows no face, has its
         ``error``.
     Raises:
         InputError: An argument cannot be used, or the manifest has no row of this split.
     """
-    if crops not in ("aligned", "chips", "photos"):
-        raise InputError(f"crops are aligned, chips or photos (value: {crops!r})")
-    chosen = manifest
-    if split is not None:
-        chosen = manifest[manifest["split"] == split] if "split" in manifest else manifest.iloc[:0]
-        if chosen.empty:
-            raise InputError(f"the manifest has no rows with split {split!r}")
+    kind = image_kind(images)
+    selected = selected_rows(manifest, split)
     bins = estimator.card.age_bins
-    distribution = np.full((len(chosen), len(bins)), np.nan)
+    distribution = np.full((len(selected), len(bins)), np.nan)
     rows: list[dict[str, object]] = []
-    photos = estimator.estimate_many(image_paths(chosen), crops=crops == "chips", aligned=crops == "aligned")
-    for path, photo in zip(chosen["path"], photos, strict=True):
+    photos = estimator.estimate_many(
+        image_paths(selected), crops=kind is ImageKind.CHIP, aligned=kind is ImageKind.ALIGNED
+    )
+    for path, photo in zip(selected["path"], photos, strict=True):
         if photo.faces:
             face = photo.faces[0]
             distribution[len(rows)] = face.distribution
@@ -98,6 +94,58 @@ def predict_manifest(
         else:
             rows.append({"path": path, "error": problem(photo)})
         if progress is not None:
-            progress(len(rows))
+            progress(len(rows), len(selected))
     frame = check_predictions(pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS)), estimator.card.name)
     return Predictions(frame, distribution, bins, estimator.card.name)
+
+
+def image_kind(images: ImageKind | str) -> ImageKind:
+    """Translate the name of a kind of images.
+
+    Raises:
+        InputError: There is no such kind.
+    """
+    try:
+        return ImageKind(images)
+    except ValueError:
+        raise InputError(f"images are {', '.join(ImageKind)} (value: {images!r})") from None
+
+
+def selected_rows(manifest: pd.DataFrame, split: str | None) -> pd.DataFrame:
+    """Select the rows of one split; None for all.
+
+    Raises:
+        InputError: The manifest has no row of this split.
+    """
+    if split is None:
+        return manifest
+    rows = split_rows(manifest, split)
+    if rows.empty:
+        raise InputError(f"the manifest has no rows with split {split!r}")
+    return rows
+
+
+def refuse_photos(predictions: Predictions, manifest: pd.DataFrame, images: ImageKind | str) -> None:
+    """Refuse photographs that were taken for aligned crops.
+
+    Only a manifest that ``prepare`` did not write is suspected: its crops are aligned, and one that cannot be
+    used is an image like any other without an estimate.
+
+    Args:
+        predictions: For the images of the manifest.
+        manifest: Checked manifest.
+        images: What the images were taken for.
+    Raises:
+        InputError: Images that should be aligned crops are not square.
+    """
+    if image_kind(images) is not ImageKind.ALIGNED or "alignment" in manifest:
+        return
+    frame = predictions.frame
+    wrong = frame[frame["error"].str.startswith(NOT_SQUARE)]
+    if not wrong.empty:
+        place = manifest.attrs.get("path", "the manifest")
+        raise InputError(
+            f"{place}: {len(wrong)} of {len(frame)} images are no aligned crops ({wrong['path'].iloc[0]}: "
+            f"{wrong['error'].iloc[0]}); --images photos detects and aligns the faces of photographs, "
+            "--images chips those of face chips"
+        )

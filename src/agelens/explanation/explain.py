@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agelens.errors import ImageError, InputError
-from agelens.evaluation.predict import Crops
 from agelens.explanation.maps import StageMaps, normalised_map
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import ImageKind, crop_faces
@@ -129,7 +128,7 @@ def face_crops(
     paths: Iterable[str | Path],
     geometry: CropGeometry,
     detector: Callable[[], FaceDetector],
-    images: Crops = "photos",
+    images: ImageKind | str = ImageKind.PHOTO,
     failed: list[tuple[str, str]] | None = None,
 ) -> Iterator[FaceCrop]:
     """Read images and cut out their faces.
@@ -138,7 +137,7 @@ def face_crops(
         paths: Images.
         geometry: Of the crops.
         detector: Makes the detector; not called for aligned images.
-        images: What they are: ``photos`` (every face), ``chips`` or ``aligned``.
+        images: Their content: ``photos`` (every face), ``chips`` or ``aligned``.
         failed: Gets path and reason of every image that cannot be used.
     Yields:
         The faces in order.

@@ -15,7 +15,10 @@ from agelens.faces.alignment import AlignedFace, CropGeometry, align_chip, align
 from agelens.faces.detection import DetectedFace, FaceDetector, SizedSearch
 from agelens.faces.turned import detect_turned
 
-__all__ = ["Crop", "CroppedImage", "ImageKind", "crop_faces"]
+__all__ = ["NOT_SQUARE", "Crop", "CroppedImage", "ImageKind", "crop_faces"]
+
+NOT_SQUARE = "an aligned crop is square"
+"""Beginning of the error of an image that cannot be an aligned crop."""
 
 
 Box = tuple[float, float, float, float]
@@ -156,7 +159,7 @@ def _resized(image: NDArray[np.uint8], size: int) -> Crop:
     """The crop of an aligned image."""
     height, width = image.shape[:2]
     if height != width:
-        raise InputError(f"an aligned crop is square; this image is {width} x {height} pixels")
+        raise InputError(f"{NOT_SQUARE}; this image is {width} x {height} pixels")
     if height != size:
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     return Crop(image, None, "aligned", (width, height))

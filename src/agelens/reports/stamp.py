@@ -36,9 +36,6 @@ def make_stamp(
     manifest: pd.DataFrame,
     *,
     labels: str | None = None,
-    protocol: str | None = None,
-    protocol_digest: str = "",
-    images: str = "",
 ) -> Stamp:
     """Collect protocol and split, label semantics, model digest and software.
 
@@ -47,17 +44,15 @@ def make_stamp(
         manifest: The manifest it was measured on, whole.
         labels: One of `LABELS`; by default what the protocol's data set has, if there is a protocol that
             says so.
-        protocol: Name of the protocol; by default the split is stated.
-        protocol_digest: Digest of its folds; by default that of the manifest's own split.
-        images: What the images were: ``aligned``, ``chips`` or ``photos``.
     Returns:
         The stamp.
     Raises:
         InputError: ``labels`` is none of `LABELS`, or there is no such protocol.
     """
+    protocol, images = evaluation.protocol, evaluation.image_kind
     meaning = load_protocol(protocol).labels if labels is None and protocol is not None else labels
     split = "all rows" if evaluation.split is None else f"split {evaluation.split} of the manifest"
-    digest = protocol_digest
+    digest = evaluation.protocol_digest
     model = evaluation.digest or "not known"
     if Path(evaluation.predictions.source).is_file():
         model = f"not known; sha256 of the predictions: {model}"

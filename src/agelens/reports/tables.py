@@ -15,7 +15,10 @@ from agelens.evaluation.results import SMALL_GROUP, TOO_FEW, is_rate
 from agelens.metrics import BootstrapInterval
 from agelens.reports.formats import metric_text
 
-__all__ = ["QUOTED", "SHOWN", "difference_rows", "evaluation_rows", "group_rows", "system_rows"]
+__all__ = ["BRIEF", "QUOTED", "SHOWN", "difference_rows", "evaluation_rows", "group_rows", "system_rows"]
+
+BRIEF = ("MAE", "bias", "CA(5)", "AAR", "coverage(90%)", "ε-error")
+"""The metrics of an evaluation that are printed unless all are asked for."""
 
 QUOTED = "quoted"
 """The kind of a row that others printed."""

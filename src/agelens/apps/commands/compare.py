@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, output, print_table
-from agelens.apps.commands.evaluate import NAMED, Images, Labels, model_of
+from agelens.apps.commands.evaluate import NAMED, Images, Labels
 from agelens.errors import InputError
 
 __all__ = ["compare", "published"]
@@ -30,7 +30,10 @@ def compare(
         list[str] | None,
         typer.Option(help="age_band, aar_group or a column; may be repeated. [age_band gender ethnicity]"),
     ] = None,
-    images: Annotated[Images, typer.Option(help="What the manifest's images are.")] = Images.aligned,
+    images: Annotated[Images, typer.Option(help="Content of the manifest's images.")] = Images.aligned,
+    estimate: Annotated[
+        str, typer.Option(help="age, or of the distributions: argmax, median or mean.")
+    ] = "age",
     quote: Annotated[
         list[str] | None,
         typer.Option(help="Published results to quote: DATA SET or DATA SET:PROTOCOL; may be repeated."),
@@ -45,54 +48,38 @@ def compare(
     latency: Annotated[bool, typer.Option(help="Time the models.")] = True,
     threads: Annotated[int, typer.Option(help="Threads while estimating; latency is always of one.")] = 1,
 ) -> None:
-    """Put systems side by side: paired differences with intervals, cost, who is best in each group."""
+    """Put systems side by side: paired differences with intervals, cost, the best system of each group."""
     from agelens.apps.progress import progress_bar
     from agelens.data.manifest import read_manifest
-    from agelens.data.pooled import pooled_run
     from agelens.evaluation.compare import compare as compare_systems
     from agelens.evaluation.groups import check_groupings, split_groupings
     from agelens.evaluation.published import quoted_systems, read_published
-    from agelens.evaluation.systems import model_system, over_seeds, predictions_system
+    from agelens.evaluation.systems import open_system, over_seeds, split_name
     from agelens.reports.tables import difference_rows, group_rows, system_rows
 
     rows, part = read_manifest(data), None if split == "all" else split
     groupings = split_groupings(by or ("age_band", "gender", "ethnicity"))
     check_groupings(groupings, rows)
-    count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
     results = read_published() if quote else ()
     quoted = [
         row
         for name, _, protocol in map(_quote, quote or ())
         for row in quoted_systems(results, name, protocol)
     ]
-    named = [_named(text) for text in systems]
+    named = [split_name(text) for text in systems]
     names = list(dict.fromkeys(name for name, *_ in named))
     for name in names:
         if len(given := [explicit for other, _, explicit in named if other == name]) > 1 and not all(given):
             raise InputError(f"two systems are called {name!r}: name them, NAME=SYSTEM")
     if len(names) < 2:
         raise InputError(f"a comparison needs two systems or more, not {len(names)}")
-    with ExitStack() as exported:
+    with ExitStack() as opened:
         found = []
         for name, source, _ in named:
-            folds = pooled_run(source)
-            if folds is not None or source.lower().endswith(".csv"):
-                found.append(predictions_system(name, folds.predictions if folds is not None else source))
-                continue
-            model = exported.enter_context(model_of(source))
+            system = opened.enter_context(open_system(source, name))
             with progress_bar(name) as bar:
                 found.append(
-                    model_system(
-                        name,
-                        model,
-                        rows,
-                        split=part,
-                        crops=images.value,
-                        kind="model" if model == source else "run",
-                        source=source,
-                        threads=threads,
-                        progress=lambda done, bar=bar: bar(done, count),  # type: ignore[misc]
-                    )
+                    system.answer(rows, split=part, images=images.value, threads=threads, progress=bar)
                 )
         comparison = compare_systems(
             [over_seeds([one for one in found if one.name == name]) for name in names],
@@ -100,6 +87,7 @@ def compare(
             groupings,
             split=part,
             quoted=quoted,
+            estimate=estimate,
             allow_missing=allow_missing,
             latency=latency,
             meaning=None if labels is None else labels.value,
@@ -107,15 +95,15 @@ def compare(
     typer.echo(f"{data}, split {split}: {comparison.images} images that every system answered")
     if comparison.left_out:
         typer.echo(f"left out: {comparison.left_out} images that some system did not answer")
-    for system in comparison.systems:
+    for result in comparison.systems:
         for what, paths in (
-            ("failed", [": ".join(pair) for pair in system.failed]),
-            ("missing", system.missing),
-            ("unknown", system.unknown),
+            ("failed", [": ".join(pair) for pair in result.failed]),
+            ("missing", result.missing),
+            ("unknown", result.unknown),
         ):
             if paths:
                 some = ", ".join([*paths[:NAMED], "…"][: len(paths)])
-                typer.echo(f"{system.name}, {what}: {len(paths)} images: {some}")
+                typer.echo(f"{result.name}, {what}: {len(paths)} images: {some}")
     if comparison.absent:
         typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
     for table in (
@@ -172,17 +160,3 @@ def _quote(text: str) -> tuple[str, str, str]:
     if not text.partition(":")[0].strip():
         raise InputError(f"--quote {text!r} must name a data set (agelens published lists them)")
     return text.partition(":")
-
-
-def _named(text: str) -> tuple[str, str, bool]:
-    """Split ``NAME=SYSTEM``; a system without a name (third: False) is called by its file or folder."""
-    name, equals, source = text.partition("=")
-    if equals and not Path(text).exists() and "/" not in name:
-        if not name or not source:
-            raise InputError(f"{text!r}: NAME=SYSTEM needs both")
-        return name, source, True
-    path = Path(text)
-    if path.suffix.lower() == ".csv" and path.stem == "predictions":
-        return path.absolute().parent.name, text, False
-    stem = path.stem if path.suffix.lower() in (".csv", ".onnx") else path.absolute().name
-    return stem, text, False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,16 +9,16 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, print_table
-from agelens.errors import InputError, MissingExtraError
+from agelens.errors import InputError
 
-__all__ = ["NAMED", "Images", "Labels", "evaluate", "model_of"]
+__all__ = ["NAMED", "Images", "Labels", "evaluate"]
 
 NAMED = 5
-"""How many images are named on the terminal; the report and the JSON name all."""
+"""Number of images named on the terminal; the report and the JSON name all."""
 
 
 class Images(StrEnum):
-    """What the images of a manifest are."""
+    """Content of the images of a manifest."""
 
     aligned = "aligned"
     chips = "chips"
@@ -28,7 +26,7 @@ class Images(StrEnum):
 
 
 class Labels(StrEnum):
-    """What the labels of a manifest mean."""
+    """Kinds of labels of a manifest."""
 
     real = "real"
     apparent = "apparent"
@@ -37,7 +35,9 @@ class Labels(StrEnum):
 
 @command("what was written is whole", extra="report")
 def evaluate(
-    system: Annotated[str, typer.Argument(help="Model, run, or table of predictions (.csv).")],
+    system: Annotated[
+        str, typer.Argument(help="Model, run (also over folds), or table of predictions (.csv).")
+    ],
     data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all. [test, or what the protocol tests]")
@@ -45,11 +45,15 @@ def evaluate(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="age_band, pose, eye_distance, aar_group, a column, or a crossing as gender:ethnicity; "
+            help="age_band, pose (pose-20: groups from 0 and 20 degrees), eye_distance, aar_group, a column, "
+            "or a crossing as gender:ethnicity; "
             "several with commas or by repeating it. [age_band,gender,ethnicity; --report adds pose]"
         ),
     ] = None,
-    images: Annotated[Images, typer.Option(help="What the manifest's images are.")] = Images.aligned,
+    images: Annotated[Images, typer.Option(help="Content of the manifest's images.")] = Images.aligned,
+    estimate: Annotated[
+        str, typer.Option(help="age, or of the distribution: argmax, median or mean.")
+    ] = "age",
     report: Annotated[
         Path | None,
         typer.Option(help="Write report.html, report.json, predictions and plots to this folder."),
@@ -85,17 +89,20 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Count images without a prediction instead of refusing.")
     ] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Print every metric.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of the network.")] = 1,
 ) -> None:
-    """Measure how good a model, or any system's predictions, are; by group, with bootstrap intervals."""
+    """Measure how good a model, or any system's predictions, are; by group, with bootstrap intervals.
+
+    Printed are MAE, bias, CA(5), AAR, coverage and the accuracy at the threshold; all metrics with --wide, in
+    the report and in the JSON.
+    """
     from agelens.apps.progress import progress_bar
     from agelens.data.manifest import read_manifest
-    from agelens.data.pooled import pooled_run, rows_tested
-    from agelens.data.predictions import read_predictions, write_predictions
-    from agelens.evaluation.evaluate import evaluate as compare
-    from agelens.evaluation.evaluate import evaluate_model
+    from agelens.data.predictions import write_predictions
+    from agelens.evaluation.evaluate import evaluate_system
     from agelens.evaluation.groups import split_groupings
-    from agelens.reports.tables import evaluation_rows
+    from agelens.reports.tables import BRIEF, evaluation_rows
 
     thresholds = threshold or [18.0]
     challenges: list[float | None] = [*challenge] if challenge else [None for _ in thresholds]
@@ -113,45 +120,27 @@ def evaluate(
         for age, upper in zip(thresholds, challenges, strict=True):
             check_settings(age, upper, rates, certainty)
     manifest = read_manifest(data)
-    folds = pooled_run(system)
-    if folds is not None:
-        system = str(folds.predictions)
-        protocol = protocol or folds.protocol
-    rows, folds_digest = manifest, ""
-    if protocol is not None:
-        if split is not None:
-            raise InputError(f"--split {split} and the protocol {protocol} say both what is tested")
-        same = folds is not None and protocol == folds.protocol
-        rows, folds_digest = rows_tested(manifest, protocol, folds.digest if folds and same else None)
-        part = None
-    else:
-        part = None if split == "all" else split or "test"
-    count = len(rows) if part is None or "split" not in rows else int((rows["split"] == part).sum())
-    with progress_bar("images") as show, model_of(system) as model:
-        if system.lower().endswith(".csv"):
-            found = compare(
-                read_predictions(system),
-                rows,
-                groupings,
-                split=part,
-                threshold=thresholds[0],
-                allow_missing=allow_missing,
-            )
-        else:
-            found = evaluate_model(
-                model,
-                rows,
-                part,
-                images.value,
-                by=groupings,
-                threshold=thresholds[0],
-                threads=threads,
-                progress=lambda done: show(done, count),
-            )
-    said = f"protocol {protocol}" if protocol else f"split {part or 'all'}"
+    with progress_bar("images") as show:
+        found = evaluate_system(
+            system,
+            manifest,
+            split,
+            images.value,
+            by=groupings,
+            protocol=protocol,
+            estimate=estimate,
+            threshold=thresholds[0],
+            allow_missing=allow_missing,
+            threads=threads,
+            progress=show,
+        )
+    said = f"protocol {found.protocol}" if found.protocol else f"split {found.split or 'all'}"
     typer.echo(f"{found.system} on {found.manifest}, {said}: {found.images} images")
     typer.echo(f"intervals: {found.intervals}; * = a group of few people; [95 % bootstrap interval]")
     match = found.match
+    for way, count in (("the photo a crop was cut from", match.by_source), ("file name", match.by_name)):
+        if count:
+            typer.echo(f"matched by {way}: {count} images")
     for name, paths in (("failed", match.failed), ("missing", match.missing), ("unknown", match.unknown)):
         if paths:
             named = [path if isinstance(path, str) else ": ".join(path) for path in paths[:NAMED]]
@@ -159,7 +148,7 @@ def evaluate(
     for name in found.absent:
         if name in asked:
             typer.echo(f"no values of {name} in the manifest")
-    shown = [name for name in found.overall if not name.startswith("width")]
+    shown = [name for name in found.overall if wide or name in BRIEF]
     table = [row for row in evaluation_rows(found, shown) if row["grouping"] in ("all", *asked)]
     print_table(tuple(table[0]), [tuple(row.values()) for row in table])
     if json_ is not None:
@@ -168,42 +157,8 @@ def evaluate(
         write_predictions(found.predictions, predictions)
     if report is not None:
         pages = [
-            assure(
-                found,
-                asked,
-                threshold=age,
-                challenge=upper,
-                wished=rates,
-                certainty=certainty,
-            )
+            assure(found, asked, threshold=age, challenge=upper, wished=rates, certainty=certainty)
             for age, upper in zip(thresholds, challenges, strict=True)
         ]
-        stamp = make_stamp(
-            found,
-            manifest,
-            labels=None if labels is None else labels.value,
-            protocol=protocol,
-            protocol_digest=folds_digest,
-            images="" if system.lower().endswith(".csv") else images.value,
-        )
+        stamp = make_stamp(found, manifest, labels=None if labels is None else labels.value)
         typer.echo(f"wrote {write_report(report, found, pages, stamp, thumbnails=thumbnails)}")
-
-
-@contextlib.contextmanager
-def model_of(system: str) -> Iterator[str]:
-    """Yield a model: the one named, or a temporary one that a run is exported to."""
-    if not (Path(system) / "run.json").is_file():
-        if Path(system).is_dir():
-            raise InputError(f"{system}: a folder without run.json or folds.json is no run")
-        yield system
-        return
-    from tempfile import TemporaryDirectory
-
-    try:
-        from agelens.export.from_run import export_run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "train") from error
-    with TemporaryDirectory() as folder:
-        model = Path(folder) / "model.onnx"
-        export_run(system, model)
-        yield str(model)

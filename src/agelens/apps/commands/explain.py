@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from agelens.apps.command import command, fail
-from agelens.apps.commands.evaluate import model_of
-from agelens.errors import InputError, MissingExtraError
-
-if TYPE_CHECKING:
-    from agelens.explanation.maps import Explainer
 
 __all__ = ["explain"]
 
 
 class Maps(StrEnum):
-    """Ways to say where a network looked."""
+    """Kinds of maps."""
 
     cam = "cam"
     gradcam = "gradcam"
@@ -52,31 +47,15 @@ def explain(
     from agelens.apps.progress import progress_bar
     from agelens.explanation.explain import explain as explain_faces
     from agelens.explanation.explain import face_crops
-    from agelens.explanation.model_maps import ModelExplainer
+    from agelens.explanation.explainers import open_explainer
+    from agelens.faces.crops import ImageKind
     from agelens.faces.detectors import make_detector
     from agelens.faces.image_files import find_images
     from agelens.reports.explanation import write_explanation
 
-    if crops and aligned:
-        raise InputError("--crops and --aligned exclude each other")
-    is_run = (Path(system) / "run.json").is_file()
-    if not is_run and maps in (Maps.gradcam, Maps.integrated_gradients):
-        raise InputError(f"--maps {maps} needs the run: a model file holds no gradients")
-    if Path(system).is_dir() and not is_run:
-        raise InputError(f"{system}: a folder without run.json is no run")
+    kind = ImageKind.of(crops=crops, aligned=aligned)
     paths = list(find_images(images))
-    explainer: Explainer
-    if is_run and maps is not Maps.occlusion:
-        try:
-            from agelens.explanation.network_maps import RunExplainer
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "torch", "train") from error
-        explainer = RunExplainer(system, maps.value, age)  # type: ignore[arg-type]
-        name = explainer.name
-    else:
-        with model_of(system) as model:
-            explainer = ModelExplainer(model, "cam" if maps is Maps.cam else "occlusion", age)
-        name = f"{Path(system).absolute().name}, best stage" if is_run else explainer.name
+    explainer = open_explainer(system, maps.value, age)
     failed: list[tuple[str, str]] = []
     with progress_bar("faces") as report:
         found = explain_faces(
@@ -84,11 +63,11 @@ def explain(
                 paths,
                 explainer.geometry,
                 lambda: make_detector(detector),
-                "aligned" if aligned else "chips" if crops else "photos",
+                kind,
                 failed,
             ),
             explainer,
-            system=name,
+            system=explainer.name,
             kind=maps.value,
             shown=figures,
             failed=failed,
