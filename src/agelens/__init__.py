@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ServiceError,
     )
     from agelens.evaluation.compare import compare
-    from agelens.evaluation.evaluate import evaluate, evaluate_model
+    from agelens.evaluation.evaluate import evaluate, evaluate_system
     from agelens.experiments.train import train
     from agelens.export.from_run import export_run
     from agelens.inference.estimate import estimate
@@ -59,7 +59,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
-    "evaluate_model",
+    "evaluate_system",
     "export_run",
     "list_models",
     "prepare",
@@ -95,7 +95,7 @@ _DEFINED_IN = {
     "compare": "agelens.evaluation.compare",
     "estimate": "agelens.inference.estimate",
     "evaluate": "agelens.evaluation.evaluate",
-    "evaluate_model": "agelens.evaluation.evaluate",
+    "evaluate_system": "agelens.evaluation.evaluate",
     "export_run": "agelens.export.from_run",
     "list_models": "agelens.inference.shipped_models",
     "prepare": "agelens.data.prepare",

@@ -25,7 +25,7 @@ from agelens.errors import InputError, ModelFileError, PredictionsError, Publish
 from agelens.evaluation.compare import Comparison, compare
 from agelens.evaluation.cost import measure_latency, pareto_front, stored_weights
 from agelens.evaluation.published import PUBLISHED, quoted_systems, read_published
-from agelens.evaluation.systems import System, model_system, over_seeds, predictions_system
+from agelens.evaluation.systems import Answers, open_system, over_seeds
 from agelens.label_distribution import AgeBins, gaussian
 from agelens.reports.comparison import write_comparison
 from agelens.reports.tables import difference_rows, group_rows, system_rows
@@ -246,7 +246,7 @@ def says(
     seed: int = 1,
     distributions: bool = True,
     failed: int | None = None,
-) -> System:
+) -> Answers:
     random = np.random.default_rng(seed)
     ages = np.clip(manifest["age"].to_numpy() + random.normal(0, 1, len(manifest)) * noise, 0, 100)
     frame = pd.DataFrame({"path": manifest["path"], "age": ages, "error": ""})
@@ -258,7 +258,7 @@ def says(
     told = Predictions(
         check_predictions(frame, f"{name}.csv"), distribution, BINS if distributions else None, name
     )
-    return System(name, "predictions", f"{name}.csv", told)
+    return Answers(name, "predictions", f"{name}.csv", told)
 
 
 @pytest.fixture(scope="module")
@@ -571,7 +571,7 @@ class TestReport:
     ) -> None:
         model = says("<b>one</b> & $x$", manifest, 2.0)
         found = compare(
-            [System(model.name, "model", "m", model.predictions, small_model), says("two", manifest, 3.0)],
+            [Answers(model.name, "model", "m", model.predictions, small_model), says("two", manifest, 3.0)],
             manifest,
             (),
             quoted=quoted_systems(read_published(), "ChaLearn LAP 2015"),
@@ -643,9 +643,9 @@ class TestCommand:
         from agelens.data.manifest import read_manifest
 
         rows = read_manifest(bright / "manifest.csv")
-        system = model_system("m", small_model, rows)
+        system = open_system(small_model, "m").answer(rows)
         write_predictions(system.predictions, tmp_path / "predictions.csv")
-        again = predictions_system("p", tmp_path / "predictions.csv")
+        again = open_system(tmp_path / "predictions.csv", "p").answer(rows)
         found = compare([system, again], rows, ())
         assert {row.metric for row in found.differences} >= {"MAE", "CRPS"}
         assert max(abs(row.found.difference) for row in found.differences) < 1e-4

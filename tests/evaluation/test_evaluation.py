@@ -27,7 +27,7 @@ from agelens.data.predictions import (
     write_predictions,
 )
 from agelens.errors import InputError, OutputError
-from agelens.evaluation.evaluate import Evaluation, evaluate, evaluate_model
+from agelens.evaluation.evaluate import Evaluation, evaluate, evaluate_system
 from agelens.evaluation.groups import AGE_BANDS
 from agelens.evaluation.measures import IN_CROSSINGS
 from agelens.evaluation.predict import predict_manifest
@@ -326,8 +326,10 @@ class TestModel:
     """The small model's age is the brightness of the crop in hundredths of white."""
 
     def test_end_to_end(self, small_model: Path, bright: Path) -> None:
-        seen: list[int] = []
-        found = evaluate_model(small_model, bright, replicates=20, progress=seen.append)
+        seen: list[tuple[int, int]] = []
+        found = evaluate_system(
+            small_model, bright, replicates=20, progress=lambda done, total: seen.append((done, total))
+        )
         assert found.images == 5
         assert found.overall["MAE"].value == pytest.approx(2.0, abs=0.2)
         assert found.overall["bias"].value == pytest.approx(2.0, abs=0.2)
@@ -336,12 +338,12 @@ class TestModel:
         assert [path for path, _ in found.match.failed] == ["broken.png", "not-there.png"]
         assert found.match.failed[1][1] == "no such file"  # as `predict` says it: the path has its own column
         assert (found.system, found.split, found.intervals) == ("small", "test", "conformal")
-        assert seen == list(range(1, 8))
+        assert seen == [(done, 7) for done in range(1, 8)]
 
     def test_what_it_said_can_be_written_and_judged_again(
         self, small_model: Path, bright: Path, tmp_path: Path
     ) -> None:
-        found = evaluate_model(small_model, bright, replicates=20)
+        found = evaluate_system(small_model, bright, replicates=20)
         write_predictions(found.predictions, tmp_path / "predictions.csv")
         read = read_predictions(tmp_path / "predictions.csv")
         card = AgeEstimator(small_model).card
@@ -356,7 +358,7 @@ class TestModel:
         self, small_model: Path, bright: Path, make_manifest: Callable[..., pd.DataFrame]
     ) -> None:
         labels = make_manifest(bright.parent, ["20.png"], [20])
-        said = predict_manifest(AgeEstimator(small_model), labels, crops="photos")
+        said = predict_manifest(AgeEstimator(small_model), labels, images="photos")
         assert list(said.frame.columns) == list(PREDICTION_COLUMNS)
         assert said.frame["error"].tolist() == ["no face found"]
         assert said.frame["age"].isna().all()
@@ -365,14 +367,14 @@ class TestModel:
         self, small_model: Path, bright: Path, make_manifest: Callable[..., pd.DataFrame]
     ) -> None:
         labels = make_manifest(bright.parent, ["20.png"], [20])
-        said = predict_manifest(AgeEstimator(small_model), labels, crops="chips")
+        said = predict_manifest(AgeEstimator(small_model), labels, images="chips")
         assert said.frame["age"].tolist() == pytest.approx([22], abs=0.3)
 
     def test_a_photo_s_face_has_a_box(
         self, small_model: Path, portrait: Path, make_manifest: Callable[..., pd.DataFrame]
     ) -> None:
         labels = make_manifest(portrait.parent, [portrait.name], [40])
-        row = predict_manifest(AgeEstimator(small_model), labels, crops="photos").frame.iloc[0]
+        row = predict_manifest(AgeEstimator(small_model), labels, images="photos").frame.iloc[0]
         assert row["face"] == 1
         assert 0 <= row["x1"] < row["x2"]
         assert row["low"] <= row["high"]
@@ -381,16 +383,16 @@ class TestModel:
 
     def test_refusals(self, small_model: Path, bright: Path) -> None:
         with pytest.raises(InputError, match="'val'"):
-            evaluate_model(small_model, bright, split="val")
+            evaluate_system(small_model, bright, split="val")
         with pytest.raises(InputError, match="'raw'"):
-            evaluate_model(small_model, bright, crops="raw")  # type: ignore[arg-type]
+            evaluate_system(small_model, bright, images="raw")
 
     def test_no_image_is_estimated_for_a_grouping_that_is_none(
         self, small_model: Path, bright: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("agelens.evaluation.evaluate.predict_manifest", pytest.fail)
+        monkeypatch.setattr("agelens.evaluation.systems.predict_manifest", pytest.fail)
         with pytest.raises(InputError, match="no such grouping: 'height'"):
-            evaluate_model(small_model, bright, by=("gender:height",))
+            evaluate_system(small_model, bright, by=("gender:height",))
 
 
 def test_evaluation_needs_no_torch() -> None:

@@ -462,7 +462,7 @@ class TestCommand:
             (["{model}", "{photo}", "--maps", "gradcam"], "needs the run: a model file holds no gradients"),
             (["{model}", "{photo}", "--maps", "occlusion", "--age", "3"], "only cam explains a given age"),
             (["{model}", "{photo}", "--maps", "occlusion", "--crops", "--aligned"], "exclude each other"),
-            (["{folder}", "{photo}"], "a folder without run.json is no run"),
+            (["{folder}", "{photo}"], "a folder without run.json or folds.json is no run"),
             (["none.onnx", "{photo}"], "no such file"),
             (["{model}", "{folder}", "--maps", "occlusion"], "no image"),
             (["{model}", "{folder}/none.png", "--maps", "occlusion"], "none.png"),

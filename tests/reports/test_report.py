@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "deep" / "out"
     labels = drawn(400)
     found = judged(labels, failed=12)
-    stamp = make_stamp(found, check_manifest(labels, "m.csv"), labels="real", images="aligned")
+    stamp = make_stamp(replace(found, image_kind="aligned"), check_manifest(labels, "m.csv"), labels="real")
     written = write_report(out, found, [assure(found, BY, wished=(0.05, 0.3))], stamp)
     assert written == out / "report.html"
     return out
@@ -397,12 +398,17 @@ class TestReport:
         with pytest.raises(InputError, match="real, apparent, estimated"):
             make_stamp(found, labels, labels="guessed")
         assert make_stamp(found, labels).entries["Labels"].startswith("not stated")
-        told = make_stamp(found, labels, protocol="chalearn").entries
+        told = make_stamp(replace(found, protocol="chalearn"), labels).entries
         assert (told["Labels"], told["Protocol"]) == (LABELS["apparent"], "chalearn")
         assert (
-            make_stamp(found, labels, protocol="chalearn", labels="real").entries["Labels"] == LABELS["real"]
+            make_stamp(replace(found, protocol="chalearn"), labels, labels="real").entries["Labels"]
+            == LABELS["real"]
         )
-        assert make_stamp(found, labels, protocol="appa-real").entries["Labels"].startswith("not stated")
+        assert (
+            make_stamp(replace(found, protocol="appa-real"), labels)
+            .entries["Labels"]
+            .startswith("not stated")
+        )
 
     @pytest.mark.usefixtures("without_figures")
     def test_strange_estimates_are_counted(self, tmp_path: Path) -> None:
