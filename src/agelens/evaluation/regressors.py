@@ -39,7 +39,7 @@ def open_regressor(folder: str | Path) -> Regressor | None:
     run = Run.open(folder)
     stage = best_stage(run)
     network = load_stage(run, stage)
-    if "ldl" in network.head.heads:
+    if network.head.has_distribution:
         return None
     size = run.recipe.network.input_size
 
