@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agelens.training.samplers import class_balanced
+from agelens.training.samplers import class_balanced, set_weighted
 
 
 def _classes() -> np.ndarray:
@@ -60,3 +60,17 @@ def test_processes_share_one_stream_and_take_disjoint_balanced_parts_of_it() -> 
 def test_nothing_to_draw_from() -> None:
     with pytest.raises(ValueError, match="no images"):
         class_balanced(np.array([], dtype=np.int64), 3, torch.Generator())
+
+
+def test_images_of_a_set_are_drawn_as_often_as_its_weight_says() -> None:
+    sets = np.array(["a"] * 30 + ["b"] * 60 + ["c"] * 10)
+    drawn = set_weighted(sets, {"a": 4.0, "c": 0.0}, 20_000, torch.Generator().manual_seed(0))
+    share = np.mean(sets[drawn] == "a")
+    assert share == pytest.approx(4 * 30 / (4 * 30 + 60), abs=0.02)
+    assert not (sets[drawn] == "c").any()
+    of_a = np.bincount(drawn[sets[drawn] == "a"], minlength=30)
+    assert of_a.min() > 0.7 * of_a.mean()  # each image of a set alike
+    again = set_weighted(sets, {"a": 4.0, "c": 0.0}, 20_000, torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(drawn, again)
+    with pytest.raises(ValueError, match="all weights are 0"):
+        set_weighted(sets, {"a": 0.0, "b": 0.0, "c": 0.0}, 5, torch.Generator())

@@ -68,6 +68,7 @@ def train_folds(
     start: str | Path | None = None,
     reporter: Reporter | None = None,
     told: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
     cpu: bool = False,
 ) -> FoldsResult:
     """Train and test every fold of a protocol, and pool the test predictions.
@@ -83,6 +84,7 @@ def train_folds(
         start: As in :func:`agelens.experiments.train.train`, for each fold.
         reporter: Told of steps and epochs; stages are named ``fold-01 generation-1``.
         told: Called with a line about the protocol at the start and about each fold when it is done.
+        cache: Folder for the decoded crops, of one fold at a time; None: in ``out``.
         cpu: Keep to the CPU.
     Returns:
         The figures; predictions are in the folder.
@@ -113,9 +115,9 @@ def train_folds(
     figures: list[FoldResult] = []
     for fold in split.folds:
         if not (folder / fold.name / _TEST).exists():
-            _train_fold(recipe, split, fold, folder, start, reporter, state, cpu)
+            _train_fold(recipe, split, fold, folder, start, reporter, state, cache, cpu)
         if state.is_main_process:
-            _tidy(folder, fold)  # of finished folds, too: one may have been killed in between
+            _tidy(folder, fold, cache)  # of finished folds, too: one may have been killed in between
         state.wait_for_everyone()
         done = _figures(folder, fold, rows)
         say(f"{done.fold} ({done.held_out}): MAE {done.mae:.3f} on {done.images} images")
@@ -150,6 +152,7 @@ def _train_fold(
     start: str | Path | None,
     reporter: Reporter | None,
     state: PartialState,
+    cache: str | Path | None,
     cpu: bool,
 ) -> None:
     data, place = folder / f".{fold.name}", folder / fold.name
@@ -163,17 +166,33 @@ def _train_fold(
                 shutil.copyfile(geometry, temporary)
     state.wait_for_everyone()
     named = None if reporter is None else _FoldReporter(reporter, fold.name)
-    run = train(recipe, data / "manifest.csv", place, resume=True, start=start, reporter=named, cpu=cpu)
+    run = train(
+        recipe,
+        data / "manifest.csv",
+        place,
+        resume=True,
+        start=start,
+        reporter=named,
+        cache=_cache(cache, folder, fold),
+        cpu=cpu,
+    )
     if state.is_main_process:
         _test(run, split, fold)
     state.wait_for_everyone()
 
 
-def _tidy(folder: Path, fold: Fold) -> None:
+def _cache(cache: str | Path | None, folder: Path, fold: Fold) -> Path | None:
+    """Folder of a fold's decoded crops; None: beside its manifest."""
+    return None if cache is None else Path(cache) / f"{folder.name}-{fold.name}"
+
+
+def _tidy(folder: Path, fold: Fold, cache: str | Path | None) -> None:
     """Remove what a finished fold no longer needs: checkpoints, its manifest and decoded crops."""
     for checkpoint in (folder / fold.name).glob("*/checkpoint.safetensors"):
         checkpoint.unlink()  # nothing goes on from them, and folds are many
     shutil.rmtree(folder / f".{fold.name}", ignore_errors=True)
+    if (decoded := _cache(cache, folder, fold)) is not None:
+        shutil.rmtree(decoded, ignore_errors=True)
 
 
 def _labels_digest(rows: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from accelerate import PartialState
 from torch import Tensor
 
-from agelens.data.crops import load_crops
+from agelens.data.crops import crop_side, load_crops
 from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import is_band, label_bounds, label_kinds, read_manifest
 from agelens.data.splits import split_digest, split_rows
@@ -30,6 +30,7 @@ from agelens.plugins import origin, resolve
 from agelens.training.fit import Reporter, fit
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
+from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
 from agelens.training.stage import Method, Stage
 from agelens.training.start import start_digest, start_weights
 from agelens.training.teachers import teacher_facts
@@ -55,6 +56,7 @@ def train(
     start: str | Path | None = None,
     reporter: Reporter | None = None,
     loading: Callable[[int, int], None] | None = None,
+    cache: str | Path | None = None,
     cpu: bool = False,
 ) -> Run:
     """Train a recipe on the ``train`` rows of a prepared manifest; validate on its ``val`` rows.
@@ -70,19 +72,26 @@ def train(
             bins start anew.
         reporter: Told of steps and epochs.
         loading: Called with (done, total) while crops are decoded.
+        cache: Folder for the decoded crops; None: ``.crops`` beside the manifest.
         cpu: Keep to the CPU.
     Returns:
         The finished run.
     Raises:
-        RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe.
+        RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe; or a
+            teacher, ranker or start has seen test images of the manifest.
         SplitError: The manifest has no train or no val rows.
+        InputError: The crops are smaller than the network's input.
+        RecipeError: ``train.sets`` names a set without training images.
         PluginError: A part of another package is missing; of a resumed run, the package is named.
     """
     if resume and (Path(out) / "run.json").exists():
         Run.open(out).require_plugins()
     rows = read_manifest(manifest, ages=recipe.method.name != "identity")
     if "split" not in rows or not {"train", "val"} <= set(rows["split"].dropna()):
-        raise SplitError(f"{manifest}: needs rows with split 'train' and rows with split 'val'")
+        raise SplitError(
+            f"{manifest}: needs rows with split 'train' and rows with split 'val'; make them with "
+            f"agelens split {manifest} --protocol NAME --out NEW.csv (agelens protocols lists them)"
+        )
     training, validation = split_rows(rows, "train"), split_rows(rows, "val")
     if recipe.method.name == "identity":
         _check_subjects(rows, manifest)
@@ -91,14 +100,23 @@ def train(
     clamped = 0
     if "age" in rows:
         clamped = _outside(training, bins)
-    if clamped and reporter is not None and PartialState(cpu=cpu).is_main_process:
-        reporter.note(
-            f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
-        )
     geometry = crop_geometry(rows)
     stages = make_method(recipe, bins).stages()
     if recipe.method.name != "identity":
         _check_labels(recipe, stages, label_kinds(training), label_kinds(validation))
+    notes = check_set_weights(recipe, rows, stages)
+    if clamped:
+        notes.append(
+            f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
+        )
+    if geometry is None:
+        notes.append(
+            "the crops' geometry is not known (no geometry.json of agelens prepare above them): "
+            "this run cannot be exported"
+        )
+    if reporter is not None and PartialState(cpu=cpu).is_main_process:
+        for note in notes:
+            reporter.note(note)
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
@@ -116,12 +134,20 @@ def train(
     foreign = [plugin.to_dict() for plugin in dict.fromkeys(plugins) if plugin is not None]
     if foreign:
         facts["plugins"] = foreign
+    if sets := set_facts(rows):
+        facts["sets"] = sets
+    check_unseen(rows, teaching_runs(recipe, start), manifest)
     facts["teachers"] = teacher_facts(recipe, facts["geometry"]) or None
+    used = rows[rows["split"].isin(["train", "val"])]
+    crop_side(used, at_least=0 if recipe.network.enlarge else recipe.network.input_size)
     state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
         run = _open_run(Path(out), recipe, facts, rows, resume or not state.is_main_process)
-        used = rows[rows["split"].isin(["train", "val"])]
-        crops = load_crops(used, progress=loading if state.is_main_process else None)
+        crops = load_crops(
+            used,
+            cache=cache or True,
+            progress=loading if state.is_main_process else None,
+        )
     is_train = (used["split"] == "train").to_numpy()
     method = make_method(run.recipe, bins, None if start is None else start_weights(start, run.recipe, bins))
     fit(

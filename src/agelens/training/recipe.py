@@ -49,6 +49,7 @@ class NetworkSettings(_Settings):
         backbone: A name of ``networks.BACKBONES`` or of timm.
         heads: ``["ldl", "reg"]``, or one of them.
         input_size: Side of the network's input, pixels.
+        enlarge: Train on crops smaller than the input, enlarged; otherwise they are refused.
         mirror: Estimate on the face and its mirror image and average: test time only, twice the cost. The
             ancestor teaches without it.
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
@@ -62,6 +63,7 @@ class NetworkSettings(_Settings):
     backbone: str = "resnet10-tiny"
     heads: tuple[Literal["ldl", "reg"], ...] = ("ldl", "reg")
     input_size: int = Field(default=112, ge=32, le=1024)
+    enlarge: bool = False
     mirror: bool = False
     pretrained: bool = False
     start: str = ""
@@ -93,6 +95,9 @@ class TrainSettings(_Settings):
         precision: ``no`` (float32), ``bf16`` or ``fp16``. On a CPU without bfloat16 arithmetic ``bf16`` is
             trained in float32, which is told: emulated, it is many times slower.
         clip_gradient: Largest gradient norm; 0 = none.
+        sets: How often an image of a set is drawn, relative to an image of a set that is not named (1); 0:
+            never. Sets are named by the manifest's column ``dataset`` (``agelens join``). Empty: every image
+            once an epoch; else as many images are drawn with replacement.
         keep: The network of the ``last`` epoch, or of the ``best`` one on the validation split by what the
             recipe selects.
     """
@@ -115,6 +120,7 @@ class TrainSettings(_Settings):
     sizes: tuple[tuple[float, int], ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
     clip_gradient: float = Field(default=0.0, ge=0)
+    sets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     keep: Literal["last", "best"] = "last"
 
     @property
@@ -138,6 +144,12 @@ class TrainSettings(_Settings):
         epochs = [epoch for epoch, _ in self.rates]
         if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
             raise ValueError("rates must start at epoch 0 and rise")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_draw(self) -> Self:
+        if self.sets and not any(self.sets.values()):
+            raise ValueError("the weights of the sets must not all be 0")
         return self
 
     @model_validator(mode="after")

@@ -32,6 +32,7 @@ from agelens.networks.backbones import backbone_origin
 from agelens.plugins import Origin
 from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe, TrainSettings
+from agelens.training.samplers import set_weighted
 from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
 __all__ = [
@@ -199,9 +200,14 @@ class Stage(ABC):
             epoch: Counts from 0.
             generator: The only source of chance.
         Returns:
-            Default: a permutation; targets (N, 4), the labels that ``AgeLabels.of`` names.
+            Default: a permutation, or a draw by ``train.sets``; targets (N, 4), the labels that ``AgeLabels.of``
+            names.
         """
-        rows = torch.randperm(len(crops), generator=generator).numpy()
+        if self.training.sets:
+            assert crops.sets is not None  # checked before the run began
+            rows = set_weighted(crops.sets, self.training.sets, len(crops), generator)
+        else:
+            rows = torch.randperm(len(crops), generator=generator).numpy()
         return Order(rows, crops.labels()[rows])
 
     def inputs(

@@ -35,6 +35,9 @@ def train(
         list[str] | None, typer.Option("--set", help="Replace a value: train.epochs=3. May be repeated.")
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the decoded crops; default: .crops beside the manifest.")
+    ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(help="Finished run, shipped model or model file that teaches. May be repeated."),
@@ -76,13 +79,16 @@ def train(
                 start=start,
                 reporter=reporter,
                 told=typer.echo,
+                cache=cache,
                 cpu=cpu,
             )
         typer.echo(result.line())
         typer.echo(f"wrote {out / 'predictions.csv'}, {out / 'folds.csv'} and {out / 'pooled.json'}")
         return
     with RichReporter() as reporter:
-        run = train_recipe(settings, data, out, resume=resume, start=start, reporter=reporter, cpu=cpu)
+        run = train_recipe(
+            settings, data, out, resume=resume, start=start, reporter=reporter, cache=cache, cpu=cpu
+        )
     typer.echo(f"finished {', '.join(run.finished_stages())} in {run.path}")
 
 
