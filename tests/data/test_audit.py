@@ -94,7 +94,7 @@ def test_bands_are_counted_and_those_that_overlap_are_told(tmp_path: Path) -> No
         save_scene(tmp_path / f"{name}.jpg", seed)
     shutil.copy(tmp_path / "f.jpg", tmp_path / "f2.jpg")
     (tmp_path / "m.csv").write_text(
-        "path,age,age_low,age_high,set\n"
+        "path,age,age_low,age_high,dataset\n"
         "a.jpg,,20,29,one\n"
         "b.jpg,,29,39,one\n"
         "c.jpg,,40,49,one\n"

@@ -39,7 +39,7 @@ def save_scene(path: Path, seed: int, **settings: int) -> None:
 def test_the_registry_is_these_adapters() -> None:
     assert list(DATASETS) == [
         *("afad", "appa_real", "chalearn", "fairface", "fgnet", "folders", "guess_the_age"),
-        *("imdb_wiki", "lfw", "megaage", "megaage_asian", "morph", "table", "utkface"),
+        *("imdb_wiki", "lfw", "megaage", "megaage_asian", "morph", "names", "people", "table", "utkface"),
     ]
 
 
@@ -904,3 +904,58 @@ def test_datasets_tells_how_to_lay_one_out(capsys: pytest.CaptureFixture[str]) -
     assert "--set minimum_face_score=1.0" in shown("imdb-wiki")
     assert "morph_2008_nonCommercial.csv" in shown("morph")
     assert "no data set 'celeba'; there are afad" in shown("celeba")
+
+
+def test_a_folder_a_person(tmp_path: Path) -> None:
+    for number in range(30):
+        save_face(tmp_path / f"p{number // 3:02d}" / "deeper" / f"{number}.png", number)
+    save_face(tmp_path / "alone" / "1.png", 40)
+    save_face(tmp_path / "nobody.png", 41)
+    table = read_dataset("people", tmp_path)
+    assert table["subject"].nunique() == 10
+    assert "age" not in table
+    assert (table.groupby("subject")["split"].nunique() == 1).all()
+    assert set(table["split"]) == {"train", "val"}
+    assert sorted(findings(table)) == [
+        ("malformed-name", ("nobody.png",)),
+        ("too-few-images", ("alone/1.png",)),
+    ]
+    assert len(read_dataset("people", tmp_path, {"minimum": 1})) == 31
+    with pytest.raises(InputError, match="no person with enough images"):
+        read_dataset("people", tmp_path, {"minimum": 4})
+    report = audit(tmp_path, dataset="people")
+    assert report.ages == {}
+    assert report.counts["too-few-images"] == 1
+
+
+def test_names_that_begin_with_the_age(tmp_path: Path) -> None:
+    for number, name in enumerate(
+        ("25_anna.jpg", "7.5-ben.png", "x/031 c.webp", "40.jpg", "anna_25.jpg", "25anna.jpg", "300_d.jpg")
+    ):
+        save_face(tmp_path / name, number)
+    table = read_dataset("names", tmp_path)
+    assert table.set_index("path")["age"].to_dict() == {
+        "25_anna.jpg": 25,
+        "7.5-ben.png": 7.5,
+        "40.jpg": 40,
+        "x/031 c.webp": 31,
+    }
+    assert sorted(findings(table)) == [
+        ("impossible-age", ("300_d.jpg",)),
+        ("malformed-name", ("25anna.jpg",)),
+        ("malformed-name", ("anna_25.jpg",)),
+    ]
+    assert "dataset" not in table  # nobody's set
+
+
+def test_a_table_of_people_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        save_face(tmp_path / f"{number}.png", number, (40, 40))
+    (tmp_path / "people.csv").write_text("path,subject\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n")
+    arguments = ("--out", str(tmp_path / "out"), "--chips", "--detector", "none", "--size", "32")
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["prepare", str(tmp_path / "people.csv"), *arguments])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    crops = read_manifest(tmp_path / "out" / "manifest.csv", ages=False)
+    assert crops["subject"].tolist() == ["a", "a", "b", "b"]
+    assert (crops.groupby("subject")["split"].nunique() == 1).all()

@@ -52,7 +52,8 @@ def rows_tested(split: ProtocolSplit) -> list[int]:
 def test_every_protocol_loads_and_names_its_data_set() -> None:
     assert protocol_names() == [
         *("morph-random", "morph-subject", "morph-five-fold", "fgnet-lopo", "megaage", "megaage-asian"),
-        *("afad", "chalearn", "appa-real", "utkface-five-fold", "utkface-60-20-20", "utkface-21-60"),
+        *("afad", "imdb-wiki", "guess-the-age", "morph-random-whole", "megaage-asian-whole"),
+        *("chalearn", "appa-real", "utkface-five-fold", "utkface-60-20-20", "utkface-21-60"),
         "official-split",
     ]
     for name in protocol_names():
@@ -88,6 +89,8 @@ def test_the_letter_k_stands_for_a_number(name: str) -> None:
         ({"colour": "red"}, "colour"),
         ({"kind": "listed"}, "test list"),
         ({"kind": "official", "test_part": "train"}, "neither trained"),
+        ({"validation": "some"}, "carved"),
+        ({"validation": "none", "validation_part": "val"}, "does not go with validation 'none'"),
     ],
 )
 def test_a_protocol_is_checked(changed: dict[str, object], told: str) -> None:
@@ -163,6 +166,35 @@ def test_validation_is_carved_from_training_by_person_and_differs_by_fold() -> N
     validated = Counter(row for fold in split.folds for row in fold.rows("val").tolist())
     assert len(validated) == 160  # everybody validates somewhere: nobody is never learned from
     assert [fold.held_out for fold in split.folds[:2]] == ["person 000", "person 001"]
+
+
+def test_validation_is_carved_by_the_protocols_own_group() -> None:
+    manifest = people(60, 4)
+    split = apply_protocol(manifest, load_protocol("morph-random"))
+    (fold,) = split.folds
+    validated = set(manifest["subject"][fold.rows("val")])
+    assert validated & set(manifest["subject"][fold.rows("train")])  # by image, as its test part is
+    assert len(fold.rows("val")) == pytest.approx(0.1 * len(fold.sides[fold.sides != "test"]), abs=2)
+    (by_person,) = apply_protocol(manifest, load_protocol("morph-subject")).folds
+    validated = set(manifest["subject"][by_person.rows("val")])
+    assert not validated & set(manifest["subject"][by_person.rows("train")])
+
+
+@pytest.mark.parametrize(
+    ("name", "validation"),
+    [("guess-the-age", "judged"), ("imdb-wiki", "judged"), ("morph-random-whole", "none")],
+)
+def test_protocols_without_a_validation_part_of_their_own(name: str, validation: str) -> None:
+    manifest = people(100, 4)
+    split = apply_protocol(manifest, load_protocol(name))
+    (fold,) = split.folds
+    tests, trains = fold.rows("test"), fold.rows("train")
+    assert len(tests) + len(trains) == 400
+    assert len(tests) == pytest.approx(400 * load_protocol(name).test_share, abs=25)
+    for_training = split.fold_manifest(fold)["split"]
+    assert set(for_training.iloc[tests]) == {"val" if validation == "judged" else "test"}
+    assert set(for_training.iloc[trains]) == {"train"}
+    assert load_protocol(name).selection in list(split.lines())
 
 
 def test_leaving_one_out_tests_exactly_one_person() -> None:

@@ -37,6 +37,7 @@ KINDS = {
     "missing-file": "the file is not there",
     "unreadable": "the file is no image that can be decoded",
     "malformed-name": "the data set's naming rule is broken",
+    "too-few-images": "a person with fewer images than are needed to compare two",
     "missing-points": "an image without its file of points",
     "bad-points": "a damaged file of points",
     "bad-value": "a value outside the manifest's contract",
@@ -159,6 +160,8 @@ def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding
     if source.is_dir():
         if opened is not None:
             table = read_dataset(opened, source, content=False)
+            if "age" not in table:  # a set of identities
+                table["age"] = float("nan")
             return table, list(table.attrs.pop("problems"))
         paths = sorted(_images_below(source))
         if not paths:
@@ -215,9 +218,9 @@ def _bands(table: pd.DataFrame) -> dict[tuple[float, float], list[int]]:
 
 
 def _band_findings(table: pd.DataFrame) -> Iterator[Finding]:
-    """Different bands of one set that share ages; ``set`` names the sets of a joined manifest."""
+    """Different bands of one set that share ages; ``dataset`` names the sets of a joined manifest."""
     paths = table["path"].tolist()
-    parts = table.groupby("set", sort=True) if "set" in table else [("", table)]
+    parts = table.groupby("dataset", sort=True) if "dataset" in table else [("", table)]
     for _, part in parts:
         members = {band: part.index[rows] for band, rows in _bands(part).items()}
         bands = list(members)

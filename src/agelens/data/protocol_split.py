@@ -3,8 +3,9 @@
 The fold that a group (a person, or an image by its content) goes to is a hash of the group's key, so it
 depends on neither the order nor the names of the files.
 
-The validation part is always carved out of the training part, by person where people are known and by content
-otherwise, never out of the test part.
+The validation part is carved out of the training part: by the protocol's own group, and where the owner made
+the parts, by person where people are known and by content otherwise. A protocol may validate on its test part
+instead, or not at all.
 """
 
 from __future__ import annotations
@@ -87,13 +88,17 @@ class ProtocolSplit:
     def fold_manifest(self, fold: Fold) -> pd.DataFrame:
         """The manifest with ``split`` as a fold has it; a row it uses has no ``note`` against its use.
 
+        Where a protocol validates on its test part, that part is ``val``.
+
         Args:
             fold: One of :attr:`folds`.
         Returns:
             All N rows.
         """
         table = self.manifest.copy()
-        table["split"] = pd.Series(fold.sides, index=table.index, dtype=object)
+        judged = self.protocol.validation == "judged"
+        sides = np.where(fold.sides == "test", "val", fold.sides) if judged else fold.sides
+        table["split"] = pd.Series(sides, index=table.index, dtype=object)
         notes = table["note"].tolist() if "note" in table else [""] * len(table)
         told = [
             "" if side else note or f"not in {self.protocol.name}"
@@ -126,6 +131,8 @@ class ProtocolSplit:
             )
         if not self.leaks:
             yield "leak: none found" + ("" if _has(self.manifest, "subject") else " (people are not known)")
+        if self.protocol.selection:
+            yield self.protocol.selection
         yield f"digest {self.digest}"
 
 
@@ -155,9 +162,10 @@ def apply_protocol(manifest: pd.DataFrame, protocol: Protocol) -> ProtocolSplit:
         name = f"fold-{number:02d}"
         sides = np.full(len(manifest), "", dtype=object)
         sides[trains], sides[tests] = "train", "test"
-        if validates is None:
-            validates = _carve(manifest, trains, protocol.validation_share, f"{protocol.name}:{name}:val")
-        sides[validates] = "val"
+        if validates is None and protocol.validation == "carved":
+            validates = _carve(manifest, trains, protocol, f"{protocol.name}:{name}:val")
+        if validates is not None:
+            sides[validates] = "val"
         folds.append(Fold(name, held_out, sides))
     check_folds(folds, manifest, protocol)
     used = np.any([fold.sides != "" for fold in folds], axis=0)
@@ -266,14 +274,18 @@ def _has(manifest: pd.DataFrame, column: str) -> bool:
     return column in manifest and bool((manifest[column] != "").any())
 
 
-def _carve(manifest: pd.DataFrame, trains: NDArray[np.bool_], share: float, salt: str) -> NDArray[np.bool_]:
+def _carve(
+    manifest: pd.DataFrame, trains: NDArray[np.bool_], protocol: Protocol, salt: str
+) -> NDArray[np.bool_]:
     """Whole groups of the training part, in the order of their hash, until they are its share."""
-    column = next(name for name in ("subject", "digest", "path") if _filled(manifest, name, trains))
+    by_person = protocol.published or protocol.group == "subject"
+    columns = ("subject", "digest", "path") if by_person else ("digest", "path")
+    column = next(name for name in columns if _filled(manifest, name, trains))
     keys = manifest[column].to_numpy(dtype=object)
     sizes = Counter(keys[trains])
     known = sorted(sizes)
     order = [known[place] for place in np.argsort(group_place(known, salt), kind="stable")]
-    wanted, count = share * int(trains.sum()), 0
+    wanted, count = protocol.validation_share * int(trains.sum()), 0
     chosen: set[str] = set()
     for key in order[:-1]:  # at least one group stays to be trained on
         if chosen and count + sizes[key] / 2 > wanted:
@@ -290,9 +302,10 @@ def _filled(manifest: pd.DataFrame, column: str, rows: NDArray[np.bool_]) -> boo
 def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protocol) -> None:
     """Check what every protocol promises, and what this one does.
 
-    Every fold has rows to train, validate and test on; no image tests twice; ``folds`` and ``leave-one-out``
-    test every row they use; nobody is on two sides of a fold where the protocol goes by person; no image's
-    bytes are on two sides unless the sides are published ones.
+    Every fold has rows to train and test on, and to validate on if the protocol carves a part for that; no
+    image tests twice; ``folds`` and ``leave-one-out`` test every row they use; nobody is on two sides of a
+    fold where the protocol goes by person; no image's bytes are on two sides unless the sides are published
+    ones.
 
     Args:
         folds: The folds.
@@ -303,7 +316,7 @@ def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protoco
     """
     name = protocol.name
     for fold in folds:
-        for side in SPLITS:
+        for side in SPLITS if protocol.validation == "carved" else ("train", "test"):
             if not len(fold.rows(side)):
                 raise SplitError(
                     f"{name}, {fold.name} ({fold.held_out}): no image to {_VERBS[side]}; "

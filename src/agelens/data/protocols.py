@@ -39,6 +39,9 @@ class Protocol(BaseModel):
         group: What goes to a side as a whole: a person (``subject``) or an ``image`` by its digest.
         test_share: Of ``holdout``.
         folds: Of ``folds``.
+        validation: ``carved`` out of the training part, by the protocol's group; ``judged``: the test part
+            itself, where a paper has no other, so that whatever is selected on it favours it; ``none``:
+            everything outside the test part is trained on, and nothing is selected.
         validation_share: Of the training part, in images; carved out of it.
         validation_part: The owner's part that validates, instead of one carved out.
         train_parts: Of ``official``: the owner's parts that are trained on.
@@ -62,6 +65,7 @@ class Protocol(BaseModel):
     group: Literal["image", "subject"] = "image"
     test_share: float = Field(default=0.2, gt=0, lt=1)
     folds: int = Field(default=5, ge=2)
+    validation: Literal["carved", "judged", "none"] = "carved"
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     validation_part: Literal["train", "val", "test"] | None = None
     train_parts: tuple[Literal["train", "val", "test"], ...] = ("train",)
@@ -79,7 +83,18 @@ class Protocol(BaseModel):
             raise ValueError("a test list goes with kind 'listed'")
         if self.test_part in (*self.train_parts, self.validation_part):
             raise ValueError("the test part must be neither trained nor validated on")
+        if self.validation_part is not None and self.validation != "carved":
+            raise ValueError(f"a validation part does not go with validation {self.validation!r}")
         return self
+
+    @property
+    def selection(self) -> str:
+        """The images that epochs and stages are selected on, in words; empty for a part of their own."""
+        return {
+            "carved": "",
+            "judged": "epochs and stages are selected on the test part itself: its figures are too good",
+            "none": "no validation part: nothing is selected, and intervals are not calibrated",
+        }[self.validation]
 
     @property
     def published(self) -> bool:

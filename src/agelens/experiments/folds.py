@@ -44,7 +44,7 @@ from agelens.data.protocols import Protocol, load_protocol
 from agelens.errors import RunError
 from agelens.experiments.train import train
 from agelens.files import write_atomically
-from agelens.label_distribution import AgeBins, probability_at_least
+from agelens.label_distribution import AgeBins, probability_at_least, softmax
 from agelens.metrics import mae
 from agelens.training.fit import Reporter, run_on_crops
 from agelens.training.recipe import Recipe
@@ -91,12 +91,17 @@ def train_folds(
     Raises:
         InputError: An unknown protocol.
         SplitError: The protocol cannot be applied to the manifest.
+        RecipeError: The protocol has no validation part, and the recipe selects by it.
         RunError: ``out`` is not empty (without resume), or was started otherwise.
     """
     folder, say = Path(out), told or _nobody
     rows = read_manifest(manifest)
     named = load_protocol(protocol) if isinstance(protocol, str) else protocol
     split = apply_protocol(rows, named)
+    if named.validation == "none":
+        settings = recipe.model_dump()
+        settings["train"]["validation"] = False
+        recipe = Recipe.validate(settings, recipe.name)
     state = PartialState(cpu=cpu)
     facts = {
         "format": FOLDS_FORMAT,
@@ -213,13 +218,15 @@ def _test(run: Run, split: ProtocolSplit, fold: Fold) -> None:
     arrays: dict[str, NDArray[Any]] = {"age": outputs.age, "stage": np.array(stage)}
     if outputs.logits is not None:
         bins = network.head.age_bins
-        validation = run.read_arrays(stage, "validation.npz")
-        calibration = Calibration.fit(validation["logits"], validation["ages"], bins)
-        distribution = calibration.distribution(outputs.logits)
-        low, high = calibration.interval(distribution, bins, _INTERVAL_LEVEL)
+        if run.recipe.train.validation:
+            validation = run.read_arrays(stage, "validation.npz")
+            calibration = Calibration.fit(validation["logits"], validation["ages"], bins)
+            distribution = calibration.distribution(outputs.logits)
+            low, high = calibration.interval(distribution, bins, _INTERVAL_LEVEL)
+            arrays |= {"low": low, "high": high}
+        else:
+            distribution = softmax(outputs.logits, network.head.tau)
         arrays |= {
-            "low": low,
-            "high": high,
             "distribution": distribution.astype(np.float32),
             "age_bins": bins.ages.astype(np.int64),
             "p_at_least": probability_at_least(distribution, bins, _THRESHOLD),
@@ -285,7 +292,8 @@ def _predictions(folder: Path, split: ProtocolSplit, rows: pd.DataFrame) -> Pred
     if not all("distribution" in arrays for arrays in tested.values()):
         return Predictions(table, None, None, str(folder))
     for name in ("low", "high", "p_at_least"):
-        table[name] = joined(name)
+        if all(name in arrays for arrays in tested.values()):  # no intervals without a validation part
+            table[name] = joined(name)
     bins, mass = _over_common_bins([tested[fold.name] for fold in split.folds])
     return Predictions(table, mass[order].astype(np.float64), bins, str(folder))
 

@@ -20,7 +20,7 @@ from agelens.data.splits import split_digest, split_rows
 from agelens.errors import ManifestError, RecipeError, RunError, SplitError
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
-from agelens.methods.balanced import FINISHERS, finish
+from agelens.methods.balanced import FINISHERS, BalancedStage, finish
 from agelens.methods.baseline import Baseline
 from agelens.methods.identity import IdentityPretraining
 from agelens.methods.lae import LongTailed
@@ -45,6 +45,9 @@ METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Meth
     "ordinal-dark": OrdinalDark,
 }
 """Method names of recipes: a method is one file and one line here, or an entry point ``agelens.methods``."""
+
+
+_WATCHED = 1000  # training images that stand in for a validation part where there is none
 
 
 def train(
@@ -81,17 +84,14 @@ def train(
             teacher, ranker or start has seen test images of the manifest.
         SplitError: The manifest has no train or no val rows.
         InputError: The crops are smaller than the network's input.
-        RecipeError: ``train.sets`` names a set without training images.
+        RecipeError: ``train.sets`` names a set without training images, or a stage needs a validation part
+            where there is none.
         PluginError: A part of another package is missing; of a resumed run, the package is named.
     """
     if resume and (Path(out) / "run.json").exists():
         Run.open(out).require_plugins()
     rows = read_manifest(manifest, ages=recipe.method.name != "identity")
-    if "split" not in rows or not {"train", "val"} <= set(rows["split"].dropna()):
-        raise SplitError(
-            f"{manifest}: needs rows with split 'train' and rows with split 'val'; make them with "
-            f"agelens split {manifest} --protocol NAME --out NEW.csv (agelens protocols lists them)"
-        )
+    _check_parts(rows, recipe, manifest)
     training, validation = split_rows(rows, "train"), split_rows(rows, "val")
     if recipe.method.name == "identity":
         _check_subjects(rows, manifest)
@@ -109,6 +109,8 @@ def train(
         notes.append(
             f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"
         )
+    if not recipe.train.validation:
+        notes.append("no validation part: figures called val are of training images, and nothing is selected")
     if geometry is None:
         notes.append(
             "the crops' geometry is not known (no geometry.json of agelens prepare above them): "
@@ -139,6 +141,8 @@ def train(
     check_unseen(rows, teaching_runs(recipe, start), manifest)
     facts["teachers"] = teacher_facts(recipe, facts["geometry"]) or None
     used = rows[rows["split"].isin(["train", "val"])]
+    if not recipe.train.validation:
+        _check_nothing_is_selected(recipe, stages)
     crop_side(used, at_least=0 if recipe.network.enlarge else recipe.network.input_size)
     state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
@@ -149,16 +153,34 @@ def train(
             progress=loading if state.is_main_process else None,
         )
     is_train = (used["split"] == "train").to_numpy()
+    judged = ~is_train
+    if not recipe.train.validation:  # figures for the log, of images that are trained on
+        judged[np.unique(np.linspace(0, len(used) - 1, min(_WATCHED, len(used))).astype(np.int64))] = True
     method = make_method(run.recipe, bins, None if start is None else start_weights(start, run.recipe, bins))
     fit(
         run,
         method,
         crops.select(is_train),
-        crops.select(~is_train),
+        crops.select(judged),
         reporter=reporter,
         cpu=cpu,
     )
     return run
+
+
+def _check_parts(rows: pd.DataFrame, recipe: Recipe, manifest: str | Path) -> None:
+    """Check that the manifest has the parts that the recipe trains and validates on."""
+    parts = set(rows["split"]) - {""} if "split" in rows else set()
+    if recipe.train.validation and not {"train", "val"} <= parts:
+        raise SplitError(
+            f"{manifest}: needs rows with split 'train' and rows with split 'val'; make them with "
+            f"agelens split {manifest} --protocol NAME --out NEW.csv (agelens protocols lists them)"
+        )
+    if not recipe.train.validation and ("train" not in parts or "val" in parts):
+        raise SplitError(
+            f"{manifest}: a run without a validation part (train.validation = false) needs rows with split "
+            "'train' and none with split 'val'"
+        )
 
 
 def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> Method:
@@ -182,6 +204,25 @@ def _open_run(
     with write_atomically(folder / "split.csv") as temporary:
         rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
     return run
+
+
+def _check_nothing_is_selected(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Refuse stages that need a validation part, before any of them is trained."""
+    for stage in stages:
+        if stage.training.keep == "best":
+            raise RecipeError(
+                recipe.name,
+                f"{stage.name}: keep",
+                "selects an epoch on the validation part, and there is none: 'last'",
+                "best",
+            )
+        if isinstance(stage, BalancedStage) and stage.settings.constant is None:
+            raise RecipeError(
+                recipe.name,
+                f"{stage.name}: constant",
+                "without a validation part the constant of Eq. 4 must be given, years",
+                None,
+            )
 
 
 def _digest(rows: pd.DataFrame) -> str | None:

@@ -18,7 +18,7 @@ from agelens.metrics import mae
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.stored import load_network
-from agelens.training.run import Run, best_stage, load_stage, validation_mae
+from agelens.training.run import Run, best_stage, load_stage, validation_mae, warning_of
 from agelens.training.stage import CropOutputs, run_on_crops
 from agelens.training.teachers import named_without_folders, with_teachers
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -77,7 +77,8 @@ def export_run(
         network = MirroredNetwork(network)
         outputs, ages = _estimate_validation(opened, network, mirror)
         logits, error = outputs.logits, mae(outputs.age, ages)
-    calibration = Calibration.fit(logits, ages, network.head.age_bins)
+    validated = recipe.train.validation  # else the arrays are of images that were trained on
+    calibration = Calibration.fit(logits, ages, network.head.age_bins) if validated else None
     if not opened.facts.get("geometry"):
         raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
     geometry = CropGeometry.from_dict(opened.facts["geometry"])
@@ -94,11 +95,12 @@ def export_run(
             "split_digest": opened.facts["split_digest"],
             "images": opened.facts["images"],
             "stage": selected,
-            "validation_mae": error,
+            "validation_mae": error if validated else None,
             "recipe": named_without_folders(recipe.model_dump(mode="json")),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
             "teachers": opened.facts.get("teachers"),
+            **({"warning": warning} if (warning := warning_of(opened, selected)) else {}),
             **({"plugins": opened.facts["plugins"]} if opened.facts.get("plugins") else {}),
         },
     }

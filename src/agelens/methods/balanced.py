@@ -65,6 +65,8 @@ class BalancedSettings(BaseModel):
         share: The constant of Eq. 4 as a share of the representation's MAE on the validation split (Eq. 5); 1
             in the paper. The full MAE evens the groups out most, also by making good ones worse; less of it
             lowers their mean.
+        constant: The constant of Eq. 4 itself, years, before ``share``; None: the MAE on the validation
+            split. A run without a validation part needs it.
         ages: Ages that are drawn, both ends inside: those of AAR's groups, which are all there are in the
             paper's data. A draw uniform over *every* age is spent on the handful of images of the very old.
         augment: Draw the recipe's training views in every epoch; off: the crops as they are.
@@ -82,6 +84,7 @@ class BalancedSettings(BaseModel):
     sigma: float = Field(default=1.0, gt=0)
     square: float = Field(default=1.0, ge=0)
     share: float = Field(default=1.0, ge=0)
+    constant: float | None = Field(default=None, gt=0)
     ages: tuple[int, int] = (AAR_GROUPS[0][0], AAR_GROUPS[-1][1])
     augment: bool = False
     cache: bool = True
@@ -151,7 +154,7 @@ class BalancedStage(Stage):
         if not maes:
             raise InputError("the balanced stage finishes a network with the head 'ldl', and there is none")
         self.source = min(maes, key=lambda name: maes[name])
-        self.mae = maes[self.source]
+        self.mae = maes[self.source] if self.settings.constant is None else self.settings.constant
         self.trunk = finished(self.source).eval().requires_grad_(False)
         if not isinstance(self.trunk.head, AgeHead):
             kind = type(self.trunk.head).__name__
@@ -176,7 +179,8 @@ class BalancedStage(Stage):
                 f"{len(self.drawn)} training images are aged {low} to {high}, and of {len(present)} age: "
                 "there is nothing to balance"
             )
-        told = [f"finishes {self.source}, whose MAE is {self.mae:.3f} on the validation split"]
+        where = "on the validation split" if self.settings.constant is None else "as given"
+        told = [f"finishes {self.source}, whose MAE is {self.mae:.3f} {where}"]
         empty = [f"{age}" for age in range(low, high + 1) if age not in present]
         if empty:
             told.append(f"{len(empty)} ages have no training image and are never drawn: {', '.join(empty)}")

@@ -26,6 +26,7 @@ from agelens.metrics.bootstrap import (
     bootstrap_means,
     paired_bootstrap,
 )
+from agelens.metrics.constant import uselessness
 from agelens.metrics.errors import (
     absolute_errors,
     bias,
@@ -91,4 +92,5 @@ __all__ = [
     "paired_bootstrap",
     "pit",
     "rmse",
+    "uselessness",
 ]

@@ -50,7 +50,9 @@ def make_stamp(
         InputError: ``labels`` is none of `LABELS`, or there is no such protocol.
     """
     protocol, images = evaluation.protocol, evaluation.image_kind
-    meaning = load_protocol(protocol).labels if labels is None and protocol is not None else labels
+    known = None if protocol is None else load_protocol(protocol)
+    meaning = known.labels if labels is None and known is not None else labels
+    selection = "" if known is None else known.selection
     split = "all rows" if evaluation.split is None else f"split {evaluation.split} of the manifest"
     digest = evaluation.protocol_digest
     model = evaluation.digest or "not known"
@@ -65,7 +67,7 @@ def make_stamp(
         "System": evaluation.system,
         "Model digest": model,
         "Data": "/".join(Path(evaluation.manifest).parts[-2:]) or "not named",
-        "Protocol": protocol or split,
+        "Protocol": "; ".join(filter(None, [protocol or split, selection])),
         "Split digest": digest,
         "Labels": label_meaning(meaning),
         "Images": f"{evaluation.images:,}{people}" + (f", {images}" if images else ""),

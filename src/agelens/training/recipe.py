@@ -95,6 +95,8 @@ class TrainSettings(_Settings):
         precision: ``no`` (float32), ``bf16`` or ``fp16``. On a CPU without bfloat16 arithmetic ``bf16`` is
             trained in float32, which is told: emulated, it is many times slower.
         clip_gradient: Largest gradient norm; 0 = none.
+        validation: Whether a part of the images validates. Off: a run on all that a paper trains on; ``keep``
+            is ``last``, the last stage is the result, and an exported model is not calibrated.
         sets: How often an image of a set is drawn, relative to an image of a set that is not named (1); 0:
             never. Sets are named by the manifest's column ``dataset`` (``agelens join``). Empty: every image
             once an epoch; else as many images are drawn with replacement.
@@ -120,6 +122,7 @@ class TrainSettings(_Settings):
     sizes: tuple[tuple[float, int], ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
     clip_gradient: float = Field(default=0.0, ge=0)
+    validation: bool = True
     sets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     keep: Literal["last", "best"] = "last"
 
@@ -144,6 +147,12 @@ class TrainSettings(_Settings):
         epochs = [epoch for epoch, _ in self.rates]
         if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
             raise ValueError("rates must start at epoch 0 and rise")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_selected(self) -> Self:
+        if not self.validation and self.keep == "best":
+            raise ValueError("without a validation part (validation = false) keep must be 'last'")
         return self
 
     @model_validator(mode="after")

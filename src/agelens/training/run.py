@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 from agelens.errors import InputError, RunError
 from agelens.files import write_atomically
-from agelens.metrics import aar
+from agelens.metrics import aar, uselessness
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork
 from agelens.networks.stored import load_network
 from agelens.plugins import require
 from agelens.training.recipe import Recipe, Selection
 
-__all__ = ["RUN_FORMAT", "Run", "best_stage", "load_stage", "locate_network", "validation_mae"]
+__all__ = ["RUN_FORMAT", "Run", "best_stage", "load_stage", "locate_network", "validation_mae", "warning_of"]
 
 RUN_FORMAT = 1
 _NETWORK = "network.safetensors"
@@ -192,6 +192,8 @@ class Run:
 def best_stage(run: Run, select: str | None = None) -> str:
     """Name the finished stage that is best on the validation split: how the refinery's T is selected.
 
+    Of a run without a validation part it is the last one.
+
     Args:
         run: With at least one finished age network.
         select: Smallest ``mae`` or largest ``aar`` of the estimate, or largest ``band`` accuracy; None: as
@@ -210,6 +212,8 @@ def best_stage(run: Run, select: str | None = None) -> str:
     ]
     if not stages:
         raise RunError(run.path, "has no finished stage with an age network; go on with --resume")
+    if not run.recipe.train.validation:
+        return stages[-1]
     if (select or run.recipe.select) == "aar":
         return max(stages, key=lambda stage: _validation_aar(run, stage))
     if (select or run.recipe.select) == "band":
@@ -268,6 +272,17 @@ def validation_band_accuracy(run: Run, stage: str) -> float:
         return float(run.read_json(stage, "validation.json")["band accuracy"])
     except KeyError as error:
         raise RunError(run.path, "was validated on ages, not on bands; select by mae or aar") from error
+
+
+def warning_of(run: Run, stage: str) -> str:
+    """Say why the network of a finished stage is of no use; nothing if it is of some.
+
+    It is judged by its estimates of the validation images, as :func:`agelens.metrics.uselessness` does.
+    """
+    arrays = run.read_arrays(stage, "validation.npz")
+    if "age" not in arrays or not np.isfinite(arrays["ages"]).all():
+        return ""
+    return uselessness(arrays["age"].astype(np.float64), arrays["ages"].astype(np.float64))
 
 
 def _validation_aar(run: Run, stage: str) -> float:

@@ -200,8 +200,8 @@ class Stage(ABC):
             epoch: Counts from 0.
             generator: The only source of chance.
         Returns:
-            Default: a permutation, or a draw by ``train.sets``; targets (N, 4), the labels that ``AgeLabels.of``
-            names.
+            Default: a permutation, or a draw by ``train.sets``; targets (N, 4), the labels that
+            ``AgeLabels.of`` names.
         """
         if self.training.sets:
             assert crops.sets is not None  # checked before the run began

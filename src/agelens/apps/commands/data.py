@@ -102,7 +102,7 @@ def prepare(
     if folder is None:
         if settings:
             raise InputError("--set is for a data set's adapter; a manifest needs no setting")
-        table = read_manifest(source)
+        table = read_manifest(source, ages=False)
     else:
         with progress_bar("labels") as report:
             table = read_dataset(source, folder, settings, workers=workers, progress=report)

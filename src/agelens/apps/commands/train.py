@@ -58,6 +58,7 @@ def train(
     from agelens.apps.training_progress import RichReporter
     from agelens.experiments.train import train as train_recipe
     from agelens.training.recipe import Recipe
+    from agelens.training.run import warning_of
     from agelens.training.teachers import distillation_settings
 
     options = {"select": select, "finish.name": finish}
@@ -90,6 +91,9 @@ def train(
             settings, data, out, resume=resume, start=start, reporter=reporter, cache=cache, cpu=cpu
         )
     typer.echo(f"finished {', '.join(run.finished_stages())} in {run.path}")
+    for stage in run.finished_stages():
+        if warning := warning_of(run, stage):
+            typer.echo(f"warning: {stage} is of no use: {warning}", err=True)
 
 
 @command("nothing was written", extra="train")
@@ -122,6 +126,8 @@ def export(
         run, out, stage=stage, select=select, regression=regression, mirror=mirror, name=name, half=half
     )
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.2f} MB")
+    if warning := card.provenance.get("warning"):
+        typer.echo(f"warning: the model is of no use: {warning}", err=True)
 
 
 def _teacher(name: str) -> str:

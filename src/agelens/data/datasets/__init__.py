@@ -22,6 +22,8 @@ from agelens.data.datasets.lfw import LFW
 from agelens.data.datasets.megaage import MEGAAGE
 from agelens.data.datasets.megaage_asian import MEGAAGE_ASIAN
 from agelens.data.datasets.morph import MORPH
+from agelens.data.datasets.names import NAMES
+from agelens.data.datasets.people import PEOPLE
 from agelens.data.datasets.table import TABLE
 from agelens.data.datasets.utkface import UTKFACE
 from agelens.plugins import resolve
@@ -41,6 +43,8 @@ DATASETS: dict[str, DataSet] = {
     "megaage": MEGAAGE,
     "megaage_asian": MEGAAGE_ASIAN,
     "morph": MORPH,
+    "names": NAMES,
+    "people": PEOPLE,
     "table": TABLE,
     "utkface": UTKFACE,
 }

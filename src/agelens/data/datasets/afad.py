@@ -53,4 +53,4 @@ def afad(folder: Path) -> Iterator[Row | Finding | Root]:
                     yield Finding("missing-file", (path,), f"in {table.name}, but not there")
 
 
-AFAD = DataSet(afad, "AFAD image (<age>/<111 or 112>/<name>.jpg)", labels="real")
+AFAD = DataSet(afad, "AFAD image (<age>/<111 or 112>/<name>.jpg)", chips=True, labels="real")

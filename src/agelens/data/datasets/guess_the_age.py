@@ -46,4 +46,4 @@ def guess_the_age(folder: Path) -> Iterator[Row | Finding | Root]:
         yield {"path": path, "age": record["age"]}
 
 
-GUESS_THE_AGE = DataSet(guess_the_age, "row with a name and an age", labels="estimated")
+GUESS_THE_AGE = DataSet(guess_the_age, "row with a name and an age", chips=True, labels="estimated")
