@@ -148,6 +148,61 @@ class TestConformal:
         assert calibration.nominal_level(0.25) == pytest.approx(0.35)
 
 
+def banded(ages: np.ndarray, width: int = 10) -> np.ndarray:
+    """(N, 2) bands of some years that hold the ages."""
+    low = np.floor(ages / width) * width
+    return np.stack([low, low + width - 1], axis=1)
+
+
+class TestBands:
+    def test_bands_of_one_year_are_the_ages(self) -> None:
+        logits, ages = drawn_faces(400)
+        ages = np.clip(np.floor(ages), 0, 99)
+        exact = Calibration.fit(logits, ages, BINS)
+        hidden = np.where(np.arange(400) < 200, np.nan, ages)
+        bands = Calibration.fit(logits, hidden, BINS, bounds=np.stack([ages, ages], axis=1))
+        assert bands.temperature == pytest.approx(exact.temperature, rel=1e-4)
+        assert bands.nominal_levels == pytest.approx(exact.nominal_levels, abs=0.02)
+        assert bands.samples == 400
+
+    def test_the_temperature_is_the_likeliest_of_the_bands(self) -> None:
+        logits, ages = drawn_faces(3000, factor=2.5)
+        bounds = banded(np.clip(ages, 0, 99))
+        fitted = Calibration.fit(logits, np.full(3000, np.nan), BINS, bounds=bounds)
+
+        def likelihood(temperature: float) -> float:
+            mass = softmax(logits, temperature)
+            rows = zip(mass, bounds.astype(int), strict=True)
+            return float(np.mean([math.log(row[low : high + 1].sum()) for row, (low, high) in rows]))
+
+        best = likelihood(fitted.temperature)
+        assert all(best >= likelihood(fitted.temperature * factor) for factor in (0.5, 0.9, 1.1, 2.0))
+        assert fitted.temperature == pytest.approx(Calibration.fit(logits, ages, BINS).temperature, rel=0.1)
+
+    @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+    def test_intervals_fitted_on_bands_cover_the_hidden_ages(self, level: float) -> None:
+        logits, ages = drawn_faces(8000, seed=3, factor=2.0)
+        hidden, bounds = np.full(4000, np.nan), banded(np.clip(ages[:4000], 0, 99))
+        fitted = Calibration.fit(logits[:4000], hidden, BINS, bounds=bounds)
+        low, high = fitted.interval(fitted.distribution(logits[4000:]), BINS, level)
+        assert coverage(ages[4000:], low, high) == pytest.approx(level, abs=0.025)
+
+    def test_an_age_between_two_bins_is_likely_by_both(self) -> None:
+        logits = np.array([[0.0, 4.0, 1.0], [3.0, 0.0, 0.0]])
+        bins = AgeBins(0, 2)
+        split = Calibration.fit(logits, np.array([1.5, 0.0]), bins)
+        twice = np.array([[0.0, 4.0, 1.0], [0.0, 4.0, 1.0], [3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+        whole = Calibration.fit(twice, np.array([1.0, 2.0, 0.0, 0.0]), bins)
+        assert split.temperature == pytest.approx(whole.temperature, rel=1e-5)
+
+    def test_labels_that_do_not_fit_are_refused(self) -> None:
+        logits, ages = drawn_faces(5)
+        with pytest.raises(ValueError, match="finite"):
+            Calibration.fit(logits, np.full(5, np.nan), BINS)
+        with pytest.raises(ValueError, match=r"bounds \(4, 2\)"):
+            Calibration.fit(logits, ages, BINS, bounds=np.zeros((4, 2)))
+
+
 class TestFitRefuses:
     def test_a_network_that_only_regresses(self) -> None:
         with pytest.raises(InputError, match="regression only"):

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from agelens.errors import InputError
 from agelens.label_distribution import (
     AgeBins,
+    band,
     cumulative,
     cumulative_at,
     expected_age,
     gaussian,
     interval,
-    one_hot,
+    point_mass,
     probability_at_least,
     quantile,
     softmax,
@@ -105,8 +106,8 @@ class TestSoftmax:
 
 
 class TestTargets:
-    def test_one_hot_golden(self) -> None:
-        assert one_hot([11.7, 99], BINS).tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    def test_point_mass_golden(self) -> None:
+        assert point_mass([11.75, 99], BINS).tolist() == [[0, 0.25, 0.75, 0], [0, 0, 0, 1]]
 
     def test_gaussian_golden(self) -> None:
         weights = np.exp([-0.5, 0.0, -0.5, -2.0])
@@ -118,8 +119,23 @@ class TestTargets:
             density = [math.exp(-((k - age) ** 2) / (2 * 2.5**2)) for k in range(101)]
             np.testing.assert_allclose(gaussian(age, bins, 2.5), [d / sum(density) for d in density])
 
-    def test_narrow_gaussian_is_one_hot(self) -> None:
-        np.testing.assert_allclose(gaussian([10, 12], BINS, 0.05), one_hot([10, 12], BINS), atol=1e-12)
+    def test_a_point_between_two_bins_has_its_mean(self) -> None:
+        mass = point_mass([10.0, 10.25, 12.9, 9.0, 40.0], BINS)
+        np.testing.assert_allclose(expected_age(mass, BINS), [10.0, 10.25, 12.9, 10.0, 13.0])
+        np.testing.assert_allclose(mass.sum(axis=-1), 1.0)
+
+    def test_a_band_is_even_or_takes_a_shape(self) -> None:
+        assert band([11, 12], [12, 130], BINS).tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]]
+        shape = [0.1, 0.6, 0.2, 0.1]
+        assert band(11, 12, BINS, shape).tolist() == pytest.approx([0, 0.75, 0.25, 0])
+        assert band([11], [11], BINS).tolist() == point_mass([11], BINS).tolist()
+        with pytest.raises(ValueError, match="ends before"):
+            band(12, 11, BINS)
+        with pytest.raises(ValueError, match="no mass"):
+            band(12, 13, BINS, [1.0, 0.0, 0.0, 0.0])
+
+    def test_narrow_gaussian_is_point_mass(self) -> None:
+        np.testing.assert_allclose(gaussian([10, 12], BINS, 0.05), point_mass([10, 12], BINS), atol=1e-12)
 
     def test_gaussian_clamps_what_lies_outside(self) -> None:
         np.testing.assert_array_equal(gaussian([3, 116], BINS, 1.0), gaussian([10, 13], BINS, 1.0))
@@ -141,8 +157,8 @@ class TestExpectedAge:
         plain = [sum(p * age for p, age in zip(row, (10, 11, 12, 13), strict=True)) for row in mass.tolist()]
         np.testing.assert_allclose(expected_age(mass, BINS), plain)
 
-    def test_of_one_hot_is_the_age(self) -> None:
-        assert expected_age(one_hot([10, 12, 13], BINS), BINS).tolist() == [10, 12, 13]
+    def test_of_point_mass_is_the_age(self) -> None:
+        assert expected_age(point_mass([10, 12, 13], BINS), BINS).tolist() == [10, 12, 13]
 
     def test_leading_axes(self) -> None:
         mass = random_distributions(6, BINS)
@@ -184,13 +200,13 @@ class TestQuantile:
         plain = [plain_quantile(row, BINS, q) for row in mass.tolist()]
         np.testing.assert_allclose(quantile(mass, BINS, q), plain, atol=1e-9)
 
-    def test_of_one_hot_stays_in_its_bin(self) -> None:
-        mass = one_hot([10, 11, 12, 13], BINS)
+    def test_of_point_mass_stays_in_its_bin(self) -> None:
+        mass = point_mass([10, 11, 12, 13], BINS)
         assert quantile(mass, BINS, 0.5).tolist() == [10, 11, 12, 13]
         assert quantile(mass, BINS, 0.9).tolist() == pytest.approx([10.4, 11.4, 12.4, 13.0])
 
     def test_ends_are_the_range(self) -> None:
-        mass = one_hot([11, 12], BINS)
+        mass = point_mass([11, 12], BINS)
         assert quantile(mass, BINS, 0.0).tolist() == [10, 10]
         assert quantile(mass, BINS, 1.0).tolist() == [13, 13]
 

@@ -8,6 +8,8 @@ a regression head: the interval need not be centred on it.
 [1] Guo et al., On calibration of modern neural networks, ICML 2017.
 [2] Vovk et al., Algorithmic learning in a random world, 2005; split conformal prediction with the nested
     central intervals of Romano et al., Conformalized quantile regression, NeurIPS 2019.
+[3] Czado, Gneiting, Held, Predictive model assessment for count data, Biometrics 2009: the probability
+    integral transform of an outcome that is known to lie in a range.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from numpy.typing import ArrayLike, NDArray
 from agelens.errors import InputError
 from agelens.label_distribution import AgeBins, cumulative_at, interval, softmax
 
-__all__ = ["LEVEL_GRID", "Calibration", "central_level"]
+__all__ = ["CENSORED_SCORES", "LEVEL_GRID", "Calibration", "central_level"]
 
 FloatArray = NDArray[np.float64]
 
 LEVEL_GRID = tuple(percent / 100 for percent in range(1, 100))
 """Coverages for which a nominal level is stored: 0.01 … 0.99."""
+
+CENSORED_SCORES = 20
+"""Scores of each face where some labels are bands: evenly spaced over the values of F that a band allows."""
 
 _TEMPERATURES = (0.02, 50.0)
 
@@ -67,20 +72,32 @@ class Calibration:
             raise ValueError(f"samples must be positive, not {self.samples}")
 
     @classmethod
-    def fit(cls, logits: ArrayLike | None, ages: ArrayLike, bins: AgeBins, split: str = "val") -> Calibration:
+    def fit(
+        cls,
+        logits: ArrayLike | None,
+        ages: ArrayLike,
+        bins: AgeBins,
+        split: str = "val",
+        bounds: ArrayLike | None = None,
+    ) -> Calibration:
         """Fit temperature and intervals on faces that the network was not trained on.
 
         The temperature minimises the mean negative log likelihood of the labelled bin (ages outside the bins
-        count as the outermost bin), by golden section over its logarithm: the likelihood is concave in
-        1 / temperature, so there is one optimum. The nominal level for coverage c is the
-        ceil((n + 1) c)-th smallest score, a score being :func:`central_level` of the true age; with n
-        exchangeable faces the coverage is then at least c. Ages outside the bins are never covered.
+        count as the outermost bin, an age between two bins as both), by golden section over its logarithm:
+        the likelihood is concave in 1 / temperature, so there is one optimum. The nominal level for coverage
+        c is the ceil((n + 1) c)-th smallest score, a score being :func:`central_level` of the true age; with
+        n exchangeable faces the coverage is then at least c. Ages outside the bins are never covered.
+
+        Where the label is a band, its likelihood is the mass of the band, and the score is *censored*: F(age)
+        lies between F at both ends of the band, evenly if the distribution is right inside it [3], so the
+        face counts with :data:`CENSORED_SCORES` scores, each of a share of one face.
 
         Args:
             logits: (N, K) raw logits, before any temperature; None for a network that only regresses.
-            ages: (N,) years.
+            ages: (N,) years; NaN where the label is a band.
             bins: K age bins.
             split: The split the faces come from, for the record.
+            bounds: (N, 2) both ends of the labels in completed years; None: no label is a band.
         Returns:
             The calibration.
         Raises:
@@ -95,14 +112,24 @@ class Calibration:
             raise ValueError(
                 f"logits {scores.shape} and ages {years.shape} must be (N, {len(bins)}) and (N,), N > 0"
             )
-        if not (np.isfinite(scores).all() and np.isfinite(years).all()):
-            raise ValueError("logits and ages must be finite")
-        temperature = _fit_temperature(scores, bins.index(years))
-        levels = np.sort(central_level(softmax(scores, temperature), bins, years))
+        banded = np.zeros(years.shape, np.bool_) if bounds is None else np.isnan(years)
+        ends = np.stack([years, years], axis=1) if bounds is None else np.asarray(bounds, dtype=np.float64)
+        if ends.shape != (years.size, 2):
+            raise ValueError(f"bounds {ends.shape} must be ({years.size}, 2)")
+        if not (np.isfinite(scores).all() and np.isfinite(ends).all() and np.isfinite(years[~banded]).all()):
+            raise ValueError("logits and labels must be finite")
+        if banded.any():
+            temperature = _fit_band_temperature(scores, ends, bins)
+            levels = _censored_levels(softmax(scores, temperature), bins, ends, banded)
+        else:
+            temperature = _fit_temperature(scores, years, bins)
+            levels = np.sort(central_level(softmax(scores, temperature), bins, years))
         return cls(
             temperature=temperature,
             level_grid=LEVEL_GRID,
-            nominal_levels=tuple(_conformal_quantile(levels, percent) for percent in range(1, 100)),
+            nominal_levels=tuple(
+                _conformal_quantile(levels, percent, years.size) for percent in range(1, 100)
+            ),
             samples=years.size,
             split=split,
         )
@@ -203,15 +230,36 @@ def central_level(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> Fl
     return np.where((years < bins.minimum) | (years > bins.maximum), np.inf, level)
 
 
-def _conformal_quantile(sorted_scores: FloatArray, percent: int) -> float:
-    """Select the ceil((n + 1) c)-th smallest score; 1, the whole range, where there are too few."""
-    rank = -(-(len(sorted_scores) + 1) * percent // 100)
-    return 1.0 if rank > len(sorted_scores) else min(float(sorted_scores[rank - 1]), 1.0)
+def _censored_levels(
+    distribution: FloatArray, bins: AgeBins, ends: FloatArray, banded: NDArray[np.bool_]
+) -> FloatArray:
+    """:data:`CENSORED_SCORES` conformal scores of each face, all of them in ascending order."""
+    share = (np.arange(CENSORED_SCORES) + 0.5) / CENSORED_SCORES
+    first, last = bins.index(ends).T + bins.minimum
+    below = cumulative_at(distribution, bins, first - 0.5)[:, None]
+    upto = cumulative_at(distribution, bins, last + 0.5)[:, None]
+    levels = np.abs(2 * (below + share * (upto - below)) - 1)
+    exact = ~banded
+    levels[exact] = central_level(distribution[exact], bins, ends[exact, 0])[:, None]
+    return np.sort(levels.ravel())
 
 
-def _fit_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
+def _conformal_quantile(sorted_scores: FloatArray, percent: int, faces: int) -> float:
+    """Take the ceil((n + 1) c)-th smallest score of n faces; the whole range (1) where there are too few.
+
+    Each face has the same number of scores.
+    """
+    rank = -(-(faces + 1) * percent // 100)
+    place = rank * (len(sorted_scores) // faces)
+    return 1.0 if rank > faces else min(float(sorted_scores[place - 1]), 1.0)
+
+
+def _fit_temperature(logits: FloatArray, ages: FloatArray, bins: AgeBins) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    labelled = float(shifted[np.arange(len(labels)), labels].mean())
+    lower = bins.index(ages)
+    rest = np.clip(ages, bins.minimum, bins.maximum) - bins.minimum - lower
+    rows, upper = np.arange(len(lower)), np.minimum(lower + 1, len(bins) - 1)
+    labelled = float(((1 - rest) * shifted[rows, lower] + rest * shifted[rows, upper]).mean())
 
     def loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
@@ -219,6 +267,29 @@ def _fit_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
 
     low, high = (math.log(bound) for bound in _TEMPERATURES)
     return math.exp(_golden_section(loss, low, high, tolerance=1e-6))
+
+
+def _fit_band_temperature(logits: FloatArray, ends: FloatArray, bins: AgeBins) -> float:
+    """The temperature of the largest likelihood of the bands; an age is a band of one bin.
+
+    The likelihood of a band is no concave function of 1 / temperature: the best of a grid is refined between
+    its neighbours.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    first, last = bins.index(ends).T
+    k = np.arange(len(bins))
+    inside = (k >= first[:, None]) & (k <= last[:, None])
+
+    def loss(log_temperature: float) -> float:
+        powers = np.exp(shifted / math.exp(log_temperature))
+        own = np.maximum(np.where(inside, powers, 0.0).sum(axis=1), np.finfo(np.float64).tiny)
+        return float((np.log(powers.sum(axis=1)) - np.log(own)).mean())
+
+    low, high = (math.log(bound) for bound in _TEMPERATURES)
+    grid = np.linspace(low, high, 33)
+    best = int(np.argmin([loss(float(point)) for point in grid]))
+    around = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
+    return math.exp(_golden_section(loss, *around, tolerance=1e-6))
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:

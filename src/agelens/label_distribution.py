@@ -20,12 +20,13 @@ from agelens.errors import InputError
 
 __all__ = [
     "AgeBins",
+    "band",
     "cumulative",
     "cumulative_at",
     "expected_age",
     "gaussian",
     "interval",
-    "one_hot",
+    "point_mass",
     "probability_at_least",
     "quantile",
     "softmax",
@@ -132,8 +133,10 @@ def softmax(logits: ArrayLike, tau: float = 1.0) -> FloatArray:
     return _float(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def one_hot(ages: ArrayLike, bins: AgeBins) -> FloatArray:
-    """Place the whole mass of each label on its bin (:meth:`AgeBins.index`).
+def point_mass(ages: ArrayLike, bins: AgeBins) -> FloatArray:
+    """Put the mass of each label on its bin, or on the two bins about it, so that its mean is the age.
+
+    A whole age is one-hot. Ages outside the range are clamped to it.
 
     Args:
         ages: (...) years.
@@ -143,7 +146,33 @@ def one_hot(ages: ArrayLike, bins: AgeBins) -> FloatArray:
     Raises:
         ValueError: An age is not finite.
     """
-    return _float(np.eye(len(bins))[bins.index(ages)])
+    years = np.clip(_finite(ages, "ages"), bins.minimum, bins.maximum)
+    return _float(np.maximum(1.0 - np.abs(bins.ages - years[..., None]), 0.0))
+
+
+def band(low: ArrayLike, high: ArrayLike, bins: AgeBins, within: ArrayLike | None = None) -> FloatArray:
+    """Put the mass of each label on the bins of its band.
+
+    Args:
+        low: (...) lower ends, completed years.
+        high: (...) upper ends, completed years, themselves included; beyond the bins they are clamped.
+        bins: K age bins.
+        within: (..., K) distributions that say how the mass lies inside the bands (a network's own), which
+            have some there; None: evenly.
+    Returns:
+        (..., K) distribution: ``within`` conditioned on the band.
+    Raises:
+        ValueError: An end is not finite, a band ends before it begins, or ``within`` has no mass in a band.
+    """
+    first, last = bins.index(low)[..., None], bins.index(high)[..., None]
+    if (last < first).any():
+        raise ValueError("a band ends before it begins")
+    k = np.arange(len(bins))
+    mass = np.where((k >= first) & (k <= last), 1.0 if within is None else _over_bins(within, bins), 0.0)
+    total = mass.sum(axis=-1, keepdims=True)
+    if not (total > 0).all():
+        raise ValueError("the distribution has no mass in a band")
+    return _float(mass / total)
 
 
 def gaussian(ages: ArrayLike, bins: AgeBins, sigma: float) -> FloatArray:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agelens.label_distribution import AgeBins, gaussian, one_hot
+from agelens.label_distribution import AgeBins, gaussian, point_mass
 from agelens.metrics import (
     Partition,
     aar,
@@ -263,9 +263,9 @@ class TestCRPS:
             spread = sum(p * q * abs(a - b) for p, a in zip(row, ends, strict=True) for q, b in zip(row, ends, strict=True))  # fmt: skip  # noqa: E501
             assert score == pytest.approx(distance - spread / 2)
 
-    def test_of_one_hot_is_the_absolute_error(self) -> None:
+    def test_of_point_mass_is_the_absolute_error(self) -> None:
         bins = AgeBins(0, 100)
-        assert crps(one_hot(PREDICTED, bins), bins, AGES) == pytest.approx(mae(PREDICTED, AGES))
+        assert crps(point_mass(PREDICTED, bins), bins, AGES) == pytest.approx(mae(PREDICTED, AGES))
 
     def test_is_proper(self) -> None:
         """The distribution that the ages come from scores best."""
@@ -299,10 +299,10 @@ class TestLogLikelihood:
         np.testing.assert_allclose(log_scores(mass, BINS, ages), plain)
 
     def test_certain_and_right(self) -> None:
-        assert negative_log_likelihood(one_hot([10, 12], BINS), BINS, [10, 12]) == 0.0
+        assert negative_log_likelihood(point_mass([10, 12], BINS), BINS, [10, 12]) == 0.0
 
     def test_an_impossible_age_is_bounded(self) -> None:
-        score = negative_log_likelihood(one_hot([10], BINS), BINS, [12])
+        score = negative_log_likelihood(point_mass([10], BINS), BINS, [12])
         assert score == pytest.approx(-math.log(1e-12))
 
     def test_ages_outside_count_as_the_outermost_bin(self) -> None:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
-from agelens.data.manifest import read_manifest
+from agelens.data.manifest import is_band, label_bounds, read_manifest
 from agelens.data.matching import Match, match_manifest
 from agelens.data.pooled import rows_tested
 from agelens.data.predictions import Predictions
 from agelens.errors import InputError
+from agelens.evaluation.band_measures import band_measures, censored_pit_histogram, labels_are_bands
 from agelens.evaluation.estimates import with_estimate
 from agelens.evaluation.groups import Grouping, check_groupings, group, people
 from agelens.evaluation.measures import (
@@ -106,7 +107,7 @@ class Evaluation:
 
     @property
     def ages(self) -> FloatArray:
-        """(M,) true ages, years."""
+        """(M,) true ages, years; NaN where the labels are bands."""
         return self.labels["age"].to_numpy(dtype=np.float64)
 
     @property
@@ -190,7 +191,8 @@ def evaluate(
     within groups of age). With distributions: coverage (0 … 1) and mean width of the central intervals,
     ``CRPS``, ``NLL``, and accuracy (P >= 0.5) and Brier score of P(age >= threshold). With the columns
     ``low`` and ``high`` for every image: ``coverage(stated)`` and ``width(stated)``. With voters' deviations
-    for every image (``age_std``): ``ε-error``.
+    for every image (``age_std``): ``ε-error``. Where the labels are bands: the metrics of
+    :func:`agelens.evaluation.band_measures.band_measures` in place of all of these.
 
     Args:
         predictions: What a system says.
@@ -210,7 +212,8 @@ def evaluate(
     Returns:
         The evaluation.
     Raises:
-        InputError: A grouping is no column, or the manifest has no row of this split.
+        InputError: A grouping is no column, the manifest has no row of this split, or its labels are partly
+            ages and partly bands.
         PredictionsError: A path occurs on one side only and ``allow_missing`` is false, or none matches.
         ValueError: ``level`` or ``replicates`` cannot be used.
     """
@@ -222,10 +225,19 @@ def evaluate(
     ages = labels["age"].to_numpy(dtype=np.float64)
     said = predictions.frame.iloc[match.predicted].reset_index(drop=True)
     estimates = said["age"].to_numpy(dtype=np.float64)
-    measures = point_measures(estimates, labels) + stated_measures(said, ages)
     reliability: tuple[ReliabilityBin, ...] = ()
     pit_histogram: tuple[float, ...] = ()
-    if predictions.distribution is not None and predictions.bins is not None:
+    banded = labels_are_bands(labels)
+    if banded:
+        held = predictions.distribution
+        distribution = None if held is None else held[match.predicted]
+        bands = np.unique(label_bounds(manifest[is_band(manifest)]), axis=0)
+        measures = band_measures(estimates, labels, distribution, predictions.bins, calibration, bands)
+        if distribution is not None and predictions.bins is not None:
+            pit_histogram = censored_pit_histogram(distribution, predictions.bins, labels)
+    else:
+        measures = point_measures(estimates, labels) + stated_measures(said, ages)
+    if not banded and predictions.distribution is not None and predictions.bins is not None:
         distribution, bins = predictions.distribution[match.predicted], predictions.bins
         adult = label_distribution.probability_at_least(distribution, bins, threshold)
         measures += interval_measures(distribution, bins, ages, calibration)
@@ -258,7 +270,7 @@ def evaluate(
         intervals=_intervals_name(predictions, calibration),
         threshold=threshold,
         results=tuple(results),
-        aar=metrics.aar(estimates, ages) if math.isfinite(results[0].metrics["AAR"].value) else None,
+        aar=None if banded or math.isnan(results[0].metrics["AAR"].value) else metrics.aar(estimates, ages),
         reliability=reliability,
         pit_histogram=pit_histogram,
         absent=tuple(absent),

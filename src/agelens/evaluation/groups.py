@@ -4,6 +4,7 @@ A grouping has a name: ``age_band``, ``five_years``, ``aar_group`` (the eight gr
 of the absolute yaw), ``eye_distance`` (from the landmarks), a text column of the manifest, or a crossing of
 these, ``gender:ethnicity``. Other bounds than ours stand in the name: ``pose-20`` has two groups, ``0 to
 20°`` and ``20° and more`` (LRN's Table 10 has two); ``eye_distance-30-60`` has three.
+Where the labels are bands, ``age_band`` is these bands.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.manifest import COLUMNS
+from agelens.data.manifest import COLUMNS, band_text, is_band, label_bounds
 from agelens.errors import InputError
 from agelens.metrics import AAR_GROUPS
 
@@ -124,6 +125,8 @@ def group(name: str, labels: pd.DataFrame) -> Grouping | None:
     """
     if name not in labels.columns and _CROSS in name:
         return _crossed(name, labels)
+    if name in BY_AGE and is_band(labels).any():
+        return _by_band(labels) if name == "age_band" else None
     if name in BY_AGE:
         completed = np.floor(labels["age"].to_numpy(dtype=np.float64))
         bands: Sequence[Band] = AGE_BANDS
@@ -141,6 +144,12 @@ def group(name: str, labels: pd.DataFrame) -> Grouping | None:
         return _ranged(name, eye_distances(labels), bounds, " px")
     yaw = labels["pose"].to_numpy(dtype=np.float64) if "pose" in labels else np.full(len(labels), math.nan)
     return _ranged(name, np.abs(yaw), bounds, "°")
+
+
+def _by_band(labels: pd.DataFrame) -> Grouping:
+    """Group images by the bands that are their labels, the youngest first; ages are not grouped."""
+    bands, codes = np.unique(label_bounds(labels), axis=0, return_inverse=True)
+    return Grouping("age_band", tuple(band_text(*band) for band in bands), codes.reshape(-1).astype(np.int64))
 
 
 def group_members(name: str, labels: pd.DataFrame) -> dict[str, NDArray[np.bool_]] | None:

@@ -36,7 +36,7 @@ INTERVAL_LEVELS = (0.5, 0.8, 0.9, 0.95)
 """The levels whose coverage and width are reported."""
 
 
-IN_CROSSINGS = ("MAE", "bias", "CA(5)", "coverage(90%)")
+IN_CROSSINGS = ("MAE", "bias", "CA(5)", "coverage(90%)", "band accuracy", "band distance")
 """The metrics of crossed groupings and of ``five_years``."""
 
 
@@ -50,6 +50,16 @@ class Measure:
     name: str
     columns: NDArray[Any]
     statistic: Callable[[FloatArray], FloatArray]
+
+    @classmethod
+    def mean(cls, name: str, column: NDArray[Any]) -> Measure:
+        """The mean of one column (N,)."""
+        return cls(name, column[:, None], _mean)
+
+    @classmethod
+    def percent(cls, name: str, column: NDArray[Any]) -> Measure:
+        """The share of one column (N,) of hits, per cent."""
+        return cls(name, column[:, None], _percent)
 
 
 def point_measures(estimates: FloatArray, labels: pd.DataFrame) -> list[Measure]:

@@ -26,7 +26,7 @@ TOO_FEW = "too few"
 """Reported in the place of a rate of a small group."""
 
 
-_RATES = ("CA(", "coverage(", "accuracy(")
+_RATES = ("CA(", "coverage(", "accuracy(", "band accuracy")
 
 
 @dataclass(frozen=True)

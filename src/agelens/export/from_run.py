@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
@@ -14,12 +11,11 @@ from agelens.data.splits import split_digest, split_rows
 from agelens.errors import RunError
 from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import CropGeometry
-from agelens.metrics import mae
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.stored import load_network
-from agelens.training.run import Run, best_stage, load_stage, validation_mae, warning_of
-from agelens.training.stage import CropOutputs, run_on_crops
+from agelens.training.run import Run, best_stage, load_stage, validation_facts, warning_of
+from agelens.training.stage import Validation, validate_ages
 from agelens.training.teachers import named_without_folders, with_teachers
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -69,16 +65,19 @@ def export_run(
             opened, selected, regression if isinstance(regression, Run) else Run.open(regression)
         )
     recipe, size = opened.recipe, opened.recipe.network.input_size
-    error = validation_mae(opened, selected)
     if mirror is None or isinstance(network, MirroredNetwork):
-        validation = opened.read_arrays(selected, "validation.npz")
-        logits, ages = validation.get("logits"), validation["ages"]
+        arrays = opened.read_arrays(selected, "validation.npz")
+        table = opened.read_json(selected, "validation.json")
     else:
         network = MirroredNetwork(network)
-        outputs, ages = _estimate_validation(opened, network, mirror)
-        logits, error = outputs.logits, mae(outputs.age, ages)
+        validation = _judge_validation(opened, network, mirror)
+        arrays, table = validation.arrays, validation.table
     validated = recipe.train.validation  # else the arrays are of images that were trained on
-    calibration = Calibration.fit(logits, ages, network.head.age_bins) if validated else None
+    calibration = None
+    if validated:
+        calibration = Calibration.fit(
+            arrays.get("logits"), arrays["ages"], network.head.age_bins, bounds=arrays.get("bounds")
+        )
     if not opened.facts.get("geometry"):
         raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
     geometry = CropGeometry.from_dict(opened.facts["geometry"])
@@ -95,7 +94,7 @@ def export_run(
             "split_digest": opened.facts["split_digest"],
             "images": opened.facts["images"],
             "stage": selected,
-            "validation_mae": error if validated else None,
+            **(validation_facts(table) if validated else {}),
             "recipe": named_without_folders(recipe.model_dump(mode="json")),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
@@ -128,14 +127,11 @@ def _paired(run: Run, stage: str, other: Run) -> AnyNetwork:
     return MirroredNetwork(pair) if run.recipe.network.mirror else pair
 
 
-def _estimate_validation(
-    run: Run, network: AnyNetwork, manifest: str | Path
-) -> tuple[CropOutputs, NDArray[np.float64]]:
-    """Estimate the validation rows that a run was judged on; also their ages, years."""
+def _judge_validation(run: Run, network: AnyNetwork, manifest: str | Path) -> Validation:
+    """Estimate and judge the validation rows that a run was judged on."""
     rows = read_manifest(manifest)
     validation = split_rows(rows, "val")
     digest = split_digest(rows) if "digest" in rows else None
     if (digest, len(validation)) != (run.facts["split_digest"], run.facts["images"]["val"]):
         raise RunError(run.path, f"was not trained on the split of {manifest}")
-    crops = load_crops(validation)
-    return run_on_crops(network, crops, run.recipe.network.input_size), crops.ages.astype(np.float64)
+    return validate_ages(network, load_crops(validation), run.recipe.network.input_size)

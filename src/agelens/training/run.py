@@ -36,7 +36,17 @@ from agelens.networks.stored import load_network
 from agelens.plugins import require
 from agelens.training.recipe import Recipe, Selection
 
-__all__ = ["RUN_FORMAT", "Run", "best_stage", "load_stage", "locate_network", "validation_mae", "warning_of"]
+__all__ = [
+    "RUN_FORMAT",
+    "Run",
+    "best_stage",
+    "load_stage",
+    "locate_network",
+    "validation_band_accuracy",
+    "validation_facts",
+    "validation_mae",
+    "warning_of",
+]
 
 RUN_FORMAT = 1
 _NETWORK = "network.safetensors"
@@ -272,6 +282,13 @@ def validation_band_accuracy(run: Run, stage: str) -> float:
         return float(run.read_json(stage, "validation.json")["band accuracy"])
     except KeyError as error:
         raise RunError(run.path, "was validated on ages, not on bands; select by mae or aar") from error
+
+
+def validation_facts(table: Mapping[str, Any]) -> dict[str, float]:
+    """The MAE of ages and the accuracy of bands in a stage's ``validation.json``, for a model's card."""
+    told = {"validation_mae": table["estimates"]["age"].get("MAE")}
+    told["validation_band_accuracy"] = table.get("band accuracy")
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def warning_of(run: Run, stage: str) -> str:

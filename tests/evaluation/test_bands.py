@@ -1,0 +1,96 @@
+"""Evaluation where labels are age bands."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agelens.calibration import LEVEL_GRID, Calibration
+from agelens.data.manifest import check_manifest
+from agelens.data.predictions import Predictions
+from agelens.errors import InputError
+from agelens.evaluation.evaluate import evaluate
+from agelens.label_distribution import AgeBins, gaussian, interval
+
+BINS = AgeBins(0, 100)
+BANDS = [(0, 9), (10, 19), (20, 39), (40, 130)]
+
+
+def faces(count: int = 400, sigma: float = 6.0) -> tuple[pd.DataFrame, Predictions]:
+    """Bands of ages that were drawn from the predicted distributions."""
+    random = np.random.default_rng(0)
+    mass = gaussian(random.uniform(3, 90, count), BINS, sigma)
+    ages = (random.random((count, 1)) > mass.cumsum(axis=1)).sum(axis=1)
+    bands = np.array([next(band for band in BANDS if band[0] <= age <= band[1]) for age in ages], dtype=float)
+    table = pd.DataFrame({"path": [f"{k}.png" for k in range(count)], "age_low": bands[:, 0]})
+    table["age_high"] = np.where(bands[:, 1] == 130, np.nan, bands[:, 1])
+    table["gender"] = np.where(np.arange(count) % 2, "male", "female")
+    frame = pd.DataFrame({"path": table["path"], "age": mass @ BINS.ages, "error": "", "face": 0})
+    return check_manifest(table, "m.csv"), Predictions(frame, mass, BINS, "system.csv")
+
+
+def test_metrics_of_bands_by_loop() -> None:
+    labels, predictions = faces()
+    calibration = Calibration(1.0, LEVEL_GRID, tuple(0.9 * level for level in LEVEL_GRID), 10, "val")
+    found = evaluate(predictions, labels, ("age_band", "gender"), calibration=calibration, replicates=50)
+    values = {name: result.value for name, result in found.overall.items()}
+    hits = nll = distance = bias = guessed = certain = possible = 0.0
+    low90, high90 = interval(predictions.distribution, BINS, 0.81)
+    for k, row in labels.iterrows():
+        low, high = row["age_low"], 130 if math.isnan(row["age_high"]) else row["age_high"]
+        said, mass = predictions.frame["age"][k], predictions.distribution[k]
+        hits += low <= math.floor(said) <= high
+        signed = said - low if said < low else max(said - high, 0.0)
+        distance, bias = distance + abs(signed), bias + signed
+        sums = [mass[a : b + 1].sum() for a, b in BANDS]
+        guessed += BANDS[int(np.argmax(sums))] == (low, high)
+        nll -= math.log(sums[BANDS.index((low, high))])
+        certain += low90[k] <= low and high <= high90[k]
+        possible += low90[k] <= high and low <= high90[k]
+    assert values["band accuracy(estimate)"] == pytest.approx(hits / 4)
+    assert values["band accuracy"] == pytest.approx(guessed / 4)
+    assert values["band distance"] == pytest.approx(distance / 400)
+    assert values["band bias"] == pytest.approx(bias / 400)
+    assert values["NLL"] == pytest.approx(nll / 400)
+    assert values["coverage(90%, certain)"] == pytest.approx(certain / 400)
+    assert values["coverage(90%, possible)"] == pytest.approx(possible / 400)
+    assert values["coverage(90%, certain)"] <= values["coverage(90%)"] <= values["coverage(90%, possible)"]
+    assert "MAE" not in values
+    assert found.aar is None
+    assert sum(found.pit_histogram) == pytest.approx(1.0)
+    groups = [(r.grouping, r.group, r.count) for r in found.results if r.grouping == "age_band"]
+    assert [group for _, group, _ in groups] == ["0-9", "10-19", "20-39", "40+"]
+    assert sum(count for *_, count in groups) == 400
+    assert found.to_dict()["results"][0]["metrics"]["band accuracy"]["value"] == values["band accuracy"]
+
+
+def test_censored_coverage_is_the_level_of_honest_distributions() -> None:
+    labels, predictions = faces(3000)
+    found = evaluate(predictions, labels, (), replicates=10)
+    for level in (50, 80, 90):
+        assert found.overall[f"coverage({level}%)"].value == pytest.approx(level / 100, abs=0.03)
+    assert found.pit_histogram == pytest.approx([0.1] * 10, abs=0.03)
+
+
+def test_a_table_without_distributions_is_judged_by_its_estimates() -> None:
+    labels, predictions = faces(100)
+    bare = Predictions(predictions.frame, None, None, "table.csv")
+    found = evaluate(bare, labels, ("gender:ethnicity", "five_years"), replicates=10)
+    assert found.overall["band accuracy"].value == found.overall["band accuracy(estimate)"].value
+    assert set(found.overall) == {
+        "band accuracy",
+        "band accuracy(estimate)",
+        "band distance",
+        "band bias",
+    }
+    assert "five_years" in found.absent
+
+
+def test_ages_and_bands_are_evaluated_apart() -> None:
+    labels, predictions = faces(50)
+    labels.loc[:9, "age"] = labels.loc[:9, "age_low"]
+    with pytest.raises(InputError, match="40 images have age bands and 10 have ages"):
+        evaluate(predictions, labels, (), replicates=10)
