@@ -13,11 +13,22 @@ import typer
 
 from agelens import __version__
 from agelens.apps.command import app
-from agelens.apps.commands import compare, compress, data, evaluate, explain, predict, serve, sweep, train
+from agelens.apps.commands import (
+    compare,
+    compress,
+    data,
+    evaluate,
+    explain,
+    leaderboard,
+    predict,
+    serve,
+    sweep,
+    train,
+)
 
 __all__ = ["COMMANDS", "ORDER", "app", "main"]
 
-COMMANDS = (compare, compress, data, evaluate, explain, predict, serve, sweep, train)
+COMMANDS = (compare, compress, data, evaluate, explain, leaderboard, predict, serve, sweep, train)
 """The modules of the commands: importing one registers its commands."""
 
 ORDER = (
@@ -25,7 +36,7 @@ ORDER = (
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "quantise"),
     *("evaluate", "compare", "published", "explain"),
-    *("sweep", "ladder", "tradeoff", "verify"),
+    *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )
 """The commands as ``--help`` lists them; any other follows."""
 

@@ -18,7 +18,7 @@ from agelens.reports.blocks import Drawing, Section, Table, Text
 from agelens.reports.page import drawing, plot_style, write_page
 from agelens.reports.tables import QUOTED, SHOWN, difference_rows, group_rows, system_rows
 
-__all__ = ["write_comparison"]
+__all__ = ["pareto_plots", "write_comparison"]
 
 _COSTS = ("latency [ms]", "processor [ms]", "size [MB]", "weights")
 
@@ -58,7 +58,7 @@ def _sections(comparison: Comparison) -> list[Section]:
         Section("Systems", tuple(_system_blocks(comparison))),
         Section("Paired differences", tuple(_difference_blocks(comparison))),
         *([Section("Groups", tuple(_group_blocks(comparison)))] if comparison.groups else []),
-        *([Section("Accuracy against cost", plots)] if (plots := _pareto_plots(comparison)) else []),
+        *([Section("Accuracy against cost", plots)] if (plots := pareto_plots(comparison)) else []),
     ]
 
 
@@ -139,7 +139,8 @@ def _group_blocks(comparison: Comparison) -> list[Text | Table]:
     ]
 
 
-def _pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
+def pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
+    """Draw MAE against each cost that was measured, with the systems that no other one beats on both."""
     costs: dict[str, tuple[str, dict[str, float], dict[str, float]]] = {
         "latency": ("processor time on one thread [ms]", {}, {}),
         "size": ("size of the file [MB]", {}, {}),

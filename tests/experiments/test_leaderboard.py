@@ -1,0 +1,180 @@
+"""The leaderboard: a suite trains on drawn faces, continues after an interruption, and gives one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from agelens.errors import RecipeError, SplitError
+from agelens.experiments.leaderboard import Leaderboard, Suite, leaderboard, suite_names
+from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.reports.leaderboard import leaderboard_rows, write_leaderboard
+
+SUITE = """
+name = "drawn"
+terms = "Drawn faces of 40 px, one epoch for all."
+reference = "cross entropy"
+seeds = [0]
+set = ["train.epochs=1", "train.batch_size=16", "train.sizes=[]", "network.input_size=32", "train.precision='no'"]
+quote = ["UTKFace:five"]
+
+[[system]]
+name = "absolute error"
+recipe = "l1-utkface"
+
+[[system]]
+name = "cross entropy"
+recipe = "dex-utkface"
+seeds = [0, 1]
+
+[[system]]
+name = "too slow"
+recipe = "corn-utkface"
+set = ["train.batch_size=1000"]
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    lines = ["path,age,split"]
+    for number in range(96):
+        age, split = number % 80, ("train", "val", "test")[number % 3]
+        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{age},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
+    return folder / "manifest.csv"
+
+
+class _Interrupted:
+    """A reporter that is interrupted in the epoch that is counted."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def note(self, message: str) -> None:
+        pass
+
+    def step(self, stage: str, epoch: int, epochs: int, share: float, figures: Mapping[str, float]) -> None:
+        pass
+
+    def epoch(self, stage: str, epoch: int, epochs: int, row: Mapping[str, Any]) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_it_continues_and_makes_one_table(manifest: Path, tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(SUITE)
+    suite = Suite.load(path)
+    assert suite.trainings() == 4
+    with pytest.raises(KeyboardInterrupt):
+        leaderboard(suite, manifest, tmp_path / "out", reporter=_Interrupted(2), cpu=True)
+    first = tmp_path / "out" / "runs" / "absolute error" / "seed=0"
+    finished = (first / "baseline" / "network.safetensors").stat().st_mtime_ns
+    announced: list[tuple[int, int, str, float | None]] = []
+
+    def announce(number: int, total: int, name: str, left: float | None) -> None:
+        announced.append((number, total, name, left))
+
+    table = leaderboard(
+        suite, manifest, tmp_path / "out", latency=False, replicates=50, announce=announce, cpu=True
+    )
+    assert (first / "baseline" / "network.safetensors").stat().st_mtime_ns == finished
+    assert [(number, total) for number, total, _, _ in announced] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert announced[0][2] == "absolute error, seed=0"
+    assert announced[1][3] is None  # what was finished before tells no time
+    assert announced[3][3] is not None
+    assert announced[3][3] > 0
+    ((name, error),) = table.failed
+    assert name == "too slow"
+    assert "fewer than one batch" in error
+    _check_files(table, tmp_path / "out")
+
+
+def _check_files(table: Leaderboard, out: Path) -> None:
+    write_leaderboard(table, out)
+    with open(out / "leaderboard.csv", newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    measured = {row["system"]: row for row in rows if row["MAE by seed"] or row["rate"]}
+    assert set(measured) == {"absolute error", "cross entropy"}
+    maes = [row.result.metrics["MAE"].value for row in table.rows]
+    assert maes == sorted(maes)
+    reference = measured["cross entropy"]
+    assert (reference["verdict"], reference["difference of MAE"], reference["seeds"]) == (
+        "reference",
+        "",
+        "2",
+    )
+    other = measured["absolute error"]
+    assert other["verdict"] in ("better", "worse", "no difference shown")
+    by_name = {row.result.name: row for row in table.rows}
+    difference = by_name["absolute error"].difference
+    assert difference is not None
+    assert difference.found.difference == pytest.approx(
+        by_name["absolute error"].result.metrics["MAE"].value
+        - by_name["cross entropy"].result.metrics["MAE"].value
+    )
+    assert "[" in other["MAE"]
+    assert other["coverage(90%)"].endswith("%")
+    assert int(other["parameters"].replace(",", "")) > 1_000_000
+    assert any("quoted: " in row["system"] and row["training [s]"] == "" for row in rows)
+    stored = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))
+    assert stored["failed"][0]["system"] == "too slow"
+    assert [row["system"] for row in stored["systems"]] == [row["system"] for row in rows[:2]]
+    page = (out / "leaderboard.html").read_text(encoding="utf-8")
+    assert "Drawn faces of 40 px" in page
+    assert "too slow could not be trained" in page
+    assert leaderboard_rows(table)[0]["system"] == rows[0]["system"]
+
+
+def test_a_suite_is_checked(tmp_path: Path) -> None:
+    def shown(text: str) -> str:
+        (tmp_path / "suite.toml").write_text(text)
+        with pytest.raises(RecipeError) as error:
+            Suite.load(tmp_path / "suite.toml")
+        return str(error.value)
+
+    one = '[[system]]\nrecipe = "dex-utkface"\n'
+    two = one + '[[system]]\nrecipe = "l1-utkface"\n'
+    assert "at least 2 items" in shown(f'name = "a"\n{one}')
+    assert "two systems are called 'dex-utkface'" in shown(f'name = "a"\n{one}{one}')
+    assert "the reference 'mse' is none" in shown(f'name = "a"\nreference = "mse"\n{two}')
+    assert "no such recipe" in shown(f'name = "a"\n{two}[[system]]\nrecipe = "nothing"\n')
+    assert "Extra inputs" in shown(f'name = "a"\nepochs = 3\n{two}')
+    with pytest.raises(RecipeError, match="shipped suites: objectives-utkface, systems-utkface"):
+        Suite.load(tmp_path / "none.toml")
+
+
+def test_rates_are_tried_with_the_first_seed(tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(
+        SUITE.replace("seeds = [0]\n", "seeds = [0]\nrates = [0.01, 0.02, 0.03]\n", 1)
+    )
+    suite = Suite.load(tmp_path / "suite.toml")
+    assert suite.trainings() == 3 + 4 + 3
+    recipe = suite.recipe(suite.system[1], 1, 0.02)
+    assert (recipe.seed, recipe.train.learning_rate, recipe.train.epochs) == (1, 0.02, 1)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_shipped_suites_load(name: str) -> None:
+    suite = Suite.load(name)
+    assert suite.name == name
+    assert suite.compared_with == "dex-utkface"
+
+
+def test_a_split_that_is_not_there(manifest: Path, tmp_path: Path) -> None:
+    suite = Suite.load("objectives-utkface")
+    with pytest.raises(SplitError, match="no rows with split 'other'"):
+        leaderboard(suite, manifest, tmp_path / "out", split="other")
