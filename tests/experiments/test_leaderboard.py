@@ -23,7 +23,10 @@ name = "drawn"
 terms = "Drawn faces of 40 px, one epoch for all."
 reference = "cross entropy"
 seeds = [0]
-set = ["train.epochs=1", "train.batch_size=16", "train.sizes=[]", "network.input_size=32", "train.precision='no'"]
+set = [
+    "train.epochs=1", "train.batch_size=16", "train.sizes=[]", "network.input_size=32",
+    "train.precision='no'",
+]
 quote = ["UTKFace:five"]
 
 [[system]]
@@ -107,7 +110,7 @@ def _check_files(table: Leaderboard, out: Path) -> None:
     write_leaderboard(table, out)
     with open(out / "leaderboard.csv", newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    measured = {row["system"]: row for row in rows if row["MAE by seed"] or row["rate"]}
+    measured = {row["system"]: row for row in rows if row["rate"]}
     assert set(measured) == {"absolute error", "cross entropy"}
     maes = [row.result.metrics["MAE"].value for row in table.rows]
     assert maes == sorted(maes)

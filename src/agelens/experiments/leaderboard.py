@@ -1,13 +1,13 @@
 """A suite of systems trained on equal terms and compared: one table, resumed after a kill at any moment.
 
-Every system is a recipe; the suite states what all of them share (crops, split, epochs or other settings), the
-seeds, and a small grid of rates that each system is tuned on by its validation error. Each training is an
+Every system is a recipe; the suite states what all of them share (crops, split, epochs or other settings),
+the seeds, and a small grid of rates that each system is tuned on by its validation error. Each training is an
 ordinary run folder with its model file::
 
     OUT/runs/SYSTEM/seed=0,rate=0.003/   run folder, model.onnx
 
-What is finished is not trained again. A system whose training fails is named with its error, and the others go
-on.
+What is finished is not trained again. A system whose training fails is named with its error, and the others
+are trained.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agelens.errors import AgelensError, RecipeError, SplitError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
-from agelens.evaluation.systems import System, model_system, over_seeds
+from agelens.evaluation.systems import Answers, open_system, over_seeds
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
 from agelens.training.fit import Reporter
@@ -227,7 +227,7 @@ def leaderboard(
     if "split" not in rows or not (rows["split"] == split).any():
         raise SplitError(f"{manifest}: no rows with split {split!r}")
     trainer = _Trainer(suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu)
-    systems: list[System] = []
+    systems: list[Answers] = []
     trained: dict[str, list[Run]] = {}
     failed: list[tuple[str, str]] = []
     for entry in suite.system:
@@ -237,21 +237,8 @@ def leaderboard(
             failed.append((entry.title, str(error)))
             continue
         trained[entry.title] = runs
-        systems.append(
-            over_seeds(
-                [
-                    model_system(
-                        entry.title,
-                        _model(run),
-                        rows,
-                        split=split,
-                        kind="run",
-                        source=str(run.path.relative_to(out)),
-                    )
-                    for run in runs
-                ]
-            )
-        )
+        models = [open_system(_model(run), entry.title) for run in runs]
+        systems.append(over_seeds([model.answer(rows, split=split) for model in models]))
     quoted = [
         row
         for text in suite.quote
@@ -341,7 +328,7 @@ def _seconds(run: Run) -> float:
     return total
 
 
-def _means(system: System, rows: Any, split: str) -> dict[str, float]:
+def _means(system: Answers, rows: Any, split: str) -> dict[str, float]:
     """Means over seeds of what is not a mean over images."""
     found: dict[str, list[float]] = {}
     for seed in system.seeds:

@@ -101,9 +101,10 @@ def _sections(table: Leaderboard) -> list[Section]:
     blocks: list[Text | Table] = [Text(table.suite.terms)] if table.suite.terms else []
     blocks += [Text(f"{name} could not be trained: {error}", warning=True) for name, error in table.failed]
     note = (
-        "[bootstrap interval] on the images that every system answered; of several seeds: the mean over them. "
-        f"Differences are paired, to {table.suite.compared_with}, and not widened for the number of comparisons. "
-        "Rates were selected, like every epoch, on the validation split. Coverage: of the calibrated 90 % interval."
+        "[bootstrap interval] on the images that every system answered; of several seeds: the mean over "
+        f"them. Differences are paired, to {table.suite.compared_with}, and not widened for the number of "
+        "comparisons. Rates were selected, like every epoch, on the validation split. Coverage: of the "
+        "calibrated 90 % interval."
     )
     shown = tuple(tuple(row.values()) for row in rows)
     blocks.append(Table(table.suite.name, tuple(rows[0]), shown, 1, note))
