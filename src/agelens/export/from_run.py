@@ -94,7 +94,7 @@ def export_run(
             "split_digest": opened.facts["split_digest"],
             "images": opened.facts["images"],
             "stage": selected,
-            **(validation_facts(table) if validated else {}),
+            **(validation_facts(table) if validated else {"validation_mae": None}),
             "recipe": named_without_folders(recipe.model_dump(mode="json")),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
