@@ -27,6 +27,7 @@ from agelens.networks.age_network import (
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import BACKBONES, load_backbone, make_backbone, resnet_keys
 from agelens.networks.resnet import BasicBlock, ResNet
+from agelens.training.transforms import normalise
 
 MORPH = AgeBins(16, 77)  # k = 62
 BINS = AgeBins(10, 14)
@@ -242,6 +243,55 @@ def test_load_backbone_takes_a_bare_backbone_or_a_whole_network(tmp_path: Path) 
         backbone = ResNet((1, 1), (8, 16)).eval()
         load_backbone(backbone, tmp_path / f"{name}.safetensors")
         torch.testing.assert_close(backbone(images), trained.backbone(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [("tf_efficientnet_lite0", 127 / 255, 128 / 255), ("tf_mobilenetv3_small_minimal_100", 0.5, 0.5)],
+)
+def test_a_timm_network_is_fed_the_normalisation_of_its_weights(
+    name: str, mean: float, deviation: float
+) -> None:
+    backbone = make_backbone(name).eval()
+    crops = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    own = ((crops.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+    model = backbone.model
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            backbone(normalise(crops)),
+            model.forward_head(model.forward_features(own), pre_logits=True),
+            rtol=1e-3,
+            atol=1e-4,
+        )
+        torch.testing.assert_close(backbone.feature_map(normalise(crops)), model.forward_features(own))
+    assert isinstance(make_backbone("mobilenetv3_small_050").model_input, torch.nn.Identity)
+
+
+def test_load_backbone_takes_timms_names_without_counts_but_not_without_weights(tmp_path: Path) -> None:
+    first, second = (make_backbone("mobilenetv3_small_050") for _ in range(2))
+    weights = {
+        key.removeprefix("model."): tensor + 0.25
+        for key, tensor in first.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    save_file(weights, tmp_path / "timm.safetensors")
+    load_backbone(second, tmp_path / "timm.safetensors")
+    for key, tensor in weights.items():
+        assert torch.equal(second.state_dict()[f"model.{key}"], tensor)
+    del weights["conv_stem.weight"]
+    save_file(weights, tmp_path / "less.safetensors")
+    with pytest.raises(CheckpointError, match="weights of another network"):
+        load_backbone(second, tmp_path / "less.safetensors")
+
+
+def test_efficientnet_lite0_starts_from_its_published_weights(shared: Path) -> None:
+    backbone = make_backbone("tf_efficientnet_lite0")
+    path = shared / "weights" / "tf_efficientnet_lite0-imagenet.safetensors"
+    load_backbone(backbone, path)
+    published = load_file(path)
+    loaded = backbone.state_dict()
+    assert all(torch.equal(loaded[f"model.{key}"], tensor) for key, tensor in published.items())
+    assert len(loaded) - len(published) == sum(key.endswith("num_batches_tracked") for key in loaded)
 
 
 def test_load_backbone_says_what_is_wrong(tmp_path: Path) -> None:

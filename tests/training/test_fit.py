@@ -35,7 +35,7 @@ from agelens.training.fit import fit, learning_rate, run_on_crops
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run, best_stage
 from agelens.training.stage import Batch, Order, Stage, Validation
-from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
+from agelens.training.transforms import Augmentation, augment, normalise, pixels, resize_crops
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 
@@ -445,6 +445,27 @@ def test_grey_views_have_no_colour() -> None:
     pixels = grey * std + mean
     torch.testing.assert_close(pixels[:, 0], pixels[:, 1], atol=1e-5, rtol=0)
     torch.testing.assert_close(pixels[:, 0], pixels[:, 2], atol=1e-5, rtol=0)
+
+
+def test_tinted_and_soft_views() -> None:
+    random = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (40, 48, 48, 3), dtype=torch.uint8, generator=random)
+    off = {"scale": (1.0, 1.0), "aspect": (1.0, 1.0), "flip": 0.0}
+
+    def views(**settings: float) -> torch.Tensor:
+        return augment(crops, Augmentation(**off, **settings), 48, torch.Generator().manual_seed(1))
+
+    plain = views()
+    assert torch.equal(plain, views(tint=0.0, soften=0.0))
+    ratio = pixels(views(tint=0.3)).double().mean((1, 2)) / pixels(plain).double().mean((1, 2))
+    assert (ratio.amax(1) - ratio.amin(1)).mean() > 0.1
+    assert ratio.min() > 0.69
+    soft = views(soften=0.5)
+    changed = (soft != plain).flatten(1).any(1)
+    assert 8 < changed.sum() < 32
+    detail = (soft - soft.roll(1, 3)).abs().mean((1, 2, 3))
+    assert (detail[changed] < 0.75 * detail[~changed].min()).all()
+    torch.testing.assert_close(soft.mean((1, 2, 3)), plain.mean((1, 2, 3)), atol=0.05, rtol=0)
 
 
 def test_schedules_of_other_papers() -> None:

@@ -13,7 +13,7 @@ from agelens.errors import InputError
 from agelens.evaluation.measures import INTERVAL_LEVELS, Measure
 from agelens.label_distribution import AgeBins
 
-__all__ = ["band_measures", "censored_pit_histogram", "labels_are_bands"]
+__all__ = ["band_measures", "censored_pit_histogram", "labels_are_bands", "require_ages"]
 
 FloatArray = NDArray[np.float64]
 
@@ -31,6 +31,17 @@ def labels_are_bands(labels: pd.DataFrame) -> bool:
             "things, so evaluate them apart (a manifest of each)"
         )
     return bands > 0
+
+
+def require_ages(labels: pd.DataFrame, purpose: str) -> None:
+    """Refuse labels that are bands.
+
+    Raises:
+        InputError: Some label is a band; ``purpose`` begins the message.
+    """
+    bands = int(is_band(labels).sum())
+    if bands:
+        raise InputError(f"{purpose} needs ages, and {bands} of {len(labels)} images have age bands")
 
 
 def band_measures(

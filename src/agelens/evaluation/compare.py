@@ -23,6 +23,7 @@ from agelens.data.label_meaning import label_meaning
 from agelens.data.matching import match_manifest
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
+from agelens.evaluation.band_measures import require_ages
 from agelens.evaluation.cost import Cost, measure_latency, stored_weights
 from agelens.evaluation.evaluate import Evaluation, evaluate
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
@@ -233,6 +234,7 @@ def compare(
     if not common:
         raise InputError("there is no image that all systems gave an age for")
     labels = manifest.iloc[common]
+    require_ages(labels, "a comparison")
     evaluations = [
         evaluate(
             training.predictions,

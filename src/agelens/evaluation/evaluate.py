@@ -111,6 +111,11 @@ class Evaluation:
         return self.labels["age"].to_numpy(dtype=np.float64)
 
     @property
+    def banded(self) -> bool:
+        """Whether the labels are age bands."""
+        return labels_are_bands(self.labels)
+
+    @property
     def estimates(self) -> FloatArray:
         """(M,) estimated ages, years."""
         return self.predictions.frame["age"].to_numpy(dtype=np.float64)[self.match.predicted]

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agelens import label_distribution
+from agelens.evaluation.band_measures import require_ages
 from agelens.evaluation.evaluate import Evaluation
 from agelens.evaluation.groups import BY_AGE, Grouping, group, people
 from agelens.evaluation.rates import Rate, rate_of
@@ -46,7 +47,12 @@ class PresentedImages:
 
     @classmethod
     def of(cls, evaluation: Evaluation, threshold: float) -> PresentedImages:
-        """Collect the images of an evaluation; ``threshold`` in years."""
+        """Collect the images of an evaluation; ``threshold`` in years.
+
+        Raises:
+            InputError: The labels are bands, which lie on both sides of a threshold.
+        """
+        require_ages(evaluation.labels, "age assurance")
         tables = [table for table in (evaluation.labels, evaluation.failures) if len(table)]
         labels = pd.concat(tables, ignore_index=True)
         failed = np.full(len(evaluation.failures), math.nan)

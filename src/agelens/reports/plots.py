@@ -117,27 +117,28 @@ def predicted_against_true(estimates: ArrayLike, ages: ArrayLike) -> Figure:
     return figure
 
 
-def group_errors(results: Sequence[GroupResult]) -> Figure:
-    """Draw the MAE of each group with its interval; small groups are hollow.
+def group_errors(results: Sequence[GroupResult], metric: str = "MAE") -> Figure:
+    """Draw an error of each group, in years, with its interval; small groups are hollow.
 
     Args:
         results: The first is that of all images; groups without images are left out.
+        metric: Name of the error.
     """
     filled = [result for result in results if result.count]
     figure = Figure(figsize=(_WIDE, 0.7 + 0.22 * len(filled)), layout="constrained")
     axes = figure.subplots()
     for place, result in enumerate(reversed(filled)):
-        value = result.metrics["MAE"]
+        value = result.metrics[metric]
         axes.plot([value.low, value.high], [place, place], color=_BLUE, lw=1.5)
         axes.plot([value.value], [place], "o", ms=5, mec=_BLUE, mfc="w" if result.small else _BLUE)
-    axes.axvline(filled[0].metrics["MAE"].value, color=_INK, lw=0.8)
+    axes.axvline(filled[0].metrics[metric].value, color=_INK, lw=0.8)
     names = [
         result.group if result.grouping == "all" else f"{result.grouping.replace('_', ' ')}: {result.group}"
         for result in filled
     ]
     axes.set_yticks(range(len(filled)), names[::-1])
     axes.set_ylim(-0.7, len(filled) - 0.3)
-    axes.set_xlabel("MAE (years)")
+    axes.set_xlabel(f"{metric} (years)")
     axes.set_xlim(left=0)
     return figure
 

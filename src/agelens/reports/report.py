@@ -24,6 +24,7 @@ from agelens.evaluation.evaluate import Evaluation
 from agelens.evaluation.groups import crossings
 from agelens.files import write_atomically
 from agelens.reports.assurance_section import assurance_section
+from agelens.reports.band_sections import band_calibration, band_overview, bands_by_group
 from agelens.reports.blocks import Block, Figures, Section, Text
 from agelens.reports.cases import failures, mistaken_for, worst_cases
 from agelens.reports.error_sections import calibration, error_by_age, errors_by_group
@@ -57,7 +58,7 @@ def write_report(
     Args:
         folder: Where it goes; made if it is missing.
         evaluation: With the groupings of :func:`report_groupings`.
-        assurances: One a threshold.
+        assurances: One a threshold; none where the labels are bands.
         stamp: From :func:`make_stamp`.
         thumbnails: Show the worst cases' images. Off by default: faces are personal.
     Returns:
@@ -67,16 +68,20 @@ def write_report(
     """
     out = Path(folder)
     with plot_style():
-        sections = [
-            _overview(evaluation),
-            error_by_age(evaluation, out),
-            errors_by_group(evaluation, out),
-            calibration(evaluation, out),
-            *(assurance_section(assurance, evaluation, out) for assurance in assurances),
-            failures(evaluation),
-            worst_cases(evaluation, thumbnails),
-            *([mistaken_for(evaluation)] if thumbnails else []),
-        ]
+        sections = (
+            _band_sections(evaluation, out)
+            if evaluation.banded
+            else [
+                _overview(evaluation),
+                error_by_age(evaluation, out),
+                errors_by_group(evaluation, out),
+                calibration(evaluation, out),
+                *(assurance_section(assurance, evaluation, out) for assurance in assurances),
+                failures(evaluation),
+                worst_cases(evaluation, thumbnails),
+                *([mistaken_for(evaluation)] if thumbnails else []),
+            ]
+        )
     write_predictions(evaluation.predictions, out / PREDICTIONS_NAME)
     table = {
         "stamp": dict(stamp.entries),
@@ -89,6 +94,15 @@ def write_report(
         )
     write_page(out / "report.html", f"Age estimation: {evaluation.system}", stamp.entries, sections)
     return out / "report.html"
+
+
+def _band_sections(evaluation: Evaluation, out: Path) -> list[Section]:
+    return [
+        Section("Overview", (*_warnings(evaluation), *band_overview(evaluation))),
+        bands_by_group(evaluation, out),
+        band_calibration(evaluation, out),
+        failures(evaluation),
+    ]
 
 
 def _overview(evaluation: Evaluation) -> Section:

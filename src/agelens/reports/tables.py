@@ -17,7 +17,10 @@ from agelens.reports.formats import metric_text
 
 __all__ = ["BRIEF", "QUOTED", "SHOWN", "difference_rows", "evaluation_rows", "group_rows", "system_rows"]
 
-BRIEF = ("MAE", "bias", "CA(5)", "AAR", "coverage(90%)", "ε-error")
+BRIEF = (
+    *("MAE", "bias", "CA(5)", "AAR", "ε-error"),
+    *("band accuracy", "band distance", "band bias", "coverage(90%)"),
+)
 """The metrics of an evaluation that are printed unless all are asked for."""
 
 QUOTED = "quoted"

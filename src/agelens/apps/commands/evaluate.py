@@ -94,8 +94,8 @@ def evaluate(
 ) -> None:
     """Measure how good a model, or any system's predictions, are; by group, with bootstrap intervals.
 
-    Printed are MAE, bias, CA(5), AAR, coverage and the accuracy at the threshold; all metrics with --wide, in
-    the report and in the JSON.
+    Printed are MAE, bias, CA(5), AAR, coverage and the accuracy at the threshold, or band accuracy and
+    distance where the labels are bands; all metrics with --wide, in the report and in the JSON.
     """
     from agelens.apps.progress import progress_bar
     from agelens.data.manifest import read_manifest
@@ -159,6 +159,7 @@ def evaluate(
         pages = [
             assure(found, asked, threshold=age, challenge=upper, wished=rates, certainty=certainty)
             for age, upper in zip(thresholds, challenges, strict=True)
+            if not found.banded  # a band lies on both sides of a threshold
         ]
         stamp = make_stamp(found, manifest, labels=None if labels is None else labels.value)
         typer.echo(f"wrote {write_report(report, found, pages, stamp, thumbnails=thumbnails)}")
