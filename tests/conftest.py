@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -104,6 +104,29 @@ def _draw_face(age: float, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
 def draw_face() -> Callable[..., NDArray[np.uint8]]:
     """``draw_face(age, size=64, seed=0)`` draws a (size, size, 3) uint8 face whose age can be learned."""
     return _draw_face
+
+
+@pytest.fixture(scope="session")
+def make_crops(
+    tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]
+) -> Callable[..., Path]:
+    """``make_crops(ages, size, **columns)`` draws a prepared data set and returns its manifest.
+
+    Face k is drawn with seed k, ``size`` pixels wide; ``columns`` are further columns, a value a face.
+    """
+    from agelens.faces.alignment import DEFAULT_GEOMETRY
+
+    def make(ages: Sequence[float], size: int, **columns: Sequence[object]) -> Path:
+        folder = tmp_path_factory.mktemp("prepared")
+        lines = [",".join(["path", "age", *columns])]
+        for number, values in enumerate(zip(ages, *columns.values(), strict=True)):
+            Image.fromarray(draw_face(values[0], size=size, seed=number)).save(folder / f"{number}.png")
+            lines.append(",".join(map(str, [f"{number}.png", *values])))
+        (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+        (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(size).to_dict()))
+        return folder / "manifest.csv"
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -356,6 +356,28 @@ class TestGroups:
         assert names == ["0 to 15°", "0 to 15°", "15 to 30°", "30 to 45°", "45° and more", "unknown"]
         assert group("pose", self.labels(gender=["male"])) is None
 
+    def test_bounds_may_stand_in_the_name(self) -> None:
+        """LRN Table 10 has two groups of pose."""
+        labels = self.labels(pose=[0.0, -19.9, 20.0, np.nan])
+        found = group("pose-20", labels)
+        assert found is not None
+        assert found.groups == ("0 to 20°", "20° and more", "unknown")
+        assert found.codes.tolist() == [0, 0, 1, 2]
+        three = group("pose-10-20", labels)
+        assert three is not None
+        assert three.codes.tolist() == [0, 1, 2, 3]
+        crossed = group("gender:pose-20", labels.assign(gender=["male", "female", "male", "male"]))
+        assert crossed is not None
+        assert crossed.groups[:2] == ("female × 0 to 20°", "female × 20° and more")
+        for name in ("pose-0", "pose-20-10", "pose-20-20"):
+            with pytest.raises(InputError, match="must rise from above 0"):
+                group(name, labels)
+        with pytest.raises(InputError, match="no such grouping: 'pose-x'"):
+            group("pose-x", labels)
+        own = group("pose-20", labels.assign(**{"pose-20": ["a", "b", "a", "b"]}))  # a column comes first
+        assert own is not None
+        assert own.groups == ("a", "b")
+
     def test_eye_distance(self) -> None:
         labels = self.labels(landmarks=["0 0 30 40 1 1 1 1 1 1", "", "0 0 0 10 1 1 1 1 1 1"])
         assert eye_distances(labels)[[0, 2]].tolist() == [50, 10]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,24 +30,16 @@ COUNT = 40
 
 
 @pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]) -> Path:
+def crops(make_crops: Callable[..., Path]) -> Path:
     """A manifest of drawn faces, as ``prepare`` would have written it."""
-    folder = tmp_path_factory.mktemp("crops")
-    ages = np.random.default_rng(0).integers(5, 75, COUNT)
-    for index, age in enumerate(ages):
-        Image.fromarray(draw_face(int(age), size=SIZE, seed=index)).save(folder / f"{index}.png")
-    table = pd.DataFrame(
-        {
-            "path": [f"{index}.png" for index in range(COUNT)],
-            "age": ages,
-            "split": [SPLITS[min(index % 4, 2)] for index in range(COUNT)],
-            "digest": [f"{index:064x}" for index in range(COUNT)],
-            "source": [f"/photos/{index}.jpg" for index in range(COUNT)],
-            "alignment": "landmarks",
-        }
+    return make_crops(
+        np.random.default_rng(0).integers(5, 75, COUNT).tolist(),
+        SIZE,
+        split=[SPLITS[min(index % 4, 2)] for index in range(COUNT)],
+        digest=[f"{index:064x}" for index in range(COUNT)],
+        source=[f"/photos/{index}.jpg" for index in range(COUNT)],
+        alignment=["landmarks"] * COUNT,
     )
-    table.to_csv(folder / "manifest.csv", index=False)
-    return folder / "manifest.csv"
 
 
 def make_run(folder: Path, heads: tuple[str, ...], *, geometry: bool = True) -> Path:
@@ -260,8 +251,3 @@ class TestEstimates:
         bare = Predictions(self.said().frame, None, None, "p.csv")
         with pytest.raises(PredictionsError, match=r"p\.csv.* no distributions"):
             with_estimate(bare, "argmax")
-
-
-def test_the_record_of_folds_is_json(tmp_path: Path) -> None:
-    write_record(tmp_path, {"protocol": {"name": "x"}, "digest": "0"})
-    assert json.loads((tmp_path / "folds.json").read_text()) == {"protocol": {"name": "x"}, "digest": "0"}

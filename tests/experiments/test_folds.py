@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.apps import cli
 from agelens.data.crops import load_crops
@@ -24,7 +22,6 @@ from agelens.errors import InputError, RunError, SplitError
 from agelens.evaluation.evaluate import evaluate
 from agelens.experiments.folds import train_folds
 from agelens.experiments.train import train
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.training.fit import run_on_crops
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, load_stage
@@ -33,18 +30,16 @@ PROTOCOL = "subject-3-fold"
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]) -> Path:
+def manifest(make_crops: Callable[..., Path]) -> Path:
     """Crops of twelve people, three of each."""
-    folder = tmp_path_factory.mktemp("prepared")
     random = np.random.default_rng(0)
-    lines = ["path,age,subject,digest,note"]
-    for number in range(36):
-        age = float(random.integers(0, 81))
-        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{number // 3:02d},{number:064x},")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    return make_crops(
+        [float(random.integers(0, 81)) for _ in range(36)],
+        40,
+        subject=[f"{number // 3:02d}" for number in range(36)],
+        digest=[f"{number:064x}" for number in range(36)],
+        note=[""] * 36,
+    )
 
 
 def _recipe(**changed: Any) -> Recipe:

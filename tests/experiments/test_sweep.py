@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -22,7 +21,6 @@ from agelens import metrics
 from agelens.apps.cli import app
 from agelens.errors import InputError, RecipeError, RunError, SplitError
 from agelens.experiments.sweep import Sweep, parse_axis, plan, sweep
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 
@@ -54,17 +52,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(32):
-        age = float(generator.integers(0, 81))
-        Image.fromarray(draw_face(age, size=32, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 16 else 'val' if number < 24 else 'test'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(32).to_dict()))
-    return folder / "manifest.csv"
+    ages = [float(generator.integers(0, 81)) for _ in range(32)]
+    return make_crops(ages, 32, split=["train"] * 16 + ["val"] * 8 + ["test"] * 8)
 
 
 class TestAxis:

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from typer.testing import CliRunner
 
 from agelens.apps.cli import app
@@ -29,16 +28,9 @@ DrawFace = Callable[..., NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("crops")
-    lines = ["path,age,split"]
-    for number in range(48):
-        age = number * 2
-        Image.fromarray(draw_face(age, size=72, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'val' if number % 3 == 0 else 'train'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(72).to_dict()))
-    return folder / "manifest.csv"
+def manifest(make_crops: Callable[..., Path]) -> Path:
+    split = ["val" if number % 3 == 0 else "train" for number in range(48)]
+    return make_crops(range(0, 96, 2), 72, split=split)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
@@ -20,7 +18,6 @@ from agelens.errors import InputError, RecipeError, RunError
 from agelens.experiments.tradeoff import plot_tradeoff, tradeoff
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedSettings, BalancedStage
 from agelens.networks.age_network import Outputs
@@ -33,17 +30,10 @@ DrawFace = Callable[..., NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(72):
-        age = float(generator.choice([25, 26, 30, 31, 60, 8], p=[0.35, 0.25, 0.2, 0.1, 0.05, 0.05]))
-        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 56 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    drawn = generator.choice([25, 26, 30, 31, 60, 8], 72, p=[0.35, 0.25, 0.2, 0.1, 0.05, 0.05])
+    return make_crops(drawn.astype(float).tolist(), 40, split=["train"] * 56 + ["val"] * 16)
 
 
 def _recipe(method: str = "lae", finish: dict[str, Any] | None = None, name: str = "balanced") -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.errors import InputError, RecipeError
 from agelens.experiments.ladder import climb, judge_rungs, rungs
 from agelens.experiments.train import train
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.methods.lae import LongTailed
 from agelens.networks.age_network import Outputs
@@ -45,17 +42,10 @@ def exact(ages: list[float]) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(60):
-        age = 105.0 if number == 0 else float(generator.integers(1, 81))
-        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 40 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    ages = [105.0, *(float(generator.integers(1, 81)) for _ in range(59))]
+    return make_crops(ages, 40, split=["train"] * 40 + ["val"] * 20)
 
 
 def test_the_loss_is_eq_3_and_ages_beyond_the_bins_are_clamped() -> None:

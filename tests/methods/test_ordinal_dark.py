@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -77,17 +76,10 @@ STRIDED = (
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(80):
-        age = int(generator.integers(0, 81))
-        Image.fromarray(draw_face(age, size=64, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 56 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(64).to_dict()))
-    return folder / "manifest.csv"
+    ages = [int(generator.integers(0, 81)) for _ in range(80)]
+    return make_crops(ages, 64, split=["train"] * 56 + ["val"] * 24)
 
 
 @pytest.fixture(scope="module")

@@ -485,6 +485,31 @@ class TestCommand:
         assert "gender:pose" not in printed
         assert {"all", "gender", "pose"} <= printed
 
+    def test_few_columns_are_printed_unless_all_are_asked_for(self, files: Path) -> None:
+        said = [
+            files / "predictions.csv",
+            "--data",
+            files / "manifest.csv",
+            "--split",
+            "all",
+            "--by",
+            "gender",
+        ]
+        few, every = (self.run(*said, *more).output.splitlines() for more in ((), ("--wide",)))
+        (header,) = [line.split() for line in few if line.startswith("grouping")]
+        (wide,) = [line.split() for line in every if line.startswith("grouping")]
+        assert header == ["grouping", "group", "images", "MAE", "bias", "CA(5)", "AAR"]
+        assert wide == [
+            "grouping",
+            "group",
+            "images",
+            *("MAE", "RMSE", "bias"),
+            "CA(3)",
+            "CA(5)",
+            "CA(7)",
+            "AAR",
+        ]
+
     def test_a_protocol(self, files: Path) -> None:
         table, manifest = files / "predictions.csv", files / "manifest.csv"
         done = self.run(table, "--data", manifest, "--protocol", "image-5-fold", "--json", files / "e.json")

@@ -27,7 +27,6 @@ from agelens.errors import CheckpointError, InputError, ManifestError, RecipeErr
 from agelens.experiments.generations import estimate_stage, generation_table
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.networks.age_network import Outputs
 from agelens.networks.stored import load_network, read_tensors, write_tensors
@@ -41,17 +40,10 @@ DrawFace = Callable[..., NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(80):
-        age = float(generator.integers(0, 81))
-        Image.fromarray(draw_face(age, size=48, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 64 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(48).to_dict()))
-    return folder / "manifest.csv"
+    ages = [float(generator.integers(0, 81)) for _ in range(80)]
+    return make_crops(ages, 48, split=["train"] * 64 + ["val"] * 16)
 
 
 def _recipe(**train_settings: object) -> Recipe:
