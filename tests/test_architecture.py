@@ -84,14 +84,24 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, *, when_imported: bool = False) -> Iterator[str]:
-    """Dotted names that a file imports; only those that run when it is imported, if so wished."""
+def imports(path: Path, *, when_imported: bool = False, typed: bool = True) -> Iterator[str]:
+    """Dotted names that a file imports.
+
+    Args:
+        path: The file.
+        when_imported: Only those that run when it is imported.
+        typed: Those for type checkers alone, too.
+    """
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
         if when_imported and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
-        if when_imported and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if (
+            (when_imported or not typed)
+            and isinstance(node, ast.If)
+            and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
             waiting.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
@@ -133,6 +143,70 @@ def test_rooms_have_no_cycle() -> None:
         assert free, f"these rooms import each other in a circle: {sorted(left)}"
         for room in free:
             del left[room]
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of nodes that reach each other: strongly connected components (Tarjan), named in order."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        number[node] = lowest[node] = len(number)
+        path.append(node)
+        for other in sorted(graph[node]):
+            if other not in number:
+                visit(other)
+            if other in path:
+                lowest[node] = min(lowest[node], lowest[other])
+        if lowest[node] == number[node]:
+            group = path[path.index(node) :]
+            del path[path.index(node) :]
+            if len(group) > 1 or node in graph[node]:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in number:
+            visit(node)
+    return found
+
+
+def test_a_circle_is_seen_and_named() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+    assert circles({"a": {"a"}}) == [["a"]]
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    """Imports inside functions count; those for type checkers alone do not, for they never run.
+
+    A file of a package imports the package's ``__init__`` only where it names it.
+    """
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+    def file_of(name: str) -> str:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {
+        module: {file_of(name) for name in imports(path, typed=False) if name.partition(".")[0] == "agelens"}
+        for module, path in files.items()
+    }
+    graph["agelens"] -= {"agelens"}  # its own names, lazily
+    assert len(graph) > 100
+    assert graph["agelens.training.fit"] >= {"agelens.training.run", "agelens.training.stage"}
+    assert not circles(graph)
+
+
+def test_no_file_is_long() -> None:
+    long = {
+        module_name(path): lines
+        for path in PACKAGE.rglob("*.py")
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > 500
+    }
+    assert not long, f"more than 500 lines: {long}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -249,24 +323,23 @@ RECIPES = sorted(path.stem for path in (PACKAGE / "recipes").glob("*.toml"))
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds(name: str) -> None:
     pytest.importorskip("torch", reason="recipes need the extra train")
-    from agelens.experiments.train import make_method
     from agelens.label_distribution import AgeBins
-    from agelens.methods.balanced import FINISHERS
+    from agelens.methods.lookup import FINISHERS, make_stages, method_named
     from agelens.training.recipe import Recipe
 
     recipe = Recipe.load(name)
     assert recipe.source
-    stages = make_method(recipe, AgeBins(0, 100)).stages()
+    stages = make_stages(recipe, AgeBins(0, 100))
     assert len({stage.name for stage in stages}) == len(stages) > 0
     own = [stage for stage in stages if stage.name not in FINISHERS]  # a finisher needs what it finishes
     network = own[-1].network()  # the last one predicts
-    if recipe.method.name != "identity":
+    if method_named(recipe.method.name).learns == "ages":
         assert network.head.heads == recipe.network.heads
 
 
 def test_every_method_has_a_recipe() -> None:
     pytest.importorskip("torch", reason="methods need the extra train")
-    from agelens.experiments.train import METHODS
+    from agelens.methods.lookup import METHODS
     from agelens.training.recipe import Recipe, recipe_names
 
     assert recipe_names() == RECIPES

@@ -26,26 +26,23 @@ from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.losses import annealed, hint_error
-from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage
+from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage, distillation_settings
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.networks.guided import GuidedStudent
 from agelens.networks.pvp import PermutationNetwork
 from agelens.networks.stored import load_network
+from agelens.training.provenance import named_without_folders, teacher_facts, with_teachers
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, best_stage
 from agelens.training.stage import Batch
 from agelens.training.teachers import (
-    Answers,
     ModelTeacher,
     NetworkTeacher,
-    answer,
+    SoftLabels,
     bins_matrix,
-    distillation_settings,
     load_teacher,
-    named_without_folders,
-    teacher_facts,
-    with_teachers,
+    mean_soft_labels,
 )
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, pixels
 
@@ -87,6 +84,10 @@ def whole(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of all four stages."""
     recipe = Recipe.load("ordinal-dark-utkface", TINY)
     return train(recipe, manifest, tmp_path_factory.mktemp("whole") / "run", cpu=True)
+
+
+def _facts(recipe: Recipe, geometry: dict[str, Any] | None) -> dict[str, dict[str, str]]:
+    return teacher_facts(OrdinalDark.teachers, recipe.method.settings, geometry)
 
 
 def _log(run: Run, stage: str) -> list[dict[str, str]]:
@@ -163,7 +164,7 @@ def test_answers_are_softened_and_weighted() -> None:
         NetworkTeacher(_Fixed(first, bins), 8, 3.0, torch.eye(3)),
         NetworkTeacher(_Fixed(second, bins, tau=2.0), 16, 1.0, torch.eye(3)),
     ]
-    found = answer(teachers, torch.zeros(2, 3, 16, 16), tau=2.0)
+    found = mean_soft_labels(teachers, torch.zeros(2, 3, 16, 16), tau=2.0)
     expected = 0.75 * torch.softmax(first / 2, 0) + 0.25 * torch.softmax(second / 4, 0)
     torch.testing.assert_close(found.distribution, expected.expand(2, 3))
     ages = torch.arange(3.0)
@@ -426,12 +427,12 @@ def test_answers_are_kept_and_asked_again_where_they_are_damaged(
 ) -> None:
     asked = 0
 
-    def counted(*arguments: Any) -> Answers:
+    def counted(*arguments: Any) -> SoftLabels:
         nonlocal asked
         asked += 1
-        return answer(*arguments)
+        return mean_soft_labels(*arguments)
 
-    monkeypatch.setattr("agelens.methods.ordinal_dark.answer", counted)
+    monkeypatch.setattr("agelens.methods.ordinal_dark.soft_labels.mean_soft_labels", counted)
 
     def student(out: str, *more: str) -> dict[str, Tensor]:
         named = [*STRIDED, *distillation_settings([whole.path]), "method.settings.views=3", *more]
@@ -461,7 +462,7 @@ def test_answers_are_kept_and_asked_again_where_they_are_damaged(
     def refuse(path: Path, *_: Any) -> None:
         raise OutputError(path, "cannot write: Read-only file system")
 
-    monkeypatch.setattr("agelens.methods.ordinal_dark.write_tensors", refuse)
+    monkeypatch.setattr("agelens.methods.ordinal_dark.soft_labels.write_tensors", refuse)
     student("nothing-kept", "augment.rotation=2.0")
     assert asked == 12
     assert len(kept() - before) == 2
@@ -509,9 +510,9 @@ def test_teachers_that_cannot_teach(whole: Run, manifest: Path, tmp_path: Path) 
     facts = json.loads(json.dumps(whole.facts["geometry"]))
     facts["name"], facts["template"][0] = "other", [0.1, 0.1]
     with pytest.raises(RunError, match=r"geometry 'agelens-v1', the student sees 'other'"):
-        teacher_facts(Recipe.load("student-utkface", named), facts)
+        _facts(Recipe.load("student-utkface", named), facts)
     with pytest.raises(RunError, match="sees None"):
-        teacher_facts(Recipe.load("student-utkface", named), None)
+        _facts(Recipe.load("student-utkface", named), None)
     with pytest.raises(InputError, match="2 weights for 1 teachers"):
         distillation_settings([whole.path], [1, 2])
     ranker = distillation_settings([whole.path], ranker=whole.path, student="student-strided")
@@ -562,19 +563,19 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
     assert torch.equal(pixels(views), crops)
     theirs = NetworkTeacher(network.eval(), 64, 1.0, bins_matrix(AgeBins(0, 100), bins))
     with torch.no_grad():
-        expected = theirs.said(views, 2.0)
-    found = answer([teacher], views, 2.0)
+        expected = theirs.soft_labels(views, 2.0)
+    found = mean_soft_labels([teacher], views, 2.0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(answer([teacher], views, 2.0).distribution, found.distribution)
+        assert torch.equal(mean_soft_labels([teacher], views, 2.0).distribution, found.distribution)
     torch.testing.assert_close(found.distribution, expected.distribution, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found.age, expected.age, atol=1e-3, rtol=0)
 
     recipe = Recipe.load("student-utkface", distillation_settings([file]))
     known = {"digest": card.digest, "data": "drawn faces", "data_terms": "tests only"}
-    assert teacher_facts(recipe, geometry) == {"taught": known}
+    assert _facts(recipe, geometry) == {"taught": known}
     moved = {**geometry, "name": "other", "template": [[1.0, 2.0]] * 5}
     with pytest.raises(ModelFileError, match=r"taught\.onnx.*geometry"):
-        teacher_facts(recipe, moved)
+        _facts(recipe, moved)
     with pytest.raises(ModelFileError, match=r"missing\.onnx"):
         load_teacher(tmp_path / "missing.onnx", 1.0, bins)
 
@@ -585,9 +586,7 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
     taught = export_run(run, tmp_path / "student.onnx")
     assert taught.provenance["data"].endswith("; taught by taught: drawn faces")
     assert taught.licence["data"].endswith("; taught by taught: tests only")
-    (next_one,) = teacher_facts(
-        Recipe.load("student-utkface", distillation_settings([run.path])), geometry
-    ).values()
+    (next_one,) = _facts(Recipe.load("student-utkface", distillation_settings([run.path])), geometry).values()
     assert next_one["data_terms"] == taught.licence["data"]  # a student teaches with its own teacher's terms
     assert best_stage(run) == "student"
 
@@ -607,7 +606,7 @@ def test_a_loss_without_a_term_is_told_before_it_is_needed(
 
 def test_teachers_of_one_name_are_all_noted(whole: Run, tmp_path: Path) -> None:
     named = distillation_settings([whole.path, whole.path, whole.stage("ranker") / "network.safetensors"])
-    facts = teacher_facts(Recipe.load("student-utkface", named), whole.facts["geometry"])
+    facts = _facts(Recipe.load("student-utkface", named), whole.facts["geometry"])
     assert list(facts) == ["run/classifier", "run/ranker"]
     one = load_network(whole.stage("classifier") / "network.safetensors")
     assert isinstance(one, AgeNetwork)
@@ -620,7 +619,7 @@ def test_teachers_of_one_name_are_all_noted(whole: Run, tmp_path: Path) -> None:
             one, fields, files[-1], size=64, mean=IMAGENET_MEAN, std=IMAGENET_STD, calibration=None, half=half
         )
     both = Recipe.load("student-utkface", distillation_settings([*files, files[1]]))
-    facts = teacher_facts(both, whole.facts["geometry"])
+    facts = _facts(both, whole.facts["geometry"])
     assert list(facts) == ["same", "same (2)"]
     assert facts["same"]["digest"] != facts["same (2)"]["digest"]
     own = "UTKFace: research"
@@ -632,7 +631,7 @@ def test_teachers_of_one_name_are_all_noted(whole: Run, tmp_path: Path) -> None:
 def test_cards_name_runs_without_their_folders() -> None:
     named = distillation_settings(["some/where/first", "second"], ranker="else/where/third")
     table = Recipe.load("student-utkface", [*named, "network.start='a/b/c'"]).model_dump()
-    cleaned = named_without_folders(table)
+    cleaned = named_without_folders(table, OrdinalDark.teachers)
     assert cleaned["method"]["settings"]["teachers"] == ["first", "second"]
     assert cleaned["method"]["settings"]["ranker_run"] == "third"
     assert cleaned["network"]["start"] == "c"

@@ -586,18 +586,11 @@ class _Sequences(Stage):
 
 
 def test_a_stage_of_sequences_with_a_network_of_its_own(manifest: Path, tmp_path: Path) -> None:
-    class Method:
-        def __init__(self, stage: Stage) -> None:
-            self.stage = stage
-
-        def stages(self) -> list[Stage]:
-            return [self.stage]
-
     recipe = _recipe()
     crops = load_crops(read_manifest(manifest))
     run = Run.create(tmp_path / "run", recipe, {})
     stage = _Sequences(recipe)
-    fit(run, Method(stage), crops, crops, cpu=True)
+    fit(run, [stage], crops, crops, cpu=True)
     tensors, described = read_tensors(run.network_file("sequences"))
     assert described == {"kind": "sum"}
     assert tensors["backbone.2.num_batches_tracked"] == 0  # it stayed in evaluation mode

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from agelens import metrics
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, SplitError
 from agelens.experiments.generations import estimate_stage
-from agelens.experiments.train import make_method, train
+from agelens.experiments.train import train
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
+from agelens.methods.lookup import method_named
 from agelens.networks.backbones import make_backbone
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe
@@ -183,10 +183,9 @@ def resolved_settings(recipe: Recipe) -> dict[str, Any]:
         RecipeError: The method refuses its settings.
         InputError: An unknown method.
     """
-    settings = getattr(make_method(recipe, AgeBins(0, 100)), "settings", None)
+    method = method_named(recipe.method.name)(recipe, AgeBins(0, 100))
     table = recipe.model_dump(mode="json")
-    if isinstance(settings, BaseModel):
-        table["method"]["settings"] = settings.model_dump(mode="json")
+    table["method"]["settings"] = method.settings.model_dump(mode="json")
     return dict(_leaves("", table))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
-from torch import Tensor
 
 from agelens.data.crops import crop_side, load_crops
 from agelens.data.geometry import crop_geometry
@@ -20,31 +19,17 @@ from agelens.data.splits import split_digest, split_rows
 from agelens.errors import ManifestError, RecipeError, RunError, SplitError
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
-from agelens.methods.balanced import FINISHERS, BalancedStage, finish
-from agelens.methods.baseline import Baseline
-from agelens.methods.identity import IdentityPretraining
-from agelens.methods.lae import LongTailed
-from agelens.methods.lrn import LabelRefinery
-from agelens.methods.ordinal_dark import OrdinalDark
-from agelens.plugins import origin, resolve
+from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
+from agelens.plugins import origin
 from agelens.training.fit import Reporter, fit
+from agelens.training.provenance import teacher_facts
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
-from agelens.training.stage import Method, Stage
+from agelens.training.stage import Stage
 from agelens.training.start import start_digest, start_weights
-from agelens.training.teachers import teacher_facts
 
-__all__ = ["METHODS", "make_method", "train"]
-
-METHODS: dict[str, Callable[[Recipe, AgeBins, Mapping[str, Tensor] | None], Method]] = {
-    "baseline": Baseline,
-    "identity": IdentityPretraining,
-    "lae": LongTailed,
-    "lrn": LabelRefinery,
-    "ordinal-dark": OrdinalDark,
-}
-"""Method names of recipes: a method is one file and one line here, or an entry point ``agelens.methods``."""
+__all__ = ["train"]
 
 
 _WATCHED = 1000  # training images that stand in for a validation part where there is none
@@ -90,10 +75,11 @@ def train(
     """
     if resume and (Path(out) / "run.json").exists():
         Run.open(out).require_plugins()
-    rows = read_manifest(manifest, ages=recipe.method.name != "identity")
+    method = method_named(recipe.method.name)
+    rows = read_manifest(manifest, ages=method.learns == "ages")
     _check_parts(rows, recipe, manifest)
     training, validation = split_rows(rows, "train"), split_rows(rows, "val")
-    if recipe.method.name == "identity":
+    if method.learns == "subjects":
         _check_subjects(rows, manifest)
     start = start or recipe.network.start or None
     bins = _age_bins(recipe, training)
@@ -101,8 +87,8 @@ def train(
     if "age" in rows:
         clamped = _outside(training, bins)
     geometry = crop_geometry(rows)
-    stages = make_method(recipe, bins).stages()
-    if recipe.method.name != "identity":
+    stages = make_stages(recipe, bins)
+    if method.learns == "ages":
         _check_labels(recipe, stages, label_kinds(training), label_kinds(validation))
     notes = check_set_weights(recipe, rows, stages)
     if clamped:
@@ -138,11 +124,12 @@ def train(
         facts["plugins"] = foreign
     if sets := set_facts(rows):
         facts["sets"] = sets
-    check_unseen(rows, teaching_runs(recipe, start), manifest)
-    facts["teachers"] = teacher_facts(recipe, facts["geometry"]) or None
+    check_unseen(rows, teaching_runs(method.teachers, recipe.method.settings, start), manifest)
+    facts["teachers"] = teacher_facts(method.teachers, recipe.method.settings, facts["geometry"]) or None
     used = rows[rows["split"].isin(["train", "val"])]
     if not recipe.train.validation:
-        _check_nothing_is_selected(recipe, stages)
+        for stage in stages:
+            stage.check_without_validation()
     crop_side(used, at_least=0 if recipe.network.enlarge else recipe.network.input_size)
     state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
@@ -156,10 +143,10 @@ def train(
     judged = ~is_train
     if not recipe.train.validation:  # figures for the log, of images that are trained on
         judged[np.unique(np.linspace(0, len(used) - 1, min(_WATCHED, len(used))).astype(np.int64))] = True
-    method = make_method(run.recipe, bins, None if start is None else start_weights(start, run.recipe, bins))
+    weights = None if start is None else start_weights(start, run.recipe, bins)
     fit(
         run,
-        method,
+        make_stages(run.recipe, bins, weights),
         crops.select(is_train),
         crops.select(judged),
         reporter=reporter,
@@ -183,16 +170,6 @@ def _check_parts(rows: pd.DataFrame, recipe: Recipe, manifest: str | Path) -> No
         )
 
 
-def make_method(recipe: Recipe, bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> Method:
-    """The method a recipe names.
-
-    Raises:
-        PluginError: An unknown method, or its package cannot be imported.
-    """
-    make = resolve("methods", recipe.method.name, METHODS)
-    return finish(make(recipe, bins, start), recipe, bins)
-
-
 def _open_run(
     folder: Path, recipe: Recipe, facts: Mapping[str, Any], rows: pd.DataFrame, resume: bool
 ) -> Run:
@@ -204,25 +181,6 @@ def _open_run(
     with write_atomically(folder / "split.csv") as temporary:
         rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
     return run
-
-
-def _check_nothing_is_selected(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """Refuse stages that need a validation part, before any of them is trained."""
-    for stage in stages:
-        if stage.training.keep == "best":
-            raise RecipeError(
-                recipe.name,
-                f"{stage.name}: keep",
-                "selects an epoch on the validation part, and there is none: 'last'",
-                "best",
-            )
-        if isinstance(stage, BalancedStage) and stage.settings.constant is None:
-            raise RecipeError(
-                recipe.name,
-                f"{stage.name}: constant",
-                "without a validation part the constant of Eq. 4 must be given, years",
-                None,
-            )
 
 
 def _digest(rows: pd.DataFrame) -> str | None:

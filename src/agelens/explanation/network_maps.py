@@ -24,7 +24,7 @@ from agelens.explanation.maps import MapKind, StageMaps, check_age
 from agelens.faces.alignment import CropGeometry
 from agelens.networks.age_network import AgeHead, AgeNetwork, Head, MirroredNetwork
 from agelens.training.run import Run, load_stage
-from agelens.training.transforms import normalise, resize_crops
+from agelens.training.transforms import network_input
 
 __all__ = ["RunExplainer", "age_stages", "class_activation_maps", "explain_stage"]
 
@@ -92,7 +92,7 @@ def explain_stage(
         CheckpointError: The stage's network is missing or damaged.
     """
     network = load_stage(run, stage)
-    images = normalise(resize_crops(torch.from_numpy(crops), run.recipe.network.input_size))
+    images = network_input(crops, run.recipe.network.input_size)
     plain = network.network if isinstance(network, MirroredNetwork) else network
     if not isinstance(plain, AgeNetwork):
         raise InputError(f"{run.path}, {stage}: a {type(plain).__name__} has no map of its own")

@@ -11,12 +11,13 @@ from agelens.data.splits import split_digest, split_rows
 from agelens.errors import RunError
 from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import CropGeometry
+from agelens.methods.lookup import method_named
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.stored import load_network
+from agelens.training.provenance import named_without_folders, with_teachers
 from agelens.training.run import Run, best_stage, load_stage, validation_facts, warning_of
 from agelens.training.stage import Validation, validate_ages
-from agelens.training.teachers import named_without_folders, with_teachers
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["export_run"]
@@ -64,6 +65,7 @@ def export_run(
         network = _paired(
             opened, selected, regression if isinstance(regression, Run) else Run.open(regression)
         )
+    method = method_named(opened.recipe.method.name)
     recipe, size = opened.recipe, opened.recipe.network.input_size
     if mirror is None or isinstance(network, MirroredNetwork):
         arrays = opened.read_arrays(selected, "validation.npz")
@@ -95,7 +97,7 @@ def export_run(
             "images": opened.facts["images"],
             "stage": selected,
             **(validation_facts(table) if validated else {"validation_mae": None}),
-            "recipe": named_without_folders(recipe.model_dump(mode="json")),
+            "recipe": named_without_folders(recipe.model_dump(mode="json"), method.teachers),
             "software": opened.facts["software"],
             "start": opened.facts["start"],
             "teachers": opened.facts.get("teachers"),

@@ -14,14 +14,14 @@ drawn anew (``augment``, the paper's way): then the trunk runs in every step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from agelens.data.crops import CropSet
@@ -30,22 +30,21 @@ from agelens.label_distribution import AgeBins
 from agelens.losses import expectation_error, gaussian_labels, label_divergence, squared_excess
 from agelens.metrics import AAR_GROUPS
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
-from agelens.training.recipe import Recipe, TrainSettings
+from agelens.training.recipe import Recipe, TrainSettings, validated
 from agelens.training.samplers import class_balanced
 from agelens.training.stage import (
     Batch,
     CropOutputs,
     Finished,
-    Method,
     Order,
     Stage,
     Validation,
     judge_ages,
     run_on_crops,
 )
-from agelens.training.transforms import normalise, resize_crops
+from agelens.training.transforms import network_input
 
-__all__ = ["FINISHERS", "BalancedSettings", "BalancedStage", "FinishedMethod", "finish"]
+__all__ = ["BalancedSettings", "BalancedStage"]
 
 _BATCH = 256
 
@@ -120,6 +119,16 @@ class BalancedStage(Stage):
     sets: dict[str, CropSet] = field(init=False, default_factory=dict, repr=False)
     features: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
+    @classmethod
+    def after(cls, stages: Sequence[Stage], recipe: Recipe, age_bins: AgeBins) -> Self:
+        """Make the stage that finishes a method's stages.
+
+        Raises:
+            RecipeError: An unknown setting of the stage, or a value out of range.
+        """
+        settings = validated(BalancedSettings, recipe.finish.settings, recipe.name, "finish.settings")
+        return cls(recipe, settings, age_bins, tuple(stage.name for stage in stages))
+
     @property
     def name(self) -> str:
         """``balanced``."""
@@ -139,6 +148,16 @@ class BalancedStage(Stage):
                 ),
             }
         )
+
+    def check_without_validation(self) -> None:
+        """Check also that the constant of Eq. 4 is given, which is measured on the validation part."""
+        super().check_without_validation()
+        if self.settings.constant is None:
+            raise RecipeError(
+                self.recipe.name,
+                f"{self.name}: constant",
+                "without a validation part the constant of Eq. 4 must be given, years",
+            )
 
     def ready(self, finished: Finished) -> None:
         """Fetch the network to finish, and the constant of Eq. 4.
@@ -199,7 +218,7 @@ class BalancedStage(Stage):
             parts = []
             with torch.inference_mode():
                 for start in range(0, len(crops), _BATCH):
-                    images = _as_they_are(crops, slice(start, start + _BATCH), size, device)
+                    images = network_input(crops.crops(slice(start, start + _BATCH)), size, device)
                     parts.append(self.trunk.backbone(images).float())
             self.features[name] = torch.cat(parts).clone()
 
@@ -236,7 +255,7 @@ class BalancedStage(Stage):
             return self.features["train"][torch.from_numpy(rows).to(device)], {}
         if self.settings.augment:
             return super().inputs(crops, rows, size, views, device)
-        return _as_they_are(self.sets["train"], rows, size, device), {}
+        return network_input(self.sets["train"].crops(rows), size, device), {}
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """L_cl = L_ld + (L_er - mae)² (Eq. 4 of [1]).
@@ -266,8 +285,8 @@ class BalancedStage(Stage):
             with torch.inference_mode():
                 outputs = network(self.features["val"])
                 decoded = network.decode(outputs)
-            years = decoded.age.double().cpu().numpy()
-            judged = CropOutputs(years, None, years, outputs.logits.double().cpu().numpy())
+            years = decoded.age.cpu().double().numpy()
+            judged = CropOutputs(years, None, years, outputs.logits.cpu().double().numpy())
             return judge_ages(judged, crops.ages)
         validation = judge_ages(run_on_crops(network, crops, size), crops.ages)
         validation.table.update({"finishes": self.source, "mae": self.mae, "before": self.before})
@@ -277,53 +296,12 @@ class BalancedStage(Stage):
         """AAR, which is what the stage is for; without an image in its groups as for other stages."""
         return figures["AAR"] if "AAR" in figures else super().merit(figures)
 
-    def finish(self, network: Any) -> nn.Module:
+    def result(self, network: Any) -> nn.Module:
         """The trunk with the FC layer."""
         if not self._cached:
-            return super().finish(network)
+            return super().result(network)
         return AgeNetwork(self.trunk.backbone, network).eval()
 
     @property
     def _cached(self) -> bool:
         return self.settings.cache and not self.settings.augment
-
-
-class FinishedMethod:
-    """A method and one more stage after its own."""
-
-    def __init__(self, method: Method, last: Stage) -> None:
-        self._stages = (*method.stages(), last)
-
-    def stages(self) -> Sequence[Stage]:
-        """The method's stages, then the finisher."""
-        return self._stages
-
-
-def finish(method: Method, recipe: Recipe, age_bins: AgeBins) -> Method:
-    """Add the stage that the recipe's ``finish`` names, if it names one.
-
-    Raises:
-        RecipeError: An unknown setting of the stage, or a value out of range.
-    """
-    if recipe.finish.name == "none":
-        return method
-    return FinishedMethod(method, FINISHERS[recipe.finish.name](method, recipe, age_bins))
-
-
-def _balanced(method: Method, recipe: Recipe, age_bins: AgeBins) -> BalancedStage:
-    try:
-        settings = BalancedSettings.model_validate(recipe.finish.settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["finish", "settings", *(str(part) for part in first["loc"])])
-        raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
-    return BalancedStage(recipe, settings, age_bins, tuple(stage.name for stage in method.stages()))
-
-
-FINISHERS: dict[str, Callable[[Method, Recipe, AgeBins], Stage]] = {"balanced": _balanced}
-"""Stages that follow any method's own, by the name of ``finish`` in a recipe."""
-
-
-def _as_they_are(crops: CropSet, rows: slice | NDArray[np.int64], size: int, device: torch.device) -> Tensor:
-    """(B, 3, size, size) what the network sees of crops in use."""
-    return normalise(resize_crops(torch.from_numpy(crops.crops(rows)).to(device), size))

@@ -11,13 +11,13 @@ distributions (DLDL, SORD), ordinal classifiers (OR-CNN, CORAL, CORN) and the ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from agelens.data.crops import CropSet
@@ -30,10 +30,11 @@ from agelens.objectives import OBJECTIVES, Objective, find_objective
 from agelens.objectives.contract import CONTEXT, settings_of
 from agelens.plugins import Origin, origin, resolve
 from agelens.training.labels import AgeLabels
-from agelens.training.recipe import Recipe
+from agelens.training.method import Method
+from agelens.training.recipe import Recipe, validated
 from agelens.training.stage import Batch, Stage
 
-__all__ = ["Baseline", "BaselineStage"]
+__all__ = ["Baseline", "BaselineSettings", "BaselineStage"]
 
 
 @dataclass
@@ -131,11 +132,23 @@ class BaselineStage(Stage):
         return {"loss": self.objective.loss(scores, ages, self.bin_ages, **self.loss_settings, **data)}
 
 
-class Baseline:
+class BaselineSettings(BaseModel):
+    """Settings of the method: the objective, and all that its loss and its head take.
+
+    Attributes:
+        objective: A key of ``OBJECTIVES``, or the name of a plug-in.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    objective: str
+
+
+class Baseline(Method):
     """The method: one stage.
 
     Args:
-        recipe: Its ``method.settings`` are ``objective`` and what the objective's loss and head take.
+        recipe: Its ``method.settings`` are :class:`BaselineSettings`.
         age_bins: The K ages.
         start: Weights whose backbone it starts from, or None.
     Raises:
@@ -144,42 +157,62 @@ class Baseline:
         PluginError: An unknown objective.
     """
 
+    settings_type = BaselineSettings
+    settings: BaselineSettings
+
     def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(recipe, age_bins, start)
+        objective = find_objective(self.settings.objective)
+        of_loss, of_head = _keywords(objective)
+        values = self.settings.model_dump()
+        loss_settings, head_settings = (
+            {key: values[key] for key in model.model_fields} for model in (of_loss, of_head)
+        )
+        stage = BaselineStage(recipe, objective, age_bins, loss_settings, head_settings, start)
+        heads = getattr(_head_of(objective), "learns", ("ldl",))
+        if recipe.network.heads != heads:
+            raise RecipeError(
+                recipe.name,
+                "network.heads",
+                f"the objective {self.settings.objective!r} trains the head {heads[0]!r}",
+                list(recipe.network.heads),
+            )
+        self._stages = [stage]
+
+    @classmethod
+    def validate(cls, recipe: Recipe) -> BaselineSettings:
+        """Validate the objective's name, then all settings by the signatures of its loss and its head."""
         table = dict(recipe.method.settings)
         name = table.pop("objective", None)
         if not isinstance(name, str):
             raise RecipeError(
                 recipe.name, "method.settings.objective", f"must name one of {', '.join(OBJECTIVES)}", name
             )
-        objective = find_objective(name)
-        make = objective.head if callable(objective.head) else resolve("heads", objective.head, HEADS)
-        of_head = settings_of(make)
-        of_loss = settings_of(objective.loss, without=CONTEXT)
-        known = [*of_loss.model_fields, *of_head.model_fields]
+        models = _keywords(find_objective(name))
+        known = [key for model in models for key in model.model_fields]
         for key, value in table.items():
             if key not in known:
                 message = f"objective {name!r} has no such setting; it has {', '.join(known) or 'none'}"
                 raise RecipeError(recipe.name, f"method.settings.{key}", message, value)
-        try:
-            loss_settings, head_settings = (
-                model.model_validate({k: v for k, v in table.items() if k in model.model_fields}).model_dump()
-                for model in (of_loss, of_head)
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
-            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
-        stage = BaselineStage(recipe, objective, age_bins, loss_settings, head_settings, start)
-        heads = getattr(make, "learns", ("ldl",))
-        if recipe.network.heads != heads:
-            raise RecipeError(
-                recipe.name,
-                "network.heads",
-                f"the objective {name!r} trains the head {heads[0]!r}",
-                list(recipe.network.heads),
-            )
-        self._stages = [stage]
+        values: dict[str, Any] = {}
+        for model in models:
+            of_model = {key: value for key, value in table.items() if key in model.model_fields}
+            values |= validated(model, of_model, recipe.name, "method.settings").model_dump()
+        return BaselineSettings(objective=name, **values)
 
     def stages(self) -> Sequence[BaselineStage]:
         """The one stage."""
         return self._stages
+
+
+def _keywords(objective: Objective) -> tuple[type[BaseModel], type[BaseModel]]:
+    """The settings of an objective's loss and of its head, by their signatures."""
+    return settings_of(objective.loss, without=CONTEXT), settings_of(_head_of(objective))
+
+
+def _head_of(objective: Objective) -> Callable[..., Any]:
+    """The factory of an objective's head."""
+    if callable(objective.head):
+        return objective.head
+    make: Callable[..., Any] = resolve("heads", objective.head, HEADS)
+    return make

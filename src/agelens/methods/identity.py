@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from agelens.data.crops import CropSet
-from agelens.errors import InputError, RecipeError, SplitError
+from agelens.errors import InputError, SplitError
 from agelens.label_distribution import AgeBins
 from agelens.losses import additive_margin_softmax
 from agelens.methods.verification import Pairs, embed, verification_pairs, verify
 from agelens.networks.backbones import make_backbone
 from agelens.networks.identity import IdentityNetwork, IdentityOutputs
+from agelens.training.method import Method
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Order, Stage, Validation
 
@@ -158,25 +159,24 @@ class IdentityStage(Stage):
         return figures["accuracy"]
 
 
-class IdentityPretraining:
+class IdentityPretraining(Method):
     """The method: one stage.
 
     Args:
         recipe: Its ``method.settings`` are :class:`IdentitySettings`.
-        age_bins: Not used; every method is made alike.
+        age_bins: Not used.
         start: Weights whose backbone it starts from, or None.
     Raises:
         RecipeError: An unknown setting or a value out of range.
     """
 
+    settings_type = IdentitySettings
+    learns = "subjects"
+    settings: IdentitySettings
+
     def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
-        try:
-            settings: Any = IdentitySettings.model_validate(recipe.method.settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
-            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
-        self._stages = [IdentityStage(recipe, settings, start)]
+        super().__init__(recipe, age_bins, start)
+        self._stages = [IdentityStage(recipe, self.settings, start)]
 
     def stages(self) -> Sequence[IdentityStage]:
         """The one stage."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from agelens.losses import band_distance, gaussian_labels, label_divergence
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.training.labels import AgeLabels
+from agelens.training.method import Method
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Stage
 
@@ -135,7 +136,7 @@ class Representation(Stage):
         return gaussian_labels(ages, self.bin_ages, sigma)
 
 
-class LongTailed:
+class LongTailed(Method):
     """The method: the representation stage; the recipe's ``finish`` adds the classification stage.
 
     Args:
@@ -146,18 +147,16 @@ class LongTailed:
         RecipeError: An unknown setting, a value out of range, or other heads.
     """
 
+    settings_type = LongTailedSettings
+    settings: LongTailedSettings
+
     def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
         if recipe.network.heads != ("ldl",):
             raise RecipeError(
                 recipe.name, "network.heads", "LAE has the head 'ldl' only", list(recipe.network.heads)
             )
-        try:
-            settings: Any = LongTailedSettings.model_validate(recipe.method.settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
-            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
-        self._stages = [Representation(recipe, settings, age_bins, start)]
+        super().__init__(recipe, age_bins, start)
+        self._stages = [Representation(recipe, self.settings, age_bins, start)]
 
     def stages(self) -> Sequence[Representation]:
         """The one stage."""

@@ -19,18 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import l1_regression, slack_regression
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.training.labels import AgeLabels
+from agelens.training.method import Method
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, Stage
 
@@ -156,7 +156,7 @@ class Generation(Stage):
         return {"loss": total, **parts}
 
 
-class LabelRefinery:
+class LabelRefinery(Method):
     """The method: generations 1 … T.
 
     Args:
@@ -167,14 +167,11 @@ class LabelRefinery:
         RecipeError: An unknown setting or a value out of range.
     """
 
+    settings_type = RefinerySettings
+    settings: RefinerySettings
+
     def __init__(self, recipe: Recipe, age_bins: AgeBins, start: Mapping[str, Tensor] | None = None) -> None:
-        try:
-            settings: Any = RefinerySettings.model_validate(recipe.method.settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["method", "settings", *(str(part) for part in first["loc"])])
-            raise RecipeError(recipe.name, key, first["msg"], first.get("input")) from error
-        self.settings: RefinerySettings = settings
+        super().__init__(recipe, age_bins, start)
         self._stages = [
             Generation(t, self.settings, recipe, age_bins, start)
             for t in range(1, self.settings.generations + 1)

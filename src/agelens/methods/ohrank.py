@@ -22,7 +22,7 @@ from agelens.data.crops import CropSet
 from agelens.errors import InputError
 from agelens.networks.chain import Chain
 from agelens.networks.pvp import PermutationNetwork
-from agelens.training.transforms import normalise, resize_crops
+from agelens.training.transforms import network_input
 
 __all__ = ["OrdinalHyperplanes", "pooled_features"]
 
@@ -44,8 +44,8 @@ def pooled_features(network: PermutationNetwork, crops: CropSet, batch: int = 64
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(crops), batch):
-            block = torch.from_numpy(crops.crops(slice(start, start + batch))).to(device)
-            maps = network.maps(normalise(resize_crops(block, size)), numbers)
+            images = network_input(crops.crops(slice(start, start + batch)), size, device)
+            maps = network.maps(images, numbers)
             rows.append(torch.cat([F.adaptive_max_pool2d(m, 4).flatten(1) for m in maps], 1).cpu().numpy())
     return np.concatenate(rows)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from agelens.data.crops import CropSet
 from agelens.errors import InputError
-from agelens.training.transforms import normalise, resize_crops
+from agelens.training.transforms import network_input
 
 __all__ = ["Pairs", "Verification", "embed", "verification_pairs", "verify"]
 
@@ -160,13 +160,12 @@ def embed(network: nn.Module, crops: CropSet, size: int, batch: int = 256) -> ND
     found = []
     with torch.inference_mode():
         for start in range(0, len(crops), batch):
-            block = torch.from_numpy(crops.crops(slice(start, start + batch))).to(device)
-            images = normalise(resize_crops(block, size))
+            images = network_input(crops.crops(slice(start, start + batch)), size, device)
             both = []
             for view in (images, images.flip(3)):
                 outputs = network(view)
                 embeddings = getattr(outputs, "embeddings", outputs)
                 both.append(F.normalize(embeddings.float()))
-            found.append(F.normalize(both[0] + both[1]).double().cpu())
+            found.append(F.normalize(both[0] + both[1]).cpu().double())
     network.train(training)
     return torch.cat(found).numpy()

@@ -62,7 +62,7 @@ def fit_patch_zca(
         columns = F.unfold(images[start : start + 256].float(), kernel)  # (B, 3k², places)
         places = torch.randint(columns.shape[2], (len(columns), 1, patches), generator=generator)
         places = places.to(columns.device).expand(-1, size, -1)
-        chosen = columns.gather(2, places).transpose(1, 2).reshape(-1, size).double().cpu()
+        chosen = columns.gather(2, places).transpose(1, 2).reshape(-1, size).cpu().double()
         total += chosen.sum(0)
         products += chosen.T @ chosen
         count += len(chosen)

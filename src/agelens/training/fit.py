@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
 from pathlib import Path
@@ -30,12 +30,11 @@ from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
-from agelens.training.stage import Batch, CropOutputs, Method, Order, Stage, Validation, run_on_crops
+from agelens.training.stage import Batch, CropOutputs, Order, Stage, Validation, run_on_crops
 from agelens.training.transforms import resize_crops
 
 __all__ = [
     "CropOutputs",
-    "Method",
     "Reporter",
     "Stage",
     "fit",
@@ -62,7 +61,7 @@ class Reporter(Protocol):
 
 def fit(
     run: Run,
-    method: Method,
+    stages: Sequence[Stage],
     train: CropSet,
     val: CropSet,
     *,
@@ -73,7 +72,7 @@ def fit(
 
     Args:
         run: Where checkpoints, logs and networks go.
-        method: What to train.
+        stages: Of a method, in training order.
         train: Training crops.
         val: Validation crops; figures of each epoch and the stage's ``validation.json``.
         reporter: Receives progress after each step and epoch.
@@ -84,7 +83,7 @@ def fit(
         RunError: A loss is not finite; the last checkpoint is kept.
     """
     finished = _Finished(run)
-    for index, stage in enumerate(method.stages()):
+    for index, stage in enumerate(stages):
         if run.finished(stage.name):
             continue
         AcceleratorState._reset_state()  # one process may train twice, with another precision
@@ -100,7 +99,7 @@ def fit(
         stage.to(accelerator.device)
         seed = run.recipe.seed + _STAGE_SEEDS * index
         trainer = _Trainer(run, stage, accelerator, train, val, reporter, seed)
-        network = stage.finish(trainer.train())
+        network = stage.result(trainer.train())
         if accelerator.is_main_process:
             mirrored = run.recipe.network.mirror and isinstance(network, AgeNetwork)
             judged = MirroredNetwork(network) if mirrored else network  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A recipe: everything a run needs besides the data, in one TOML file, validated on load."""
+"""A recipe: all that a run needs besides the data, in one TOML file, validated on load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,12 +23,34 @@ __all__ = [
     "TrainSettings",
     "recipe_names",
     "recipe_tricks",
+    "validated",
 ]
 
-
 Selection = Literal["mae", "aar", "band"]
-"""What is best on the validation split: the smallest MAE, the largest AAR (LAE Eq. 6), or the largest band
-accuracy, where labels are bands."""
+"""Criterion of the best on the validation split: the smallest MAE, the largest AAR (LAE Eq. 6), or the
+largest band accuracy, where labels are bands."""
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validated(model: type[Settings], table: Mapping[str, Any], source: str | Path, key: str = "") -> Settings:
+    """Validate a table of settings.
+
+    Args:
+        model: What the table must be.
+        table: As it was read.
+        source: Name or file of the recipe, for the message.
+        key: Dotted key of the table in the recipe; empty: the recipe itself.
+    Raises:
+        RecipeError: The first thing that is wrong, with its key and value.
+    """
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        whole = ".".join([*([key] if key else ()), *(str(part) for part in first["loc"])])
+        value = first.get("input") if first["loc"] else None  # not the whole table
+        raise RecipeError(source, whole or "recipe", first["msg"], value) from error
 
 
 class _Settings(BaseModel):
@@ -36,7 +58,7 @@ class _Settings(BaseModel):
 
 
 class MethodSettings(_Settings):
-    """Which method, and its own settings; the method checks ``settings`` itself."""
+    """Name of the method and its own settings, which the method validates."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -93,7 +115,7 @@ class TrainSettings(_Settings):
             network is what is validated, kept, exported, and what teaches the offspring.
         sizes: Progressive resizing: ``[[from_epoch_share, size], …]``; empty = the input size throughout.
         precision: ``no`` (float32), ``bf16`` or ``fp16``. On a CPU without bfloat16 arithmetic ``bf16`` is
-            trained in float32, which is told: emulated, it is many times slower.
+            trained in float32, which is reported: emulated, it is many times slower.
         clip_gradient: Largest gradient norm; 0 = none.
         validation: Whether a part of the images validates. Off: a run on all that a paper trains on; ``keep``
             is ``last``, the last stage is the result, and an exported model is not calibrated.
@@ -128,7 +150,7 @@ class TrainSettings(_Settings):
 
     @property
     def rate_factor(self) -> float:
-        """What the rates are multiplied by for this batch size."""
+        """Factor of the rates for this batch size."""
         return self.batch_size / self.rate_batch if self.rate_batch else 1.0
 
     @property
@@ -198,21 +220,21 @@ class FinishSettings(_Settings):
     """A stage after the method's own, on the best network it left.
 
     Attributes:
-        name: ``none``, or ``balanced``: LAE's classification stage.
-        settings: Its own settings, checked by it.
+        name: ``none``, or a key of :data:`agelens.methods.lookup.FINISHERS`; the stage has that name.
+        settings: Its own settings, validated by it.
     """
 
-    name: Literal["none", "balanced"] = "none"
+    name: str = "none"
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class CardSettings(_Settings):
-    """What goes into an exported model's card besides what agelens knows itself.
+    """Entries of an exported model's card that only the author of the recipe knows.
 
     Attributes:
-        data: What the network was trained on.
+        data: Training data of the network.
         data_terms: The terms of that data, which bind the weights.
-        use: What the weights may be used for, and by whom.
+        use: Permitted use of the weights, and by whom.
     """
 
     data: str = "not stated"
@@ -230,7 +252,7 @@ class Recipe(_Settings):
         age_bins: ``"0-100"``, or ``"train"``: minimum to maximum age of the training split (LRN Sec. 3.1).
         method: See :class:`MethodSettings`; likewise ``network``, ``train``, ``augment``
             and ``card``.
-        select: What chooses the best epoch and the best stage on the validation split: the smallest
+        select: Criterion of the best epoch and the best stage on the validation split: the smallest
             ``mae``, the largest ``aar`` (LAE Eq. 6), or the largest ``band`` accuracy.
         finish: See :class:`FinishSettings`.
     """
@@ -291,12 +313,7 @@ class Recipe(_Settings):
         Raises:
             RecipeError: The first thing that is wrong, with its key and value.
         """
-        try:
-            return cls.model_validate(table)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "recipe"
-            raise RecipeError(source, key, first["msg"], first.get("input")) from error
+        return validated(cls, table, source)
 
     def to_toml(self) -> str:
         """The resolved recipe, every default written out."""

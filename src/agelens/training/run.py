@@ -248,7 +248,8 @@ def locate_network(path: str | Path, preferred: str) -> tuple[Run, Path]:
 
     Args:
         path: A run folder, or a ``network.safetensors`` of one of its stages.
-        preferred: The stage of a run folder, if it is finished; else the best one on its validation split.
+        preferred: The stage of a run folder, if it is finished; else, or if empty, the best one on its
+            validation split.
     Raises:
         RunError: Not a run, or without a finished stage.
     """
@@ -256,7 +257,7 @@ def locate_network(path: str | Path, preferred: str) -> tuple[Run, Path]:
     if given.name == _NETWORK:
         return Run.open(given.parent.parent), given
     run = Run.open(given)
-    stage = preferred if run.finished(preferred) else best_stage(run)
+    stage = preferred if preferred and run.finished(preferred) else best_stage(run)
     return run, run.network_file(stage)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from agelens.data.splits import split_rows
 from agelens.errors import RecipeError, RunError
+from agelens.training.method import TeacherSetting
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Stage
 
@@ -47,7 +48,7 @@ def check_set_weights(recipe: Recipe, rows: pd.DataFrame, stages: Sequence[Stage
         rows: The manifest.
         stages: Of the method.
     Returns:
-        What the user should be told, a line each: the stages that draw images in their own way.
+        Notes for the user, a line each: the stages that draw images in their own way.
     Raises:
         RecipeError: A weight names a set that has no training image.
     """
@@ -71,19 +72,25 @@ def check_set_weights(recipe: Recipe, rows: pd.DataFrame, stages: Sequence[Stage
     ]
 
 
-def teaching_runs(recipe: Recipe, start: str | Path | None) -> dict[str, Path]:
+def teaching_runs(
+    teachers: Mapping[str, TeacherSetting], settings: Mapping[str, Any], start: str | Path | None
+) -> dict[str, Path]:
     """Name the runs whose training a run builds on, by their part in it.
 
     Args:
-        recipe: Teachers are named in ``method.settings.teachers`` and ``.ranker_run``.
+        teachers: The method's settings that name teachers.
+        settings: ``method.settings`` of the recipe.
         start: Weights to start from, if any.
     Returns:
         Part (``teacher``, ``ranker``, ``start``; numbered where there are several) to folder; model files and
         files of bare backbones keep no record of their images and are left out.
     """
-    settings = recipe.method.settings
-    named = {f"teacher {n}": path for n, path in enumerate(settings.get("teachers", ()), start=1)}
-    named |= {"ranker": settings.get("ranker_run", ""), "start": start or ""}
+    named = {
+        setting.part if isinstance(settings.get(key), str) else f"{setting.part} {number}": path
+        for key, setting in teachers.items()
+        for number, path in enumerate(setting.paths(settings.get(key, ())), start=1)
+    }
+    named["start"] = str(start or "")
     runs = {}
     for part, path in named.items():
         folder = Path(path) if Path(path).is_dir() else Path(path).parent.parent

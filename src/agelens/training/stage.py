@@ -1,4 +1,4 @@
-"""What the epoch loop asks of a method: a sequence of stages, each one network to train.
+"""The interface between the epoch loop and a method: stages, each one network to train.
 
 A stage overrides what it does in its own way; the defaults are those of an age network trained on labels.
 """
@@ -33,14 +33,13 @@ from agelens.plugins import Origin
 from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.samplers import set_weighted
-from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
+from agelens.training.transforms import Augmentation, augment, network_input
 
 __all__ = [
     "SELECTED_FIGURES",
     "Batch",
     "CropOutputs",
     "Finished",
-    "Method",
     "Order",
     "Stage",
     "Validation",
@@ -50,13 +49,13 @@ __all__ = [
 ]
 
 SELECTED_FIGURES = {"mae": "MAE age", "aar": "AAR", "band": "band accuracy"}
-"""The validation figure that a recipe's ``select`` goes by."""
+"""The validation figure of each criterion of a recipe's ``select``."""
 _WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What an epoch shows, in order; M is the same in every epoch of a stage.
+    """Crops and labels of an epoch, in order; M is the same in every epoch of a stage.
 
     Attributes:
         rows: (M,) crops of the training set, or (M, n) sequences of n crops. A batch of B of these is B
@@ -92,8 +91,8 @@ class Validation:
 
     Attributes:
         figures: Columns of the log; the loop puts ``val`` before each name.
-        table: What ``validation.json`` holds besides the number of images.
-        arrays: What ``validation.npz`` holds.
+        table: Entries of ``validation.json`` besides the number of images.
+        arrays: Arrays of ``validation.npz``.
     """
 
     figures: dict[str, float]
@@ -119,7 +118,7 @@ class Stage(ABC):
 
     The loop calls ``ready``, ``look`` and ``to`` once, then ``network``; in each epoch ``begin`` and
     ``order``, in each step ``inputs``, the network, ``loss`` and ``score``; after each epoch ``validate``;
-    at the end ``finish``, ``validate`` and ``describe``.
+    at the end ``result``, ``validate`` and ``describe``.
     """
 
     recipe: Recipe
@@ -140,27 +139,41 @@ class Stage(ABC):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What its training views may do; default: the recipe's ``augment``."""
+        """Augmentation of its training views; default: the recipe's ``augment``."""
         return self.recipe.augment.augmentation()
 
     def precision(self, device: torch.device) -> str:
-        """What is computed in on a device: as ``training`` says, but float32 on a CPU without bfloat16."""
+        """Precision on a device: as ``training`` says, but float32 on a CPU without bfloat16."""
         emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
         return "no" if self.training.precision == "bf16" and emulated else self.training.precision
 
     def ready(self, finished: Finished) -> None:  # noqa: B027
-        """Fetch what earlier stages left, by their names (the frozen ancestor)."""
+        """Fetch networks and figures of earlier stages, by their names (the frozen ancestor)."""
 
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
         """See the crops before the network is made (people, age groups, features to keep).
 
         Returns:
-            What the user should be told of them (a class without an image), a line each.
+            Notes for the user (a class without an image), a line each.
         """
         return ()
 
     def to(self, device: torch.device) -> None:  # noqa: B027
-        """Move what ``ready`` and ``look`` fetched."""
+        """Move the tensors and networks of ``ready`` and ``look``; compute what is kept for all epochs."""
+
+    def check_without_validation(self) -> None:
+        """Check that it can be trained without a validation part; default: no best epoch is selected.
+
+        Raises:
+            RecipeError: It cannot.
+        """
+        if self.training.keep == "best":
+            raise RecipeError(
+                self.recipe.name,
+                f"{self.name}: keep",
+                "selects an epoch on the validation part, and there is none: 'last'",
+                "best",
+            )
 
     def plugins(self) -> Sequence[Origin]:
         """Parts of other packages that this stage is made of; default: the recipe's backbone."""
@@ -190,10 +203,10 @@ class Stage(ABC):
         return [part for part in parts if part is not None]
 
     def begin(self, epoch: int) -> None:  # noqa: B027
-        """Set what changes by epoch (annealed weights); ``epoch`` counts from 0."""
+        """Set values that change by epoch (annealed weights); ``epoch`` counts from 0."""
 
     def order(self, crops: CropSet, epoch: int, generator: torch.Generator) -> Order:
-        """What this epoch shows. Every process draws the same order and takes its share of each batch.
+        """Draw the crops and labels of an epoch: the same in every process, which takes its share of a batch.
 
         Args:
             crops: The N training crops.
@@ -258,10 +271,10 @@ class Stage(ABC):
             return -figures.get("MAE age", float("nan"))
         return figures.get(SELECTED_FIGURES[self.recipe.select], float("nan"))
 
-    def finish(self, network: Any) -> nn.Module:
-        """The network that is kept, of the one that was trained; default: the same."""
-        finished: nn.Module = network
-        return finished
+    def result(self, network: Any) -> nn.Module:
+        """Take the network that is kept from the one that was trained; default: the same."""
+        kept: nn.Module = network
+        return kept
 
     def describe(self, network: Any) -> dict[str, Any]:
         """Describe the finished network, so that it can be rebuilt; default: as it describes itself."""
@@ -269,16 +282,9 @@ class Stage(ABC):
         return described
 
 
-class Method(Protocol):
-    """A sequence of stages; the last one predicts."""
-
-    def stages(self) -> Sequence[Stage]:
-        """The stages in training order."""
-
-
 @dataclass
 class CropOutputs:
-    """What a network says of a set of crops.
+    """Outputs of an age network for a set of crops.
 
     Attributes:
         ldl, reg: (N,) years, or None without that head.
@@ -292,12 +298,12 @@ class CropOutputs:
     logits: NDArray[np.float64] | None
 
     def estimates(self) -> dict[str, NDArray[np.float64]]:
-        """Every estimate there is, by name: ``ldl``, ``reg`` and ``age`` (what the network answers)."""
+        """The estimates by name: ``ldl`` and ``reg`` of the heads, and ``age``, the network's."""
         named = {"ldl": self.ldl, "reg": self.reg, "age": self.age}
         return {name: values for name, values in named.items() if values is not None}
 
     def select(self, mask: NDArray[np.bool_]) -> CropOutputs:
-        """What is said of the crops where ``mask`` (N,) is true."""
+        """The outputs of the crops where ``mask`` (N,) is true."""
         chosen = [None if part is None else part[mask] for part in (self.ldl, self.reg, self.logits)]
         return CropOutputs(chosen[0], chosen[1], self.age[mask], chosen[2])
 
@@ -323,8 +329,7 @@ def run_on_crops(network: AnyNetwork, crops: CropSet, size: int, batch: int = 64
     parts: dict[str, list[Tensor]] = {"ldl": [], "reg": [], "age": [], "logits": []}
     with torch.inference_mode():
         for start in range(0, len(crops), batch):
-            block = torch.from_numpy(crops.crops(slice(start, start + batch))).to(device)
-            outputs = network(normalise(resize_crops(block, size)))
+            outputs = network(network_input(crops.crops(slice(start, start + batch)), size, device))
             decoded = network.head.decode(outputs)
             for name, value in (
                 ("ldl", decoded.ldl),
@@ -353,15 +358,15 @@ def judge_ages(
     bounds: NDArray[Any] | None = None,
     age_bins: AgeBins | None = None,
 ) -> Validation:
-    """Judge what a network says of N crops.
+    """Judge the outputs of a network for N crops.
 
     Args:
-        outputs: Its answers.
+        outputs: Of the network.
         ages: (N,) years; NaN where the label is a band.
         bounds: (N, 2) both ends of the labels where some are bands; None: all are ages.
         age_bins: The bins of the logits, for the most probable band.
     Returns:
-        MAE and CA(5) of every estimate, AAR, σ and the groups' MAE of the answer where labels are ages;
+        MAE and CA(5) of every estimate, AAR, σ and the groups' MAE of ``age`` where labels are ages;
         distance and band accuracy where they are bands.
     """
     banded = np.isnan(ages)

@@ -8,11 +8,14 @@ from a seeded generator, so a resumed run draws what an uninterrupted one would 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -23,10 +26,12 @@ __all__ = [
     "IMAGENET_STD",
     "Augmentation",
     "augment",
+    "network_input",
     "normalise",
     "pixels",
     "rand_augment",
     "resize_crops",
+    "resize_images",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,7 +42,7 @@ _Uniform = Callable[[float, float], Tensor]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What the training view of a face crop may do.
+    """Settings of the training view of a face crop.
 
     The first three are LRN's (Sec. 4.3.1); the others are off in the paper's recipe.
 
@@ -80,13 +85,52 @@ def resize_crops(crops: Tensor, size: int) -> Tensor:
         crops: (B, S, S, 3) uint8.
         size: Side of the result, pixels.
     Returns:
-        (B, size, size, 3) uint8; the input itself when the size is the same.
+        (B, size, size, 3) uint8; the input itself when the size is the same. Only the CPU resamples bytes;
+        elsewhere they are resampled in float32 and rounded, so that a value may differ by 1.
     """
     if crops.shape[1] == size:
         return crops
     images = crops.permute(0, 3, 1, 2)
-    resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    if crops.device.type == "cpu":
+        resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    else:
+        resized = resize_images(images.float(), size).round().clamp(0, 255).to(torch.uint8)
     return resized.permute(0, 2, 3, 1)
+
+
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Resize float images (B, C, S, S) with anti-aliasing; the input itself when the size is the same."""
+    side = images.shape[-1]
+    if side == size:
+        return images
+    if images.device.type in ("cpu", "cuda"):
+        resized = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    else:  # other devices lack the kernel: it is separable, a matrix on either side
+        weights = _resampling(side, size).to(images.device, images.dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            resized = weights @ images @ weights.T
+    return resized.contiguous(memory_format=torch.channels_last)
+
+
+@functools.lru_cache(maxsize=16)
+def _resampling(side: int, size: int) -> Tensor:
+    """(size, side) weights of the anti-aliased resampling of one axis, on the CPU."""
+    columns = torch.eye(side)[None, None]
+    resampled = F.interpolate(columns, (size, side), mode="bilinear", antialias=True, align_corners=False)
+    return resampled[0, 0]
+
+
+def network_input(crops: NDArray[np.uint8], size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Resize and normalise crops as in use, without augmentation.
+
+    Args:
+        crops: (B, S, S, 3) RGB.
+        size: Side of the network's input, pixels.
+        device: Of the result.
+    Returns:
+        (B, 3, size, size) float32 in channels-last memory.
+    """
+    return normalise(resize_crops(torch.from_numpy(crops).to(device), size))
 
 
 def normalise(crops: Tensor) -> Tensor:
@@ -109,7 +153,7 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
 
     Args:
         crops: (B, S, S, 3) uint8, on any device.
-        settings: What may happen.
+        settings: Ranges and probabilities.
         size: Side of the view, pixels.
         generator: CPU generator; the only source of chance.
     Returns:
@@ -139,7 +183,7 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     ).to(device)
     images = crops.permute(0, 3, 1, 2).contiguous().float()
     grid = F.affine_grid(theta, [batch, 3, size, size], align_corners=False)
-    views = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    views = _sampled(images, grid)
     if settings.soften > 0:
         views = _softened(views, settings.soften, generator)
 
@@ -160,11 +204,20 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     return _erased(flat.view(batch, 3, size, size), settings, uniform, generator)
 
 
+def _sampled(images: Tensor, grid: Tensor) -> Tensor:
+    """Sample images (B, 3, S, S) at a grid (B, H, W, 2); places outside take the nearest border pixel."""
+    padding = "border"
+    if images.device.type == "mps":  # has no such padding: places beyond the outer pixels' centres are moved
+        inside = 1 - 1 / images.shape[-1]
+        grid, padding = grid.clamp(-inside, inside), "zeros"
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
 def rand_augment(images: Tensor, count: int, magnitude: int, generator: torch.Generator) -> Tensor:
     """RandAugment: ``count`` operations an image, drawn uniformly, each at one strength.
 
     The fourteen operations and their ranges are those of [1] as torchvision scales them (31 steps); the sign
-    of a signed one is drawn. What a geometric operation uncovers is black.
+    of a signed one is drawn. Places that a geometric operation uncovers are black.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -238,9 +291,16 @@ def _softened(views: Tensor, probability: float, generator: torch.Generator) -> 
     for index, share in enumerate(_SOFTENED):
         rows = ((drawn < probability) & (level == index)).nonzero().squeeze(1).to(views.device)
         if len(rows):
-            small = F.interpolate(views[rows], scale_factor=share, mode="bilinear", antialias=True)
+            small = _shrunk(views[rows], share)
             views[rows] = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
     return views
+
+
+def _shrunk(views: Tensor, share: float) -> Tensor:
+    """Views (B, 3, S, S) at a share of their size, anti-aliased."""
+    if views.device.type in ("cpu", "cuda"):
+        return F.interpolate(views, scale_factor=share, mode="bilinear", antialias=True)
+    return resize_images(views, math.floor(views.shape[2] * share))
 
 
 def _erased(views: Tensor, settings: Augmentation, uniform: _Uniform, generator: torch.Generator) -> Tensor:

@@ -57,9 +57,9 @@ def train(
     """Train by a recipe. Over several devices: accelerate launch -m agelens train ..."""
     from agelens.apps.training_progress import RichReporter
     from agelens.experiments.train import train as train_recipe
+    from agelens.methods.ordinal_dark import distillation_settings
     from agelens.training.recipe import Recipe
     from agelens.training.run import warning_of
-    from agelens.training.teachers import distillation_settings
 
     options = {"select": select, "finish.name": finish}
     selected = [f"{key}={value}" for key, value in options.items() if value is not None]

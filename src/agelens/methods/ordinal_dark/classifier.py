@@ -1,0 +1,61 @@
+"""Teacher 2, the classifier of ages.
+
+[1] Zhao et al., Distilling ordinal relation and dark knowledge for facial age estimation, 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from agelens.data.crops import CropSet
+from agelens.methods.ordinal_dark.stage import OrdinalDarkStage
+from agelens.networks.age_network import AgeNetwork
+from agelens.training.labels import AgeLabels
+from agelens.training.stage import Batch, Validation, validate_ages
+
+__all__ = ["ClassifierStage"]
+
+
+@dataclass
+class ClassifierStage(OrdinalDarkStage):
+    """Teacher 2: a classifier of ages, trained on labels alone ([1], Sec. III-B)."""
+
+    start: Mapping[str, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """``classifier``."""
+        return "classifier"
+
+    @property
+    def backbone(self) -> str:
+        """Name of its backbone; in a run that trains nothing else the recipe's, so ``--start`` works."""
+        if self.settings.stages == ("classifier",):
+            return self.recipe.network.backbone
+        width = self.settings.width
+        name = self.settings.classifier + ("" if width == 1.0 else f"@{width:g}")
+        return f"zca{self.settings.zca}:{name}" if self.settings.zca else name
+
+    def network(self) -> AgeNetwork:
+        """Its network at its start: ImageNet's weights, those of ``--start``, or N(0, 0.02)."""
+        alone = self.settings.stages == ("classifier",)
+        pretrained = self.recipe.network.pretrained if alone else self.settings.classifier_pretrained
+        network = self.new_age_network(self.backbone, ("ldl",), 1.0, pretrained)
+        if self.start is not None and alone:
+            network.load_state_dict(dict(self.start))
+        return network
+
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Negative log likelihood of the labels (B, 4), the batch's targets."""
+        return {"loss": AgeLabels.of(batch.targets).likelihood_loss(outputs.logits, self.age_bins)}
+
+    def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
+        """Judge the ages; in a run that trains a student too, the figures are not the run's."""
+        found = validate_ages(network, crops, size)
+        if "student" in self.settings.stages:
+            return replace(found, table={"teacher": found.table["estimates"]})
+        return found
