@@ -151,7 +151,7 @@ def test_a_set_without_a_split_gets_the_default_one(make_set: MakeSet) -> None:
     two = make_set("two", [50, 51], ["train", "val"])
     joined = join(read(one, two))
     assert set(joined.table["split"].tolist()[:40]) == {"train", "val", "test"}
-    assert "one had no split" in joined.told[0]
+    assert "one had no split" in joined.notes[0]
 
 
 @pytest.mark.parametrize("other", [ARCFACE_GEOMETRY.with_size(64), DEFAULT_GEOMETRY.with_size(48)])

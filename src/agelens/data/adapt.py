@@ -171,7 +171,7 @@ def _has_band(row: Row) -> bool:
 
 
 def _impossible(row: Row, age: float) -> str:
-    """What is wrong with a row's label; empty if nothing is."""
+    """Fault of a row's label; empty for none."""
     if not _has_band(row):
         within = 0 <= age <= MAXIMUM_AGE
         return "" if within else f"age {row.get('age', '')!r} is not within 0 … {MAXIMUM_AGE:g} years"

@@ -61,7 +61,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Findings of an audit, and numbers of images.
 
     Attributes:
         source: The manifest or folder.
@@ -96,7 +96,7 @@ class AuditReport:
         return pd.DataFrame(rows, columns=["kind", "paths", "detail"], dtype=object)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in what JSON can hold.
+        """The report as JSON values.
 
         Returns:
             The attributes and ``counts``.
@@ -155,7 +155,7 @@ def audit(
 
 
 def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding]]:
-    """The rows to audit, and what their names and values alone tell."""
+    """The rows to audit, and findings from their names and values alone."""
     opened = None if dataset is None else data_set(dataset)
     if source.is_dir():
         if opened is not None:

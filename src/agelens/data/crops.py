@@ -78,12 +78,12 @@ class CropSet:
         """Side of the crops, pixels."""
         return int(self.pixels.shape[1])
 
-    def crops(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(B, S, S, 3) a copy of the chosen crops."""
-        found = np.array(self.pixels[self.rows[chosen]])
+    def crops(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B, S, S, 3) a copy of some of the crops, by their places."""
+        copied = np.array(self.pixels[self.rows[rows]])
         if isinstance(self.pixels.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.pixels.base.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in ours
-        return found
+        return copied
 
     def select(self, mask: NDArray[np.bool_]) -> CropSet:
         """The crops where ``mask`` (N,) is true."""

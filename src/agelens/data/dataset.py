@@ -1,6 +1,6 @@
-"""The parts of a data set's adapter: what it yields, and what is declared of the set.
+"""The parts of a data set's adapter: the items that it yields, and the declaration of the set.
 
-A data set is one file: a docstring (what the set is, its owner, terms and layout), a generator that yields
+A data set is one file: a docstring (its description, owner, terms and layout), a generator that yields
 rows, and a :class:`DataSet` that names the generator. :func:`agelens.data.adapt.read_dataset` does the rest.
 """
 
@@ -52,7 +52,7 @@ raises InputError for a folder that is not its data set. Settings of its own are
 
 @dataclass(frozen=True)
 class ContentSplit:
-    """A split by what the images show: copies share a side, and one of them is used.
+    """A split by the content of the images: copies share a side, and one of them is used.
 
     Rows that are in the test part already stay there; the others are divided.
 
@@ -84,9 +84,9 @@ class DataSet:
 
     Attributes:
         read: Yields the rows; the docstring of its module is the set's guide.
-        image: What the folder must hold at least one of, in words, for the error of a folder without.
+        image: Name of an item of the set, for the error of a folder without any.
         chips: The images are cut to one face already: `prepare` treats them as face chips.
-        split: How the images are split; None: as the rows say, or not at all.
+        split: The split to make; None: the one in the rows, or none.
         ages: Whether the rows have ages; a set of identities has ``subject`` instead.
         labels: The meaning of its ages, for the manifest's column ``labels``; None: not known, unless the
             rows say.

@@ -60,13 +60,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What is kept of N images to compare them.
+    """Digests, hashes and thumbnails of N images, by which they are compared.
 
     Attributes:
         digests: sha256 of each file in hex; ``""`` where the file could not be read.
         hashes: (N,) uint64 difference hashes; 0 where there is no image.
         thumbnails: (N, 32, 32) uint8, grey; 0 where there is no image.
-        errors: What stopped the reading of an image, or None.
+        errors: The error that an image could not be read for, or None.
     """
 
     digests: list[str]
@@ -199,16 +199,13 @@ def _pairs(
     within: bool,
 ) -> Pairs:
     """Pairs of ``rows`` of the one and ``columns`` of the other; ``within`` one set, those with i < j."""
-    hashes, detail = one.hashes[rows], _detail(one.thumbnails[rows])
-    thumbnails = other.thumbnails[columns]
     found = []
     for mirrored in (False, True):
-        others = other.hashes[columns]
-        if mirrored:
-            others, thumbnails = _mirror_hashes(others), thumbnails[:, :, ::-1]
-        other_detail = _detail(thumbnails)
-        for pairs in _candidates(hashes, others, within):
-            correlation = np.einsum("nd,nd->n", detail[pairs[:, 0]], other_detail[pairs[:, 1]])
+        others = _mirror_hashes(other.hashes[columns]) if mirrored else other.hashes[columns]
+        for pairs in _candidates(one.hashes[rows], others, within):
+            detail = _detail_of(one.thumbnails, rows[pairs[:, 0]], False)
+            other_detail = _detail_of(other.thumbnails, columns[pairs[:, 1]], mirrored)
+            correlation = np.einsum("nd,nd->n", detail, other_detail)
             same = correlation >= MINIMUM_CORRELATION
             places = np.stack([rows[pairs[same, 0]], columns[pairs[same, 1]]], axis=1)
             found.append((places, correlation[same], np.full(int(same.sum()), mirrored)))
@@ -239,6 +236,15 @@ def _mirror_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The hashes of the mirrored images: each row of bits reversed and inverted (equal cells apart)."""
     bits = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).reshape(-1, 8, 8)
     return np.packbits(1 - bits[:, :, ::-1].reshape(-1, 64), axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def _detail_of(
+    thumbnails: NDArray[np.uint8], places: NDArray[np.int64], mirrored: bool
+) -> NDArray[np.float32]:
+    """(M, 1024) the detail of M candidates alone: that of all images would not fit into memory."""
+    distinct, of_place = np.unique(places, return_inverse=True)
+    taken = thumbnails[distinct]
+    return _detail(taken[:, :, ::-1] if mirrored else taken)[of_place]
 
 
 def _detail(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

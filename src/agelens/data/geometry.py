@@ -54,7 +54,7 @@ def crop_geometry(manifest: pd.DataFrame) -> CropGeometry | None:
 
 
 def same_alignment(one: CropGeometry | None, other: CropGeometry | None) -> bool:
-    """Whether two geometries place the face alike; the size of the crops does not matter."""
+    """Tell whether two geometries place the face alike, at any size of the crops."""
     return one is not None and other is not None and one.template == other.template
 
 

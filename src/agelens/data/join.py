@@ -54,15 +54,15 @@ class Joined:
     Attributes:
         table: The manifest; ``attrs["root"]`` is the folder that holds all of the sets.
         dropped: By reason, how many rows are not used that their own set uses.
-        told: What the user should know, a line each.
+        notes: Facts that the user should know, a line each.
     """
 
     table: pd.DataFrame
     dropped: dict[str, int]
-    told: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     def lines(self) -> Iterator[str]:
-        """The sets and what was dropped, a line each."""
+        """Yield the sets and the numbers of dropped images, a line each."""
         for name, rows in self.table.groupby("dataset", sort=False):
             counts = Counter(rows["split"])
             parts = ", ".join(f"{counts[side]:,} {side}" for side in SPLITS)
@@ -70,7 +70,7 @@ class Joined:
             yield f"{name}: {len(rows):,} images ({parts}, {counts['']:,} not used), {meaning} ages"
         for reason, count in self.dropped.items():
             yield f"dropped: {count:,} {reason}"
-        yield from self.told
+        yield from self.notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def join(
 ) -> Joined:
     """Join prepared manifests.
 
-    A set without any split gets the default one (:func:`~agelens.data.splits.default_split`), which is told.
+    A set without any split gets the default one (:func:`~agelens.data.splits.default_split`), with a note.
 
     Args:
         manifests: Of ``prepare``, from ``read_manifest``; crops of one geometry and size.
@@ -109,14 +109,14 @@ def join(
         raise InputError("nothing to join: name at least one manifest")
     sets = _named(manifests)
     tests = [_test_part(table, sets[0]) for table in excluded]
-    told: list[str] = []
+    notes: list[str] = []
     root = Path(os.path.commonpath([each.table.attrs["root"] for each in sets]))
     table = pd.concat([_columns(each, root) for each in sets], ignore_index=True)
     table.attrs = {"root": root}
     member = np.repeat(np.arange(len(sets)), [len(each.table) for each in sets])
     meanings = sorted({text for text in table["labels"] if text})
     if len(meanings) > 1:
-        told.append(f"the labels mean different things: {', '.join(meanings)} ages, row by row in 'labels'")
+        notes.append(f"the labels mean different things: {', '.join(meanings)} ages, row by row in 'labels'")
     total, done = len(table) + sum(map(len, tests)), 0
 
     def read(rows: pd.DataFrame) -> Fingerprints:
@@ -133,7 +133,7 @@ def join(
             digests = table["digest"].iloc[rows].tolist()
             split = default_split(table.iloc[rows], group_keys(digests, pairs))
             table.loc[rows, ["split", "note"]] = split[["split", "note"]].to_numpy()
-            told.append(f"{each.name} had no split; the default one, by content, was made")
+            notes.append(f"{each.name} had no split; the default one, by content, was made")
     dropped: Counter[str] = Counter()
 
     def drop(rows: NDArray[np.int64], reason: str, notes: Sequence[str]) -> None:
@@ -152,7 +152,7 @@ def join(
         rows = np.array(sorted(_near(prints, used, read(part))), dtype=np.int64)
         drop(rows, f"nearly in {where}", [f"near copy of an image in {where}"] * len(rows))
     _drop_near_held(table, member, prints, drop)
-    return Joined(table, {reason: count for reason, count in dropped.items() if count}, tuple(told))
+    return Joined(table, {reason: count for reason, count in dropped.items() if count}, tuple(notes))
 
 
 def _named(manifests: Sequence[pd.DataFrame]) -> list[_Set]:
@@ -163,7 +163,9 @@ def _named(manifests: Sequence[pd.DataFrame]) -> list[_Set]:
         _require_digests(table, path)
         geometry = crop_geometry(table)
         if geometry is None:
-            raise InputError(f"{path}: crops of unknown geometry; join takes what agelens prepare wrote")
+            raise InputError(
+                f"{path}: crops of unknown geometry; join takes manifests that agelens prepare wrote"
+            )
         of_rows = set(table["dataset"]) - {""} if "dataset" in table else set()
         name = of_rows.pop() if len(of_rows) == 1 else Path(table.attrs["root"]).name
         if name in [each.name for each in sets]:
@@ -210,7 +212,7 @@ def _test_part(table: pd.DataFrame, first: _Set) -> pd.DataFrame:
 
 
 def _columns(each: _Set, root: Path) -> pd.DataFrame:
-    """A set's rows with what the union needs of each."""
+    """A set's rows with the columns that the union needs."""
     table = each.table.copy()
     for name in ("dataset", "labels", "split", "note"):
         if name not in table:

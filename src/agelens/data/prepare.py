@@ -9,7 +9,7 @@ The output folder::
       manifest.csv                            the crops, with everything that was known of the images
       failures.csv                            the images without a crop: path, row, reason
       geometry.json                           the geometry of the crops, which becomes part of a model
-      journal.jsonl                           what is finished, a line an image: where a later run goes on
+      journal.jsonl                           the finished images, a line each: where a later run goes on
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _BATCH = 16  # images a worker takes at once
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What became of the images of a manifest.
+    """Outcome of preparing a manifest, in numbers of images.
 
     Attributes:
         images: Rows of the manifest.
@@ -94,7 +94,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a worker needs to know besides the image."""
+    """Settings of a worker besides the image."""
 
     out: Path
     detector: str
@@ -113,7 +113,7 @@ class _Settings:
 
 
 def crop_path(out: str | Path, digest: str) -> Path:
-    """Where `prepare` puts the crop of the image with this digest."""
+    """Path of the crop of the image with this digest."""
     return Path(out) / "crops" / digest[:2] / f"{digest}.png"
 
 
@@ -144,14 +144,14 @@ def prepare(
         manifest: From ``read_manifest`` or a data set; ``attrs["root"]`` is where its paths start.
         out: The folder to write.
         detector: A key of ``DETECTORS``.
-        detector_settings: What its class takes.
+        detector_settings: Arguments of its class.
         geometry: Of the crops.
         chips: The images are face chips: aligned, on the usual layout of a chip where no face is
             detected (`ImageKind.CHIP`).
         workers: Processes; 1 works in this one.
         progress: Called as ``progress(done, total)``.
     Returns:
-        What became of the images.
+        The numbers of images by outcome.
     Raises:
         ManifestError: The manifest breaks the contract.
         InputError: A setting cannot be used, or ``out`` was prepared with other settings.
@@ -231,7 +231,7 @@ class _Journal:
             raise OutputError(self.path, f"cannot write: {error.strerror or error}") from error
 
     def _load(self) -> int:
-        """Read what is there; return the length in bytes of its whole lines."""
+        """Read the finished lines; return the length in bytes of its whole lines."""
         whole = 0
         if not self.path.exists():
             return whole
@@ -255,7 +255,7 @@ class _Journal:
 
 
 def _finished(outcome: dict[str, Any] | None, task: _Task, out: Path) -> bool:
-    """Whether an earlier run's crop is there and the image is still the one it was."""
+    """Tell whether an earlier run's crop is there and the image is still the same."""
     if outcome is None or "reason" in outcome:
         return False
     try:

@@ -36,7 +36,7 @@ class Fold:
 
     Attributes:
         name: ``fold-01`` …
-        held_out: What tests, in words: ``person 001``, ``a fifth of the people``.
+        held_out: The test part in words: ``person 001``, ``a fifth of the people``.
         sides: (N,) ``train``, ``val``, ``test`` or ``""`` for each row of the manifest.
     """
 
@@ -51,7 +51,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Leak:
-    """What is on both sides of a protocol's folds.
+    """People or images on both sides of a protocol's folds.
 
     Attributes:
         what: ``subject`` or ``image`` (the same bytes).
@@ -73,7 +73,7 @@ class ProtocolSplit:
         manifest: The N rows it was applied to.
         folds: In order.
         unused: Reason to number of rows that no fold uses.
-        leaks: What is on both sides although the protocol does not promise otherwise; empty: nothing.
+        leaks: People or images on both sides that the protocol does not rule out.
         digest: sha256 over the sorted lines ``<fold> <content or path> <side>`` of all folds: equal for equal
             protocols on equal images.
     """
@@ -100,16 +100,16 @@ class ProtocolSplit:
         sides = np.where(fold.sides == "test", "val", fold.sides) if judged else fold.sides
         table["split"] = pd.Series(sides, index=table.index, dtype=object)
         notes = table["note"].tolist() if "note" in table else [""] * len(table)
-        told = [
+        reasons = [
             "" if side else note or f"not in {self.protocol.name}"
             for side, note in zip(fold.sides, notes, strict=True)
         ]
-        table["note"] = pd.Series(told, index=table.index, dtype=object)
+        table["note"] = pd.Series(reasons, index=table.index, dtype=object)
         table.attrs = dict(self.manifest.attrs)
         return table
 
     def lines(self) -> Iterator[str]:
-        """What a reader of the figures should know, a line each."""
+        """Yield the facts that the figures must be read with, a line each."""
         tested = sum(len(fold.rows("test")) for fold in self.folds)
         yield f"{self.protocol.name}: {self.protocol.title}"
         used = int(np.any([fold.sides != "" for fold in self.folds], axis=0).sum())
@@ -130,7 +130,7 @@ class ProtocolSplit:
                 f"in {leak.test_images:,} of {tested:,} test images ({leak.test_images / tested:.1%})"
             )
         if not self.leaks:
-            yield "leak: none found" + ("" if _has(self.manifest, "subject") else " (people are not known)")
+            yield "leak: none" + ("" if _has(self.manifest, "subject") else " (people are not known)")
         if self.protocol.selection:
             yield self.protocol.selection
         yield f"digest {self.digest}"
@@ -180,16 +180,16 @@ _Sides = tuple[str, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_] | No
 
 
 def _sides(manifest: pd.DataFrame, protocol: Protocol, usable: NDArray[np.bool_]) -> Iterator[_Sides]:
-    """What tests in words, then (N,) test, train and, if it is given, validation rows of every fold."""
+    """Test part of every fold in words, then its (N,) test, train and, if given, validation rows."""
     if protocol.kind == "official":
         parts = np.asarray(_required(manifest, "official_split", usable, protocol), dtype=object)
-        chosen = {
+        of_part = {
             part: usable & (parts == part)
             for part in {*protocol.train_parts, protocol.test_part, *filter(None, [protocol.validation_part])}
         }
-        trains = np.any([chosen[part] for part in protocol.train_parts], axis=0)
-        validates = chosen[protocol.validation_part] if protocol.validation_part else None
-        yield f"the owner's {protocol.test_part} part", chosen[protocol.test_part], trains, validates
+        trains = np.any([of_part[part] for part in protocol.train_parts], axis=0)
+        validates = of_part[protocol.validation_part] if protocol.validation_part else None
+        yield f"the owner's {protocol.test_part} part", of_part[protocol.test_part], trains, validates
         return
     for held_out, tests in _tests(manifest, protocol, usable):
         yield held_out, tests, usable & ~tests, None
@@ -286,13 +286,13 @@ def _carve(
     known = sorted(sizes)
     order = [known[place] for place in np.argsort(group_place(known, salt), kind="stable")]
     wanted, count = protocol.validation_share * int(trains.sum()), 0
-    chosen: set[str] = set()
+    carved: set[str] = set()
     for key in order[:-1]:  # at least one group stays to be trained on
-        if chosen and count + sizes[key] / 2 > wanted:
+        if carved and count + sizes[key] / 2 > wanted:
             break
-        chosen.add(key)
+        carved.add(key)
         count += sizes[key]
-    return np.array([key in chosen for key in keys], dtype=bool) & trains
+    return np.array([key in carved for key in keys], dtype=bool) & trains
 
 
 def _filled(manifest: pd.DataFrame, column: str, rows: NDArray[np.bool_]) -> bool:
@@ -300,7 +300,7 @@ def _filled(manifest: pd.DataFrame, column: str, rows: NDArray[np.bool_]) -> boo
 
 
 def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protocol) -> None:
-    """Check what every protocol promises, and what this one does.
+    """Check the promises of every protocol, and those of this one.
 
     Every fold has rows to train and test on, and to validate on if the protocol carves a part for that; no
     image tests twice; ``folds`` and ``leave-one-out`` test every row they use; nobody is on two sides of a
@@ -310,7 +310,7 @@ def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protoco
     Args:
         folds: The folds.
         manifest: Their N rows.
-        protocol: What made them.
+        protocol: The protocol that made them.
     Raises:
         SplitError: A promise is broken; the message names fold and group.
     """

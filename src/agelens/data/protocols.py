@@ -1,4 +1,4 @@
-"""Evaluation protocols as data: who is trained on, who is tested on.
+"""Evaluation protocols as data: the people or images to train on, and those to test on.
 
 A protocol is a table of ``protocols.toml``, checked on load; knowing them needs no extra. Applied to a
 manifest (:mod:`agelens.data.protocol_split`) it gives one fold or more; a fold sends every row to train, val,
@@ -29,14 +29,14 @@ class Protocol(BaseModel):
     """One evaluation protocol.
 
     Attributes:
-        name: As users call it.
-        title: What it does, one line.
+        name: Key of its table.
+        title: Description in one line.
         source: The papers that use it, or why it is as it is.
         dataset: The data set it is meant for; ``any``.
         kind: ``holdout``: a share of the groups tests. ``folds``: K folds, each group tests once.
             ``leave-one-out``: each group is a fold. ``official``: the owner's parts (column
             ``official_split``). ``listed``: the test images are those of a list that ships with agelens.
-        group: What goes to a side as a whole: a person (``subject``) or an ``image`` by its digest.
+        group: The unit that goes to a side as a whole: a person (``subject``) or an ``image`` by its digest.
         test_share: Of ``holdout``.
         folds: Of ``folds``.
         validation: ``carved`` out of the training part, by the protocol's group; ``judged``: the test part
@@ -48,9 +48,9 @@ class Protocol(BaseModel):
         test_part: Of ``official``: the owner's part that is tested on.
         test_list: Of ``listed``: a file in ``protocol_lists``, a name a line.
         ages: Only labels from the first to the second age, both included.
-        spread: How groups are dealt to folds: ``hash`` (a new image moves no other) or ``even`` (folds of one
-            size, for small sets).
-        labels: What the labels of its data set mean: ``real``, ``apparent`` or ``estimated`` ages.
+        spread: Rule by which groups are dealt to folds: ``hash`` (a new image moves no other) or ``even``
+            (folds of one size, for small sets).
+        labels: Meaning of the labels of its data set: ``real``, ``apparent`` or ``estimated`` ages.
         images: How many images the owner's whole set has; for "found 2,981 of 3,287".
         test_images: How many of them test.
     """
@@ -98,7 +98,7 @@ class Protocol(BaseModel):
 
     @property
     def published(self) -> bool:
-        """Whether the sides are somebody else's, and so may leak."""
+        """Sides made by others, which may leak."""
         return self.kind in ("official", "listed")
 
 

@@ -1,6 +1,6 @@
-"""Splits keyed by what an image is, not by its place in a list.
+"""Splits keyed by the content of an image, not by its place in a list.
 
-What training does with copies (:func:`split_images`): a group holds the copies of one photograph, byte for
+Copies in training (:func:`split_images`): a group holds the copies of one photograph, byte for
 byte or nearly (:mod:`agelens.data.duplicates`).
 
 - The group goes to one side as a whole: a copy of a training image never tests.
@@ -164,7 +164,7 @@ def default_split(manifest: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame
 
 
 def labels_conflict(labels: Sequence[tuple[float, float]], digests: Sequence[str]) -> bool:
-    """Say whether the copies of one photograph contradict each other about the age.
+    """Tell whether the copies of one photograph contradict each other about the age.
 
     Args:
         labels: Lower and upper end of each copy's label, years; equal for an age.

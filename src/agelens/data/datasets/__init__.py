@@ -83,7 +83,7 @@ def settings_of(dataset: DataSet) -> dict[str, Any]:
 
 
 def dataset_guide(name: str) -> str:
-    """What a data set is, where its owner offers it, its terms, and how to lay it out.
+    """Description of a data set: its owner, terms and layout.
 
     Raises:
         PluginError: An unknown data set.

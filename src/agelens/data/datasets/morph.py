@@ -130,7 +130,7 @@ def _find_photographs(rows: list[Row], folder: Path) -> None:
 
 
 def _dates_problem(record: Mapping[str, str]) -> str:
-    """What is wrong with the dates of birth and of arrest, against each other and the age."""
+    """Fault of the dates of birth and of arrest, against each other and the age; empty for none."""
     born, taken = _date(record["dob"]), _date(record["doa"])
     for name, value, found in (("dob", record["dob"], born), ("doa", record["doa"], taken)):
         if found is None:

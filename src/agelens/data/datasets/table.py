@@ -44,7 +44,7 @@ def table(
         age: The column of ages; likewise.
         images: The folder that relative paths start from; None: the table's.
     Raises:
-        InputError: No such table, or the columns cannot be told.
+        InputError: No such table, or a column is missing or ambiguous.
         ManifestError: A column that the manifest knows breaks its contract.
     """
     if folder.suffix.lower() not in (".csv", ".parquet") or not folder.is_file():
