@@ -34,7 +34,7 @@ from agelens.evaluation.assurance import assure  # noqa: E402
 from agelens.evaluation.evaluate import Evaluation, evaluate  # noqa: E402
 from agelens.evaluation.results import is_rate  # noqa: E402
 from agelens.label_distribution import AgeBins, gaussian  # noqa: E402
-from agelens.reports.blocks import Figures, Gallery, Section, Table, Text  # noqa: E402
+from agelens.reports.blocks import Gallery, Headlines, Section, Table, Text  # noqa: E402
 from agelens.reports.page import drawing, page, plot_style, write_figure  # noqa: E402
 from agelens.reports.report import report_groupings, write_report  # noqa: E402
 from agelens.reports.stamp import make_stamp  # noqa: E402
@@ -163,7 +163,7 @@ class TestPage:
             axes.legend()
         blocks = (
             Text(NASTY),
-            Figures(((NASTY, "1", ""),)),
+            Headlines(((NASTY, "1", ""),)),
             Table(NASTY, (NASTY, "b"), ((NASTY, "1.0 [0.5, 1.5]"),), note=NASTY),
             drawing("a", figure, NASTY),
             drawing("b", figure, "again"),

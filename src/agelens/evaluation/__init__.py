@@ -1,1 +1,1 @@
-"""How good a system is: predictions and labels in, metrics by group with intervals out."""
+"""Evaluation: from predictions and labels to metrics, by group, with intervals. Nothing is drawn here."""

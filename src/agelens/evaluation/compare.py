@@ -111,7 +111,7 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class GroupVerdict:
-    """Who is best in a group, by MAE.
+    """The best system of a group, by MAE.
 
     Attributes:
         grouping: ``age_band`` or a column of the manifest.
@@ -152,7 +152,7 @@ class Comparison:
         people: People on them; as many as images where the manifest names no subjects.
         left_out: Images that some system answered and another did not.
         absent: Groupings asked for that the manifest has no values of.
-        facts: Manifest, split, split digest, labels, software, bootstrap: what the report is stamped with.
+        facts: Manifest, split, split digest, labels, software, bootstrap: for the report's stamp.
     """
 
     systems: tuple[SystemResult, ...]

@@ -41,7 +41,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model file takes.
+    """Cost of a model file.
 
     Attributes:
         latency: None where it was not measured.

@@ -142,7 +142,7 @@ def decide(
     cuts: tuple[float, float],
     members: BoolArray,
 ) -> Decisions:
-    """Count what a rule decides about the people of one group on one side of the threshold.
+    """Count a rule's decisions about the people of one group on one side of the threshold.
 
     Args:
         rule: Which.
@@ -150,7 +150,7 @@ def decide(
         name: Name of the group.
         side: Of the threshold.
         shown: N images.
-        scores: (N,) what the rule looks at; NaN without an estimate.
+        scores: (N,) estimate or probability that the rule reads; NaN without an estimate.
         cuts: Passed from the first on, refused below the second.
         members: (N,) the people's images.
     """
@@ -177,7 +177,7 @@ def trade_off_curve(
         grouping: ``all`` or a grouping.
         name: Name of the group.
         shown: N images.
-        scores: (N,) what the rule looks at; NaN without an estimate.
+        scores: (N,) estimate or probability that the rule reads; NaN without an estimate.
         cuts: (C,) rising.
         members: (N,) the group's images.
     """
@@ -214,7 +214,7 @@ def find_operating_point(
         grouping: ``all`` or a grouping.
         name: Name of the group.
         shown: N images.
-        scores: (N,) what the rule looks at; NaN without an estimate.
+        scores: (N,) estimate or probability that the rule reads; NaN without an estimate.
         cuts: (C,) rising.
         members: (N,) the group's images.
         wished: False positive rate, 0 … 1.

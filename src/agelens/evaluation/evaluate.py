@@ -52,7 +52,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How good a system is on a labelled set of images.
+    """Metrics of a system on a labelled set of images.
 
     Attributes:
         system: Name or file of what was evaluated.
@@ -200,7 +200,7 @@ def evaluate(
     :func:`agelens.evaluation.band_measures.band_measures` in place of all of these.
 
     Args:
-        predictions: What a system says.
+        predictions: Of a system.
         manifest: Checked manifest: what is true.
         by: Groupings (:mod:`agelens.evaluation.groups`): ``age_band``, ``pose``, a column of the manifest, a
             crossing as ``gender:ethnicity`` (of which the metrics are `IN_CROSSINGS`) …
@@ -306,11 +306,11 @@ def evaluate_system(
     Args:
         system: Opened, or what :func:`~agelens.evaluation.systems.open_system` opens.
         manifest: File, or a checked manifest.
-        split: ``train``, ``val``, ``test`` or ``all``; None: what the protocol tests, else ``test``.
+        split: ``train``, ``val``, ``test`` or ``all``; None: the test images of the protocol, else ``test``.
         images: Content of the images: ``aligned`` (in the model's geometry), ``chips`` (still to be detected
             and aligned, with its fallback) or ``photos`` (the largest face of each); of no use to a table.
         by: Groupings, as in :func:`evaluate`.
-        protocol: Judge what this protocol tests, in all of its folds; by default that of a run over folds.
+        protocol: Judge the test images of all folds of this protocol; by default of a run over folds its own.
         estimate: As in :func:`evaluate`.
         threshold: Years for P(age >= threshold).
         allow_missing: As in :func:`evaluate`.

@@ -65,7 +65,7 @@ _CROSS = ":"
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Which group each image is in.
+    """Membership of each image in one of G groups.
 
     Attributes:
         name: ``gender``, ``gender:ethnicity``.

@@ -35,7 +35,7 @@ class GroupResult:
 
     Attributes:
         grouping: ``all`` or the name of a grouping (:mod:`agelens.evaluation.groups`).
-        group: ``all``, ``18-29``, ``female`` …; ``unknown`` where the manifest says nothing.
+        group: ``all``, ``18-29``, ``female`` …; ``unknown`` where the manifest has no value.
         count: Number of images.
         people: Number of people; that of the images where the manifest names no subjects.
         small: Fewer people than :data:`SMALL_GROUP`.

@@ -8,7 +8,7 @@ from agelens.evaluation.evaluate import Evaluation
 from agelens.evaluation.measures import INTERVAL_LEVELS
 from agelens.evaluation.results import SMALL_GROUP
 from agelens.reports import plots
-from agelens.reports.blocks import Block, Figures, Section, Table, Text
+from agelens.reports.blocks import Block, Headlines, Section, Table, Text
 from agelens.reports.formats import grouping_title, headline, metric_table, metric_text
 from agelens.reports.page import drawing
 
@@ -23,7 +23,7 @@ def band_overview(evaluation: Evaluation) -> tuple[Block, ...]:
     overall = evaluation.results[0]
     entries = [(name, *headline(name, overall)) for name in _OVERVIEW if name in overall.metrics]
     return (
-        Figures(tuple(entries)),
+        Headlines(tuple(entries)),
         Text(
             "The labels are age bands. Band accuracy: per cent of images whose most probable band is theirs "
             "(estimate: whose estimated completed year is in it). Band distance: years from the estimate to "

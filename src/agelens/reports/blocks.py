@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["Block", "Drawing", "Figures", "Gallery", "Section", "Table", "Text"]
+__all__ = ["Block", "Drawing", "Gallery", "Headlines", "Section", "Table", "Text"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Headlines:
     """A row of headline figures.
 
     Attributes:
@@ -26,7 +26,7 @@ class Figures:
     """
 
     entries: tuple[tuple[str, str, str], ...]
-    kind: ClassVar[str] = "figures"
+    kind: ClassVar[str] = "headlines"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What it shows.
+        caption: Description.
         header: Names of the columns.
         rows: Cells of text, as many a row as the header. A cell ``5.02 [4.90, 5.14]`` shows its bounds
             softly, one that begins with ``too few`` as a whole.
@@ -62,7 +62,7 @@ class Drawing:
     Attributes:
         name: Unique on the page.
         svg: From :func:`figure_svg` under that name.
-        caption: What it shows, in words: what a reader without sight is told.
+        caption: Description in words, for readers without sight, too.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
 
 
-Block = Text | Figures | Table | Drawing | Gallery
+Block = Text | Headlines | Table | Drawing | Gallery
 
 
 @dataclass(frozen=True)

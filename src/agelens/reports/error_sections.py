@@ -12,7 +12,7 @@ from agelens.evaluation.groups import group_members, people
 from agelens.evaluation.measures import INTERVAL_LEVELS
 from agelens.evaluation.results import SMALL_GROUP
 from agelens.reports import plots
-from agelens.reports.blocks import Block, Figures, Section, Table, Text
+from agelens.reports.blocks import Block, Headlines, Section, Table, Text
 from agelens.reports.formats import grouping_title, headline, metric_table, metric_text
 from agelens.reports.page import drawing
 
@@ -153,7 +153,7 @@ def calibration(evaluation: Evaluation, out: Path) -> Section:
     return Section(
         "Calibration",
         (
-            Figures(entries),
+            Headlines(entries),
             Text(
                 "CRPS in years and NLL in nats judge the whole distribution, Brier score and accuracy "
                 f"P(age ≥ {threshold:g}); smaller is better but for accuracy. Intervals: "

@@ -39,7 +39,7 @@ class OfGroup(Protocol):
 
 
 def value_parts(value: BootstrapInterval, digits: int | None = None) -> tuple[str, str]:
-    """Write ``5.02`` and ``[4.90, 5.14]``; three digits below 1, else two, unless ``digits`` says."""
+    """Write ``5.02`` and ``[4.90, 5.14]``; three digits below 1, else two, unless ``digits`` is given."""
     if digits is None:
         digits = 3 if abs(value.value) < 1 else 2
     return f"{value.value:.{digits}f}", f"[{value.low:.{digits}f}, {value.high:.{digits}f}]"

@@ -158,7 +158,7 @@ def pit_shares(shares: Sequence[float]) -> Figure:
 
 
 def central_coverage(levels: Sequence[float], covered: Sequence[float], bounds: ArrayLike) -> Figure:
-    """Draw the coverage of the central intervals against what they say.
+    """Draw the coverage of the central intervals against their nominal level.
 
     Args:
         levels: L nominal levels, 0 … 1.

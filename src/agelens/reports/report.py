@@ -25,7 +25,7 @@ from agelens.evaluation.groups import crossings
 from agelens.files import write_atomically
 from agelens.reports.assurance_section import assurance_section
 from agelens.reports.band_sections import band_calibration, band_overview, bands_by_group
-from agelens.reports.blocks import Block, Figures, Section, Text
+from agelens.reports.blocks import Block, Headlines, Section, Text
 from agelens.reports.cases import failures, mistaken_for, worst_cases
 from agelens.reports.error_sections import calibration, error_by_age, errors_by_group
 from agelens.reports.formats import headline
@@ -112,7 +112,7 @@ def _overview(evaluation: Evaluation) -> Section:
     entries = []
     for name in shown:
         entries.append((name, *headline(name, evaluation.results[0])))
-    blocks.append(Figures(tuple(entries)))
+    blocks.append(Headlines(tuple(entries)))
     blocks.append(
         Text(
             "MAE, RMSE and bias in years (bias above 0: estimated too old); CA(n): per cent of images with "
