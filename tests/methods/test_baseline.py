@@ -56,6 +56,7 @@ def _recipe(objective: str, heads: tuple[str, ...] = (), **settings: object) -> 
         "network": {
             "backbone": backbone,
             "input_size": 64 if backbone == "ssr-net" else 32,
+            "enlarge": backbone == "ssr-net",
             "heads": heads or (("reg",) if reg else ("ldl",)),
         },
         "train": {"epochs": 3, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.003},
@@ -90,19 +91,22 @@ def test_it_learns_is_exported_and_has_calibrated_intervals(
 def test_the_stage_passes_scores_settings_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
-    def spy(scores, ages, bin_ages, *, counts, weight: float = 1.0):  # type: ignore[no-untyped-def]
-        seen.update(scores=scores, ages=ages, bins=bin_ages, counts=counts, weight=weight)
+    def spy(scores, ages, bin_ages, *, counts, deviations, weight: float = 1.0):  # type: ignore[no-untyped-def]
+        seen.update(scores=scores, ages=ages, counts=counts, deviations=deviations, weight=weight)
         return scores.sum()
 
     monkeypatch.setitem(OBJECTIVES, "spy", Objective(spy))
     stage = Baseline(_recipe("spy", weight=3), BINS).stages()[0]
-    crops = CropSet(np.zeros((3, 8, 8, 3), np.uint8), np.array([1.5, 1, 99], np.float32), np.arange(3))
+    ages, deviations = np.array([1.5, 1, 99], np.float32), np.array([np.nan, 2, np.nan], np.float32)
+    crops = CropSet(np.zeros((3, 8, 8, 3), np.uint8), ages, np.arange(3), deviations=deviations)
     assert stage.look(crops, crops) == ()
     logits = torch.ones(3, 81)
     batch = Batch(torch.zeros(3, 3, 8, 8), torch.from_numpy(crops.labels()), {})
     stage.loss(Outputs(torch.zeros(3, 4), logits, None), batch)
     assert seen["scores"] is logits
     assert seen["weight"] == 3.0
+    np.testing.assert_array_equal(np.asarray(seen["ages"]), ages)
+    np.testing.assert_array_equal(np.asarray(seen["deviations"]), deviations)
     counts = seen["counts"]
     assert isinstance(counts, torch.Tensor)
     assert (counts[1], counts[80], counts.sum()) == (2, 1, 3)

@@ -127,9 +127,10 @@ class BaselineStage(Stage):
             ``loss``.
         """
         scores = outputs.raw if hasattr(outputs, "raw") else outputs.logits
-        data = {"counts": self.counts} if "counts" in self.objective.context() else {}
-        ages = AgeLabels.of(batch.targets).ages
-        return {"loss": self.objective.loss(scores, ages, self.bin_ages, **self.loss_settings, **data)}
+        labels = AgeLabels.of(batch.targets)
+        known = {"counts": self.counts, "deviations": labels.deviations}
+        data = {name: known[name] for name in self.objective.context()}
+        return {"loss": self.objective.loss(scores, labels.ages, self.bin_ages, **self.loss_settings, **data)}
 
 
 class BaselineSettings(BaseModel):
