@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from agelens import model_file
 from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.errors import ModelFileError, NewerModelError
 from agelens.label_distribution import AgeBins
-from agelens.model_file import FORMAT_VERSION, ModelCard
+from agelens.model_file import FORMAT_VERSION, ModelCard, open_model_file
 
 CARD = ModelCard(
     name="résnet",
@@ -117,3 +122,168 @@ def test_damage_is_named(key: str, text: str) -> None:
 def test_what_json_cannot_hold_is_not_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
         replace(CARD, provenance={"loss": float("nan")}).to_metadata()
+
+
+# --- files that are opened
+
+
+@pytest.fixture
+def change_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """``change_model(change)`` writes a small model whose ONNX ``change`` has altered."""
+    onnx = pytest.importorskip("onnx", reason="building a model file needs the extra train")
+
+    def changed(change: Callable[[Any], None], **save: Any) -> Path:
+        model = onnx.load(make_model())
+        change(model)
+        path = tmp_path / "changed.onnx"
+        onnx.save(model, path, **save)
+        return path
+
+    return changed
+
+
+def initializer(model: Any, name: str) -> Any:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def test_a_sound_model_is_opened(change_model: Callable[..., Path]) -> None:
+    path = change_model(lambda model: None)
+    for session, card in (
+        open_model_file(path),
+        open_model_file("elsewhere.onnx", content=path.read_bytes()),
+    ):
+        assert card.name == "small"
+        assert [node.name for node in session.get_outputs()] == ["age", "distribution"]
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "/etc/passwd", "../../etc/passwd"])
+def test_external_data_are_refused_wherever_they_are(
+    change_model: Callable[..., Path], location: str
+) -> None:
+    from onnx.external_data_helper import set_external_data
+
+    def move(model: Any) -> None:
+        tensor = initializer(model, "bins")
+        set_external_data(tensor, location, offset=0, length=404)
+        tensor.ClearField("raw_data")
+        tensor.data_location = 1
+
+    with pytest.raises(ModelFileError, match=r"keeps weights in another file \(external data\)"):
+        open_model_file(change_model(move))
+
+
+def test_external_data_inside_nested_graphs_are_refused(change_model: Callable[..., Path]) -> None:
+    from onnx import TensorProto, helper
+
+    def nest(model: Any) -> None:
+        tensor = TensorProto(name="t", data_type=1, dims=[1], data_location=1)
+        tensor.external_data.add(key="location", value="/etc/passwd")
+        constant = helper.make_node("Constant", [], ["t"], value=tensor)
+        body = helper.make_graph([constant], "body", [], [helper.make_tensor_value_info("t", 1, [1])])
+        condition = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("c", 9, [], [True]))
+        branch = helper.make_node("If", ["yes"], ["u"], then_branch=body, else_branch=body)
+        model.graph.node.extend([condition, branch])
+
+    with pytest.raises(ModelFileError, match="external data"):
+        open_model_file(change_model(nest))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("years", np.float32(np.nan), "which are no ages"),
+        ("years", np.float32(np.inf), "which are no ages"),
+        ("years", np.float32(-4), "which are no ages"),
+        ("width", np.float32(np.nan), "values that are no probabilities"),
+    ],
+)
+def test_a_network_that_answers_nonsense_is_refused(
+    change_model: Callable[..., Path], name: str, values: Any, message: str
+) -> None:
+    from onnx import numpy_helper
+
+    def replace_values(model: Any) -> None:
+        initializer(model, name).CopyFrom(numpy_helper.from_array(np.asarray(values), name))
+
+    with pytest.raises(ModelFileError, match=message):
+        open_model_file(change_model(replace_values))
+
+
+def test_a_network_that_fails_is_refused(change_model: Callable[..., Path]) -> None:
+    from onnx import numpy_helper
+
+    def shorten(model: Any) -> None:
+        bins = np.zeros((1, 7), np.float32)
+        initializer(model, "bins").CopyFrom(numpy_helper.from_array(bins, "bins"))
+
+    with pytest.raises(ModelFileError, match=r"changed\.onnx: "):
+        open_model_file(change_model(shorten))
+
+
+def test_a_network_that_never_answers_is_refused(
+    change_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnx import TensorProto, helper
+
+    def delay(model: Any) -> None:
+        """Let the age pass through a loop of 2^62 rounds."""
+        number, condition = TensorProto.INT64, TensorProto.BOOL
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Cos", ["value"], ["next"])],
+            "round",
+            [
+                helper.make_tensor_value_info("round", number, []),
+                helper.make_tensor_value_info("go", condition, []),
+                helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"]),
+            ],
+            [
+                helper.make_tensor_value_info("on", condition, []),
+                helper.make_tensor_value_info("next", TensorProto.FLOAT, ["N"]),
+            ],
+        )
+        for node in model.graph.node:
+            node.output[:] = ["brightness_years" if name == "age" else name for name in node.output]
+        model.graph.initializer.extend(
+            [
+                helper.make_tensor("rounds", number, [], [2**62]),
+                helper.make_tensor("yes", condition, [], [True]),
+            ]
+        )
+        place = next(i for i, node in enumerate(model.graph.node) if "brightness_years" in node.output)
+        loop = helper.make_node("Loop", ["rounds", "yes", "brightness_years"], ["age"], body=body)
+        model.graph.node.insert(place + 1, loop)
+
+    monkeypatch.setattr(model_file, "PROBE_SECONDS", 0.5)
+    started = time.monotonic()
+    with pytest.raises(ModelFileError, match=r"its network did not answer within 0\.5 s"):
+        open_model_file(change_model(delay))
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"size": True},
+        {"size": 10**30},
+        {"size": -1},
+        {"size": 16.0},
+        {"template": [[10**400, 0]] * 5},
+        {"template": [[1e9, 0]] * 5},
+        {"template": [[True, 0]] * 5},
+        {"template": None},
+        {"template": [[0, 0]] * 50_000},
+    ],
+)
+def test_odd_geometries_are_named(geometry: dict[str, Any]) -> None:
+    changed = replace(CARD, geometry={**CARD.geometry, **geometry})
+    with pytest.raises(ModelFileError, match=r"agelens\.geometry: (size|template) must be") as caught:
+        ModelCard.from_metadata(changed.to_metadata(), "m.onnx")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_file_that_is_no_protocol_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for content in (b"\xff" * 40, b"\x0b\x0c", b"\x0a\x7f", b"\x80" * 30):
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match="no ONNX model: not a "):
+            open_model_file(path)

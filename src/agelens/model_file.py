@@ -1,6 +1,6 @@
-"""Model files: what an .onnx file says of itself, as text under ``agelens.`` keys, and opening one.
+"""Model files: the metadata of an .onnx file, as text under ``agelens.`` keys, and opening one.
 
-The exporter stores :meth:`ModelCard.to_metadata`; whoever runs a file opens it with :func:`open_model_file`.
+The exporter stores :meth:`ModelCard.to_metadata`; :func:`open_model_file` opens a file and checks all of it.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import onnxruntime
 
 from agelens.calibration import Calibration
@@ -20,11 +22,19 @@ from agelens.cores import bounded_threads
 from agelens.errors import InputError, ModelFileError, NewerModelError
 from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
+from agelens.protocol_buffer import has_external_data
 
 __all__ = ["FORMAT_VERSION", "ModelCard", "open_model_file"]
 
 FORMAT_VERSION = 1
 """The format that this agelens writes, and the newest that it reads."""
+
+PROBE_SECONDS = 30.0
+"""Time in which a network must answer two crops when its file is opened."""
+
+_SOUND_AGES = (-50.0, 250.0)  # years that a network may answer on crops without a face
+_LARGEST_CROP = 1024  # pixels of a side
+_FARTHEST_LANDMARK = 10.0  # sides of the crop
 
 _PREFIX = "agelens."
 _STRUCTURED = ("geometry", "normalisation", "decoding", "licence", "provenance")
@@ -32,7 +42,7 @@ _STRUCTURED = ("geometry", "normalisation", "decoding", "licence", "provenance")
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that a model file says of itself besides its weights.
+    """Metadata of a model file: everything besides its weights.
 
     Attributes:
         name: Name of the model.
@@ -128,32 +138,83 @@ def open_model_file(
         The session and the card.
     Raises:
         InputError: ``threads`` cannot be used.
-        ModelFileError: No such file, no ONNX, or not one of ours.
+        ModelFileError: No such file, no ONNX, not one of ours, with weights in another file, or with a
+            network that does not answer in time or answers values that are no ages.
         NewerModelError: It was written by a newer agelens.
     """
     path = Path(path)
-    if content is None and not path.is_file():
-        raise ModelFileError(path, "no such file")
+    content = _content(path) if content is None else content
+    _check_content(content, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = bounded_threads(threads)
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
-    options.log_severity_level = 4  # what is wrong with a file is said by our error, once
+    options.log_severity_level = 4  # a defect of the file is reported by our error, once
     try:
-        session = onnxruntime.InferenceSession(
-            content or str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base of their own
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelFileError(path, f"onnxruntime cannot read it as an ONNX model: {first_line}") from error
+        raise ModelFileError(
+            path, f"onnxruntime cannot read it as an ONNX model: {_first_line(error)}"
+        ) from error
     card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, path)
     try:
         CropGeometry.from_dict(card.geometry)
     except ValueError as error:
         raise ModelFileError(path, f"damaged model file: agelens.geometry: {error}") from error
     _check_graph(session, card, path)
+    _probe(session, card, path)
     return session, card
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise ModelFileError(path, "no such file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def _check_content(content: bytes, path: Path) -> None:
+    """Raise ModelFileError unless the file is a protocol buffer that keeps all of its tensors itself."""
+    try:
+        external = has_external_data(content)
+    except ValueError as error:
+        raise ModelFileError(path, f"no ONNX model: {error}") from error
+    if external:
+        raise ModelFileError(path, "keeps weights in another file (external data), which is refused")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _probe(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
+    """Raise ModelFileError unless the network answers a black and a noisy crop in time, with sound values."""
+    size = int(card.geometry["size"])
+    crops = np.zeros((2, size, size, 3), np.uint8)
+    crops[1] = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(PROBE_SECONDS, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        ages, distributions = session.run(["age", "distribution"], {"images": crops}, options)
+    except Exception as error:  # onnxruntime's errors share no base of their own
+        if timer.finished.is_set():
+            raise ModelFileError(path, f"its network did not answer within {PROBE_SECONDS:g} s") from error
+        raise ModelFileError(path, f"its network fails: {_first_line(error)}") from error
+    finally:
+        timer.cancel()
+    low, high = _SOUND_AGES
+    if ages.shape != (2,) or not np.all((ages >= low) & (ages <= high)):
+        raise ModelFileError(path, f"its network answers {ages.tolist()}, which are no ages")
+    sums = distributions.sum(axis=1) if distributions.ndim == 2 else np.full(2, np.nan)
+    if distributions.shape != (2, len(card.age_bins)) or not np.all(
+        (distributions >= 0).all(axis=1) & (abs(sums - 1) < 0.01)
+    ):
+        raise ModelFileError(path, "its network answers values that are no probabilities")
 
 
 def _check_graph(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
@@ -198,14 +259,23 @@ def _calibration(mapping: Mapping[str, str], path: str | Path) -> Calibration | 
 
 def _check_geometry(geometry: dict[str, Any], path: str | Path) -> None:
     size, template = geometry.get("size"), geometry.get("template")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        _damaged(path, "geometry", f"size must be a whole number of pixels, found {size!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_CROP:
+        _damaged(path, "geometry", f"size must be 1 to {_LARGEST_CROP} pixels, found {_shown(size)}")
     points = template if isinstance(template, list) else []
     if len(points) != 5 or not all(
-        isinstance(point, list) and len(point) == 2 and all(isinstance(x, int | float) for x in point)
-        for point in points
+        isinstance(point, list) and len(point) == 2 and all(map(_is_coordinate, point)) for point in points
     ):
-        _damaged(path, "geometry", f"template must be five points x y, found {template!r}")
+        _damaged(path, "geometry", f"template must be five points x y, found {_shown(template)}")
+
+
+def _is_coordinate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FARTHEST_LANDMARK
+
+
+def _shown(value: object) -> str:
+    """A value of the file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + " …"
 
 
 def _mapping(mapping: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ encoding itself (field numbers: ``onnx.proto``).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+
+from agelens.protocol_buffer import encoded, fields, varint
 
 __all__ = ["spell_out_prelu"]
 
@@ -31,10 +32,10 @@ def spell_out_prelu(model: bytes) -> bytes:
         ValueError: Not a protocol buffer.
     """
     parts = []
-    for number, field, content in _fields(model):
+    for number, field, content in fields(model):
         if number == _MODEL_GRAPH:
-            nodes = _one() + b"".join(_rewritten(*part) for part in _fields(content))
-            field = _encoded(_MODEL_GRAPH, nodes)
+            nodes = _one() + b"".join(_rewritten(*part) for part in fields(content))
+            field = encoded(_MODEL_GRAPH, nodes)
         parts.append(field)
     return b"".join(parts)
 
@@ -44,7 +45,7 @@ def _rewritten(number: int, field: bytes, content: bytes) -> bytes:
     if number != _GRAPH_NODE:
         return field
     node: dict[int, list[bytes]] = {}
-    for key, _, value in _fields(content):
+    for key, _, value in fields(content):
         node.setdefault(key, []).append(value)
     if node[_NODE_OPERATOR] != [b"PRelu"]:
         return field
@@ -62,65 +63,16 @@ def _rewritten(number: int, field: bytes, content: bytes) -> bytes:
 def _one() -> bytes:
     """A node for the number 1."""
     attribute = (
-        _encoded(_ATTRIBUTE_NAME, b"value_float")
-        + _varint(_ATTRIBUTE_FLOAT << 3 | 5)
+        encoded(_ATTRIBUTE_NAME, b"value_float")
+        + varint(_ATTRIBUTE_FLOAT << 3 | 5)
         + struct.pack("<f", 1.0)
-        + _varint(_ATTRIBUTE_TYPE << 3)
-        + _varint(1)
+        + varint(_ATTRIBUTE_TYPE << 3)
+        + varint(1)
     )
-    return _node(b"Constant", [], _ONE, _encoded(_NODE_ATTRIBUTE, attribute))
+    return _node(b"Constant", [], _ONE, encoded(_NODE_ATTRIBUTE, attribute))
 
 
 def _node(operator: bytes, inputs: list[bytes], output: bytes, attributes: bytes = b"") -> bytes:
-    content = b"".join(_encoded(_NODE_INPUT, name) for name in inputs)
-    content += _encoded(_NODE_OUTPUT, output) + _encoded(_NODE_NAME, output)
-    return _encoded(_GRAPH_NODE, content + _encoded(_NODE_OPERATOR, operator) + attributes)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Number, whole encoding, and content (of length-delimited fields) of a message's fields."""
-    start = 0
-    while start < len(message):
-        key, position = _read_varint(message, start)
-        content = b""
-        match key & 7:
-            case 0:
-                _, position = _read_varint(message, position)
-            case 1:
-                position += 8
-            case 2:
-                length, position = _read_varint(message, position)
-                content = message[position : position + length]
-                position += length
-            case 5:
-                position += 4
-            case _:
-                raise ValueError("not a protocol buffer")
-        if position > len(message):
-            raise ValueError("not a whole protocol buffer")
-        yield key >> 3, message[start:position], content
-        start = position
-
-
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(message):
-        byte = message[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-    raise ValueError("not a whole protocol buffer")
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _encoded(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    content = b"".join(encoded(_NODE_INPUT, name) for name in inputs)
+    content += encoded(_NODE_OUTPUT, output) + encoded(_NODE_NAME, output)
+    return encoded(_GRAPH_NODE, content + encoded(_NODE_OPERATOR, operator) + attributes)
