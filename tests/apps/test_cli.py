@@ -21,11 +21,11 @@ from PIL import Image
 
 from agelens import __version__
 from agelens.apps import cli
-from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.shipped_models import MODELS
+from agelens.inference.writers import PRINTED_COLUMNS
 
-HEADER = "path,face,age,low,high,p_at_least,x1,y1,x2,y2,confidence,error"
+HEADER = "path,face,age,low,high,p_at_least,x1,y1,x2,y2,confidence,alignment,warnings,error"
 
 
 @dataclass
@@ -92,7 +92,7 @@ def test_version_and_help(agelens: Callable[..., Done]) -> None:
 def test_csv_of_a_photo(agelens: Callable[..., Done], small_model: Path, portrait: Path) -> None:
     done = agelens("predict", portrait, "--model", small_model, "--format", "csv", "--threshold", "60")
     assert done.code == 0
-    assert done.out.splitlines()[0] == HEADER == ",".join(PREDICTION_COLUMNS)
+    assert done.out.splitlines()[0] == HEADER == ",".join(PRINTED_COLUMNS)
     (row,) = done.rows
     (face,) = AgeEstimator(small_model).estimate(portrait)
     assert row["path"] == str(portrait)
@@ -182,7 +182,7 @@ def test_no_face_is_a_row_but_no_failure(
     Image.new("RGB", (100, 100), "white").save(tmp_path / "wall.png")
     done = agelens("predict", tmp_path, "--model", small_model, "--format", "csv")
     assert done.code == 0
-    assert [row["error"] for row in done.rows] == ["no face found"]
+    assert [row["error"] for row in done.rows] == ["no face of 40 pixels or more found"]
     chip = agelens("predict", tmp_path, "--crops", "--model", small_model, "--format", "csv")
     assert [(row["error"], row["x1"]) for row in chip.rows] == [("", "")]
     assert float(chip.rows[0]["age"]) == pytest.approx(100, abs=0.5)

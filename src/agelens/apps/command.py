@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +18,9 @@ from agelens.errors import AgelensError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 
 __all__ = ["app", "command", "fail", "output", "print_table"]
+
+# Control characters of file names, which a terminal would obey.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
 app = typer.Typer(
     name="agelens",
@@ -28,25 +33,27 @@ app = typer.Typer(
 
 
 def command(
-    interrupted: str, extra: str | None = None
+    interrupted: str, extra: str | None = None, *, sigterm: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command whose failures end in one line on stderr.
 
     Args:
         interrupted: State of the files after Ctrl-C, for the message.
         extra: The extra that installs the packages it imports.
+        sigterm: Whether SIGTERM interrupts it as Ctrl-C does; not where a server has handlers of its own.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             try:
-                try:
-                    function(*args, **kwargs)
-                except ModuleNotFoundError as error:
-                    if extra is None or error.name is None or error.name.partition(".")[0] == "agelens":
-                        raise
-                    raise MissingExtraError(error.name, extra) from error
+                with _interruptible(sigterm):
+                    try:
+                        function(*args, **kwargs)
+                    except ModuleNotFoundError as error:
+                        if extra is None or error.name is None or error.name.partition(".")[0] == "agelens":
+                            raise
+                        raise MissingExtraError(error.name, extra) from error
             except AgelensError as error:
                 fail(f"error: {error}", 2)
             except KeyboardInterrupt:
@@ -57,16 +64,32 @@ def command(
     return register
 
 
+@contextlib.contextmanager
+def _interruptible(sigterm: bool) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt in the block; ignored signals stay ignored."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *([signal.SIGTERM] if sigterm else [])):
+            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                previous[number] = handler
+                signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def fail(message: str, code: int) -> None:
     """Print a line on stderr and exit with a code."""
-    typer.echo(message, err=True)
+    typer.echo(message.translate(_ESCAPES), err=True)
     raise typer.Exit(code)
 
 
 @contextlib.contextmanager
 def output(out: Path | None) -> Iterator[TextIO]:
-    """Yield stdout, or a file that is renamed into place when it is complete."""
-    if out is not None:
+    """Yield stdout (None or ``-``), or a file that is renamed into place when it is complete."""
+    if out is not None and out != Path("-"):
         with (
             write_atomically(out) as temporary,
             open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as handle,

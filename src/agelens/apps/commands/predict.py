@@ -6,18 +6,23 @@ import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agelens.apps.command import command, fail, output, print_table
+from agelens.apps.command import command, fail, output
 from agelens.errors import InputError
 
 if TYPE_CHECKING:
-    from agelens.inference.estimator import Source
+    from agelens.faces.image import Source
+    from agelens.faces.image_files import PassedOver
     from agelens.inference.face import Photo
+    from agelens.inference.tally import Tally
+    from agelens.inference.writers import PredictionFormat
 
 __all__ = ["models", "predict"]
+
+_SHOWN = 10  # passed-over folders that have a line of their own
 
 
 class Format(StrEnum):
@@ -25,7 +30,9 @@ class Format(StrEnum):
 
     table = "table"
     json = "json"
+    jsonl = "jsonl"
     csv = "csv"
+    spreadsheet = "spreadsheet"
 
 
 @command("no file was written")
@@ -48,9 +55,20 @@ def predict(
         ),
     ] = False,
     format: Annotated[  # noqa: A002
-        Format | None, typer.Option(help="Default: what --out ends in, else table.")
+        Format | None,
+        typer.Option(help="Default: what --out ends in, else table; spreadsheet: CSV for Excel and others."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; by default stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default, and for -, stdout.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep what is done in OUT.partial, and go on from it if it is there."),
+    ] = False,
+    save_faces: Annotated[
+        Path | None, typer.Option(help="Folder for the crop of each face, as the network saw it.")
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Folder for the photos with boxes and ages drawn in.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Shipped model (agelens models) or model file.")] = None,
     threshold: Annotated[float, typer.Option(help="Years for the probability of being that old.")] = 18,
     level: Annotated[
@@ -58,57 +76,173 @@ def predict(
     ] = 0.9,
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
+    min_face: Annotated[
+        float | None,
+        typer.Option(help="Smallest face in pixels. [mtcnn: 40; in more than 5.8 megapixels in proportion]"),
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Larger photos are shrunk to this side for the search.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Lowest confidence of a face, 0 to 1. [mtcnn: 0.7]")
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger images are refused before decoding.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the networks.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the networks, at most the cores.")] = 1,
 ) -> None:
     """Estimate the age of every face in photos.
 
-    An image that cannot be used is a row with its error, and the exit code is 1 at the end.
+    An image that cannot be used is a row with its error, and the exit code is 1 at the end. A photo without a
+    face is a row too, and no failure.
     """
-    from agelens.faces.detectors import make_detector
     from agelens.faces.image import MAX_PIXELS
-    from agelens.faces.image_files import find_images
     from agelens.inference.estimator import AgeEstimator
-    from agelens.inference.writers import write_csv, write_json
+    from agelens.inference.tally import Tally, endings
+    from agelens.inference.writers import FORMATS
 
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
-    selected = format or _format_of(out)
-    sources: list[Source] = []
-    for path in paths:
-        sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path])
+    if detector == "yunet" and detector_model is None:
+        raise InputError("--detector yunet needs --detector-model FILE: its network is not part of agelens")
+    if resume and (out is None or str(out) == "-" or "-" in paths):
+        raise InputError("--resume needs --out FILE, and photos that are files")
+    selected = (format or _format_of(out)).value
+    sources, passed_over = _sources(paths)
+    searched = {"model": detector_model, "min_face_size": min_face, "max_side": max_side}
+    settings = {name: value for name, value in searched.items() if value is not None}
+    if min_confidence is not None:
+        settings["min_confidence"] = min_confidence
     estimator = AgeEstimator(
         model,
-        detector=make_detector(detector, threads=threads, model=detector_model)
-        if detector_model
-        else detector,
+        detector=_detector(detector, threads, settings) if settings else detector,
         threads=threads,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
     )
-    failed = 0
+    form: PredictionFormat = FORMATS[selected](level, threshold)
+    if selected == Format.table:
+        form = FORMATS[selected](level, threshold, [str(source) for source in sources if _is_name(source)])
+    tally = Tally()
 
-    def count(photos: Iterable[Photo]) -> Iterator[Photo]:
-        nonlocal failed
-        for photo in photos:
-            failed += photo.error is not None
+    def photos(pending: list[Source]) -> Iterator[Photo]:
+        for photo in estimator.estimate_many(_shown(pending), crops=crops, aligned=aligned):
+            _save_pictures(photo, save_faces, annotate, level)
             yield photo
 
-    photos = count(estimator.estimate_many(_shown(sources), crops=crops, aligned=aligned))
-    write = {Format.csv: write_csv, Format.json: write_json, Format.table: _write_table}[selected]
+    if resume and out is not None:
+        agreed = {"model": estimator.card.digest, "format": selected, "level": level, "threshold": threshold}
+        agreed |= {"crops": crops, "aligned": aligned, "detector": detector, "max_pixels": max_pixels}
+        agreed |= {name: str(value) for name, value in settings.items()}
+        _resume(sources, photos, form, out, agreed, tally)
+    else:
+        from agelens.inference.journal import write_entries
+
+        with output(out) as handle:
+            write_entries((form.entry(photo) for photo in _counted(photos(sources), tally)), form, handle)
+    failures = [entry for entry in passed_over if entry.failed]
+    others = [entry.path for entry in passed_over if not entry.failed]
+    if tally.photos > 1 or others:
+        over = f"; passed over: {endings(others)}" if others else ""
+        typer.echo(f"{tally}{over}", err=True)
+    if tally.failed or failures:
+        folders = f", {len(failures)} folders or files could not be searched" if failures else ""
+        fail(f"{tally.failed} of {tally.photos} images could not be used{folders}", 1)
+
+
+def _sources(paths: list[str]) -> tuple[list[Source], list[PassedOver]]:
+    """The images that paths, folders and patterns name, and what was passed over, which stderr tells."""
+    from agelens.faces.image_files import find_images
+
+    sources: list[Source] = []
+    passed_over: list[PassedOver] = []
+    for path in paths:
+        sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path], passed_over.append)
+    failures = [entry for entry in passed_over if entry.failed]
+    if not sources and failures:
+        raise InputError(f"{failures[0].path}: {failures[0].reason}")
+    for entry in failures[:_SHOWN]:
+        typer.echo(f"{entry.path}: {entry.reason}", err=True)
+    if len(failures) > _SHOWN:
+        typer.echo(f"… and {len(failures) - _SHOWN} more", err=True)
+    return sources, passed_over
+
+
+def _detector(name: str, threads: int, settings: dict[str, Any]) -> Any:
+    """A detector with settings, whose errors are in the command line's words."""
+    from agelens.faces.detectors import make_detector
+
+    options = {"min_face_size": "--min-face", "max_side": "--max-side", "min_confidence": "--min-confidence"}
+    try:
+        return make_detector(name, threads=threads, **settings)
+    except InputError as error:
+        text = str(error)
+        for setting, option in options.items():
+            text = text.replace(setting, option)
+        raise InputError(text) from error
+
+
+def _is_name(source: Source) -> bool:
+    return isinstance(source, str | Path)
+
+
+def _counted(photos: Iterable[Photo], tally: Tally) -> Iterator[Photo]:
+    for photo in photos:
+        tally.add(type(tally).of(photo))
+        yield photo
+
+
+def _resume(
+    sources: list[Source],
+    photos: Any,
+    form: PredictionFormat,
+    out: Path,
+    agreed: dict[str, Any],
+    tally: Tally,
+) -> None:
+    """Go on where the journal beside ``out`` ends, then write ``out`` from it."""
+    from agelens.inference.journal import PredictionJournal, write_entries
+    from agelens.inference.writers import source_name
+
+    journal = PredictionJournal(out, agreed)
+    try:
+        for photo in photos([source for source in sources if str(source) not in journal.done]):
+            journal.add(source_name(photo), form.entry(photo), vars(type(tally).of(photo)))
+    except KeyboardInterrupt:
+        journal.close(remove=False)
+        fail(f"interrupted; {len(journal.done)} photos are kept in {journal.path}: --resume goes on", 130)
+
+    def entries() -> Iterator[str]:
+        for record in journal.records([str(source) for source in sources]):
+            tally.add(type(tally)(**record["counts"]))
+            yield record["entry"]
+
     with output(out) as handle:
-        write(photos, handle, level=level, threshold=threshold)
-    if failed:
-        fail(f"{failed} of {len(sources)} images could not be used", 1)
+        write_entries(entries(), form, handle)
+    journal.close(remove=True)
+
+
+def _save_pictures(photo: Photo, faces: Path | None, annotated: Path | None, level: float) -> None:
+    from agelens.inference.pictures import save_annotated, save_faces
+
+    if faces is not None:
+        save_faces(photo, faces)
+    if annotated is not None and photo.error is None:
+        save_annotated(photo, annotated, level)
 
 
 def _format_of(out: Path | None) -> Format:
     """Format of a file by its suffix."""
-    formats = {".csv": Format.csv, ".json": Format.json, ".txt": Format.table, "": Format.table}
+    formats = {
+        ".csv": Format.csv,
+        ".json": Format.json,
+        ".jsonl": Format.jsonl,
+        ".txt": Format.table,
+        "": Format.table,
+    }
     suffix = "" if out is None else out.suffix.lower()
     if suffix not in formats:
-        raise InputError(f"--out {out}: the suffix is no known format; add --format table, json or csv")
+        known = ", ".join(form.value for form in Format)
+        raise InputError(f"--out {out}: the suffix is no known format; add --format {known}")
     return formats[suffix]
 
 
@@ -123,20 +257,6 @@ def _shown(sources: list[Source]) -> Iterator[Source]:
         for done, source in enumerate(sources):
             report(done, len(sources))
             yield source
-
-
-def _write_table(photos: Iterable[Photo], out: TextIO, *, level: float, threshold: float) -> None:
-    from agelens.inference.writers import prediction_rows
-
-    rows = []
-    for photo in photos:
-        for row in prediction_rows(photo, level=level, threshold=threshold):
-            box = " ".join(row[side].partition(".")[0] for side in ("x1", "y1", "x2", "y2")).strip()
-            between = f"{float(row['low']):.0f} to {float(row['high']):.0f}" if row["low"] else ""
-            years = f"{float(row['age']):.1f}" if row["age"] else ""
-            rows.append((row["path"], row["face"], years, between, row["p_at_least"], box, row["error"]))
-    header = ("photo", "face", "age", f"{level:.0%} interval", f"P(age >= {threshold:g})", "box", "")
-    print_table(header, rows, out)
 
 
 @command("")

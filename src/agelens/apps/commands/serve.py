@@ -18,7 +18,7 @@ _PAGE = Path(__file__).parents[2] / "serve" / "page"
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
-@command("the service has stopped", extra="serve")
+@command("the service has stopped", extra="serve", sigterm=False)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = (
         "127.0.0.1"
