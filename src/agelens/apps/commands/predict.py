@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -101,6 +102,8 @@ def predict(
     from agelens.inference.tally import Tally, endings
     from agelens.inference.writers import FORMATS
 
+    if not math.isfinite(threshold):
+        raise InputError(f"a threshold is a number of years, not {threshold}")
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
     if detector == "yunet" and detector_model is None:
