@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from agelens.data.crops import load_crops
 from agelens.data.manifest import label_kinds, read_manifest
 from agelens.errors import RecipeError, RunError
+from agelens.evaluation.evaluate import evaluate_system
 from agelens.experiments.train import train
+from agelens.export.from_run import export_run
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.losses import l1_regression, refined_label_distribution, slack_regression
@@ -211,6 +213,15 @@ def test_a_run_on_bands_learns_them_and_its_best_stage_is_known(
     assert "val MAE age" not in columns
     with pytest.raises(RunError, match="select by band"):
         best_stage(run, "mae")
+    if method == "lrn":
+        return
+    card = export_run(run, tmp_path / "model.onnx")
+    assert card.provenance["validation_band_accuracy"] == accuracies[stage]
+    assert card.calibration is not None
+    assert card.calibration.samples == 16
+    found = evaluate_system(tmp_path / "model.onnx", banded, "val", by=("age_band",), replicates=10)
+    hits = run.read_json(stage, "validation.json")["estimates"]["age"]["band accuracy"]
+    assert found.overall["band accuracy(estimate)"].value == pytest.approx(hits)
 
 
 def test_what_bands_cannot_do_is_told(banded: Path, tmp_path: Path) -> None:

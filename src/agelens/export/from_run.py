@@ -40,7 +40,7 @@ def export_run(
         run: The run or its folder.
         out: The file to write (.onnx).
         stage: Which; None: :func:`best_stage`.
-        select: Criterion of the best: ``mae`` or ``aar``; None: as the run's recipe says.
+        select: Criterion of the best: ``mae``, ``aar`` or ``band``; None: as the run's recipe says.
         regression: Another run whose best stage regresses: Eq. 20 over two separately trained networks
             (LRN Table 7, fifth row). The distribution, and the calibration, are ``run``'s.
         mirror: The run's manifest: export the mirrored form (the face and its mirror image, averaged) of a

@@ -25,7 +25,7 @@ def train(
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="Criterion of the best epoch and stage on the validation split: mae or aar."),
+        typer.Option(help="Criterion of the best epoch and stage on the validation split: mae, aar or band."),
     ] = None,
     finish: Annotated[
         str | None,
@@ -105,7 +105,7 @@ def export(
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="Criterion of the best stage: mae or aar. [default: as the run was trained]"),
+        typer.Option(help="Criterion of the best stage: mae, aar or band. [default: as the run was trained]"),
     ] = None,
     regression: Annotated[
         Path | None, typer.Option(help="Run whose regressed age is averaged with this run's distribution.")
