@@ -115,9 +115,10 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def _resampling(side: int, size: int) -> Tensor:
     """(size, side) weights of the anti-aliased resampling of one axis, on the CPU."""
-    columns = torch.eye(side)[None, None]
-    resampled = F.interpolate(columns, (size, side), mode="bilinear", antialias=True, align_corners=False)
-    return resampled[0, 0]
+    with torch.inference_mode(False):  # kept for other callers than the first
+        columns = torch.eye(side)[None, None]
+        resampled = F.interpolate(columns, (size, side), mode="bilinear", antialias=True, align_corners=False)
+        return resampled[0, 0]
 
 
 def network_input(crops: NDArray[np.uint8], size: int, device: torch.device | str = "cpu") -> Tensor:
