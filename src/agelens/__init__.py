@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from agelens.evaluation.compare import compare
     from agelens.evaluation.evaluate import evaluate, evaluate_system
+    from agelens.evaluation.systems import open_system
     from agelens.experiments.train import train
     from agelens.export.from_run import export_run
     from agelens.inference.estimate import estimate
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate_system",
     "export_run",
     "list_models",
+    "open_system",
     "prepare",
     "read_manifest",
     "read_predictions",
@@ -98,6 +100,7 @@ _DEFINED_IN = {
     "evaluate_system": "agelens.evaluation.evaluate",
     "export_run": "agelens.export.from_run",
     "list_models": "agelens.inference.shipped_models",
+    "open_system": "agelens.evaluation.systems",
     "prepare": "agelens.data.prepare",
     "read_manifest": "agelens.data.manifest",
     "read_predictions": "agelens.data.predictions",

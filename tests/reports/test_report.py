@@ -392,6 +392,23 @@ class TestReport:
         assert "38 images of the manifest have no prediction" in read
         assert "1 predictions are for files that the manifest lacks" in read
 
+    @pytest.mark.usefixtures("without_figures")
+    def test_an_evaluation_by_any_groups_is_enough(self, tmp_path: Path) -> None:
+        for number in range(40):
+            (tmp_path / f"{number}.png").touch()
+        labels = drawn(40).drop(columns=["landmarks", "pose"])
+        write_manifest(labels, tmp_path / "m.csv")
+        labels = check_manifest(labels, tmp_path / "m.csv")
+        labels.attrs["path"] = tmp_path / "m.csv"
+        table = labels[["path", "age"]].copy()
+        predictions = Predictions(check_predictions(table, "p.csv"), None, None, "p.csv")
+        write_report(tmp_path / "out", evaluate(predictions, labels, ("gender",), replicates=5))
+        stamp = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["stamp"]
+        assert stamp["Data"].endswith("m.csv")
+        read = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert "error-by-age" not in read
+        assert "cumulative-errors" in read
+
     def test_labels_must_be_known(self) -> None:
         labels = check_manifest(drawn(5), "m.csv")
         found = judged(labels)

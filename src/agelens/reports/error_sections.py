@@ -25,7 +25,10 @@ _CROSSED = ("MAE", "bias", "CA(5)", "coverage(90%)")
 
 
 def error_by_age(evaluation: Evaluation, out: Path) -> Section:
-    """Draw error against true age; plots are written below ``out``."""
+    """Draw error against true age; plots are written below ``out``.
+
+    Errors in steps of five years need the grouping ``five_years``.
+    """
     steps = [result for result in evaluation.results if result.grouping == "five_years"]
     errors = metrics.absolute_errors(evaluation.estimates, evaluation.ages)
     curves = {} if evaluation.results[0].small else {"all": errors}
@@ -33,9 +36,9 @@ def error_by_age(evaluation: Evaluation, out: Path) -> Section:
     for name, members in (group_members("gender", evaluation.labels) or {}).items():
         if len(np.unique(persons[members])) >= SMALL_GROUP:
             curves[name] = errors[members]
-    return Section(
-        "Error and age",
-        (
+    by_age: list[Block] = []
+    if steps:
+        by_age = [
             drawing(
                 "error-by-age",
                 plots.error_by_age(steps, evaluation.ages),
@@ -49,6 +52,11 @@ def error_by_age(evaluation: Evaluation, out: Path) -> Section:
                 ("MAE", "bias"),
                 first="age",
             ),
+        ]
+    return Section(
+        "Error and age",
+        (
+            *by_age,
             drawing(
                 "cumulative-errors",
                 plots.cumulative_errors(curves),

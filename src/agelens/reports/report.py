@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agelens.data.columns import MAXIMUM_AGE
+from agelens.data.manifest import read_manifest
 from agelens.data.prediction_columns import PREDICTIONS_NAME
 from agelens.data.predictions import write_predictions
 from agelens.evaluation.assurance import Assurance
@@ -30,7 +31,7 @@ from agelens.reports.cases import failures, mistaken_for, worst_cases
 from agelens.reports.error_sections import calibration, error_by_age, errors_by_group
 from agelens.reports.formats import headline
 from agelens.reports.page import plot_style, write_page
-from agelens.reports.stamp import Stamp
+from agelens.reports.stamp import Stamp, make_stamp
 
 __all__ = ["report_groupings", "write_report"]
 
@@ -48,25 +49,29 @@ def report_groupings(by: Sequence[str]) -> tuple[str, ...]:
 def write_report(
     folder: str | Path,
     evaluation: Evaluation,
-    assurances: Sequence[Assurance],
-    stamp: Stamp,
+    assurances: Sequence[Assurance] = (),
+    stamp: Stamp | None = None,
     *,
     thumbnails: bool = False,
 ) -> Path:
     """Write the report of an evaluation.
 
     Args:
-        folder: Where it goes; made if it is missing.
-        evaluation: With the groupings of :func:`report_groupings`.
-        assurances: One a threshold; none where the labels are bands.
-        stamp: From :func:`make_stamp`.
+        folder: Output folder; made if it is missing.
+        evaluation: Best by the groupings of :func:`report_groupings`; without them the report lacks the
+            errors in steps of five years.
+        assurances: One per threshold; none where the labels are bands.
+        stamp: From :func:`make_stamp`; None: made from the evaluation and its manifest.
         thumbnails: Show the worst cases' images. Off by default: faces are personal.
     Returns:
         The HTML file.
     Raises:
+        ManifestError: No ``stamp``, and the manifest of the evaluation cannot be read.
         OutputError: A file cannot be written.
     """
     out = Path(folder)
+    if stamp is None:
+        stamp = make_stamp(evaluation, read_manifest(evaluation.manifest))
     with plot_style():
         sections = (
             _band_sections(evaluation, out)
