@@ -299,3 +299,27 @@ def test_faces_and_annotated_photos_are_saved(
     assert 100 < xs.min() < 190
     assert 260 < xs.max() < 350
     assert 20 < ys.min() < 60 < 170 < ys.max() < 190
+
+
+def test_workers_give_the_same_in_the_same_order(
+    predict: Callable[..., tuple[int, str, str]], portrait: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(40):
+        (photos / f"{number:02}.jpg").symlink_to(portrait)
+    (photos / "17.jpg").unlink()
+    (photos / "17.jpg").write_bytes(b"no image")
+    alone = predict(photos, "--format", "csv", "--save-faces", tmp_path / "alone")
+    shared = predict(photos, "--format", "csv", "--workers", "2", "--save-faces", tmp_path / "shared")
+    assert shared == alone
+    assert alone[0] == 1
+    assert len(rows(alone[1])) == 40
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("alone", "shared")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 39
+    out = tmp_path / "ages.csv"
+    assert predict(photos, "--out", out, "--resume", "--workers", "2")[0] == 1
+    assert out.read_text() == alone[1]
+    code, _, err = predict(photos, "--workers", "100000")
+    assert (code, err) == (2, "error: workers is at most 1024, not 100000\n")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from agelens.errors import InputError, OutputError
+from agelens.inference.entries import Entry
+from agelens.inference.tally import Tally
 from agelens.inference.writers import PredictionFormat
 
 __all__ = ["PredictionJournal", "write_entries"]
@@ -58,27 +60,27 @@ class PredictionJournal:
                 whole += len(line)
         return whole, done
 
-    def add(self, name: str, entry: str, counts: dict[str, int]) -> None:
+    def add(self, entry: Entry) -> None:
         """Record a photo; it is on its way to the disk when this returns."""
         try:
-            self._write({"path": name, "entry": entry, "counts": counts})
+            self._write({"path": entry.name, "entry": entry.text, "counts": vars(entry.tally)})
         except OSError as error:
             raise OutputError(self.path, f"cannot write: {error.strerror or error}") from error
-        self.done.add(name)
+        self.done.add(entry.name)
 
     def _write(self, record: dict[str, Any]) -> None:
         self._handle.write(json.dumps(record).encode("ascii") + b"\n")
         self._handle.flush()
 
-    def records(self, names: list[str]) -> Iterator[dict[str, Any]]:
-        """Read the records of these photos, in the order of the journal."""
+    def entries(self, names: list[str]) -> Iterator[Entry]:
+        """Read the entries of these photos, in the order of the journal."""
         wanted = set(names)
         with open(self.path, "rb") as handle:
             next(handle)
             for line in handle:
                 record = _record(line)
                 if record is not None and record["path"] in wanted:
-                    yield record
+                    yield Entry(record["path"], record["entry"], Tally(**record["counts"]))
 
     def close(self, *, remove: bool) -> None:
         """Close the journal; remove it once the output is whole."""

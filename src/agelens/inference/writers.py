@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -252,7 +252,7 @@ def _escaped(sign: str) -> str:
     return sign.encode("unicode_escape").decode("ascii")
 
 
-FORMATS = {
+FORMATS: dict[str, Callable[..., PredictionFormat]] = {
     "csv": CsvFormat,
     "json": JsonFormat,
     "jsonl": JsonLinesFormat,

@@ -17,7 +17,7 @@ from agelens.errors import InputError
 if TYPE_CHECKING:
     from agelens.faces.image import Source
     from agelens.faces.image_files import PassedOver
-    from agelens.inference.face import Photo
+    from agelens.inference.entries import Entry, PredictionTask
     from agelens.inference.tally import Tally
     from agelens.inference.writers import PredictionFormat
 
@@ -91,6 +91,7 @@ def predict(
         int | None, typer.Option(min=1, help="Larger images are refused before decoding.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the networks, at most the cores.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the photos.")] = 1,
 ) -> None:
     """Estimate the age of every face in photos.
 
@@ -98,7 +99,9 @@ def predict(
     face is a row too, and no failure.
     """
     from agelens.faces.image import MAX_PIXELS
+    from agelens.inference.entries import PredictionTask
     from agelens.inference.estimator import AgeEstimator
+    from agelens.inference.journal import write_entries
     from agelens.inference.tally import Tally, endings
     from agelens.inference.writers import FORMATS
 
@@ -127,21 +130,15 @@ def predict(
         form = FORMATS[selected](level, threshold, [str(source) for source in sources if _is_name(source)])
     tally = Tally()
 
-    def photos(pending: list[Source]) -> Iterator[Photo]:
-        for photo in estimator.estimate_many(_shown(pending), crops=crops, aligned=aligned):
-            _save_pictures(photo, save_faces, annotate, level)
-            yield photo
-
+    task = PredictionTask(estimator, form, crops, aligned, save_faces, annotate, level)
     if resume and out is not None:
         agreed = {"model": estimator.card.digest, "format": selected, "level": level, "threshold": threshold}
         agreed |= {"crops": crops, "aligned": aligned, "detector": detector, "max_pixels": max_pixels}
         agreed |= {name: str(value) for name, value in settings.items()}
-        _resume(sources, photos, form, out, agreed, tally)
+        _resume(sources, task, workers, out, agreed, tally)
     else:
-        from agelens.inference.journal import write_entries
-
         with output(out) as handle:
-            write_entries((form.entry(photo) for photo in _counted(photos(sources), tally)), form, handle)
+            write_entries(_texts(task.entries(_shown(sources), workers), tally), form, handle)
     failures = [entry for entry in passed_over if entry.failed]
     others = [entry.path for entry in passed_over if not entry.failed]
     if tally.photos > 1 or others:
@@ -188,49 +185,34 @@ def _is_name(source: Source) -> bool:
     return isinstance(source, str | Path)
 
 
-def _counted(photos: Iterable[Photo], tally: Tally) -> Iterator[Photo]:
-    for photo in photos:
-        tally.add(type(tally).of(photo))
-        yield photo
+def _texts(entries: Iterable[Entry], tally: Tally) -> Iterator[str]:
+    for entry in entries:
+        tally.add(entry.tally)
+        yield entry.text
 
 
 def _resume(
     sources: list[Source],
-    photos: Any,
-    form: PredictionFormat,
+    task: PredictionTask,
+    workers: int,
     out: Path,
     agreed: dict[str, Any],
     tally: Tally,
 ) -> None:
     """Go on where the journal beside ``out`` ends, then write ``out`` from it."""
     from agelens.inference.journal import PredictionJournal, write_entries
-    from agelens.inference.writers import source_name
 
     journal = PredictionJournal(out, agreed)
     try:
-        for photo in photos([source for source in sources if str(source) not in journal.done]):
-            journal.add(source_name(photo), form.entry(photo), vars(type(tally).of(photo)))
+        pending = [source for source in sources if str(source) not in journal.done]
+        for entry in task.entries(_shown(pending), workers):
+            journal.add(entry)
     except KeyboardInterrupt:
         journal.close(remove=False)
         fail(f"interrupted; {len(journal.done)} photos are kept in {journal.path}: --resume goes on", 130)
-
-    def entries() -> Iterator[str]:
-        for record in journal.records([str(source) for source in sources]):
-            tally.add(type(tally)(**record["counts"]))
-            yield record["entry"]
-
     with output(out) as handle:
-        write_entries(entries(), form, handle)
+        write_entries(_texts(journal.entries([str(s) for s in sources]), tally), task.form, handle)
     journal.close(remove=True)
-
-
-def _save_pictures(photo: Photo, faces: Path | None, annotated: Path | None, level: float) -> None:
-    from agelens.inference.pictures import save_annotated, save_faces
-
-    if faces is not None:
-        save_faces(photo, faces)
-    if annotated is not None and photo.error is None:
-        save_annotated(photo, annotated, level)
 
 
 def _format_of(out: Path | None) -> Format:
