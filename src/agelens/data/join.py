@@ -114,7 +114,7 @@ def join(
     table = pd.concat([_columns(each, root) for each in sets], ignore_index=True)
     table.attrs = {"root": root}
     member = np.repeat(np.arange(len(sets)), [len(each.table) for each in sets])
-    meanings = sorted({text for text in table["labels"] if text})
+    meanings = sorted({text or "unknown" for text in table["labels"]})
     if len(meanings) > 1:
         notes.append(f"the labels mean different things: {', '.join(meanings)} ages, row by row in 'labels'")
     total, done = len(table) + sum(map(len, tests)), 0
