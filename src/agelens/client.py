@@ -98,7 +98,7 @@ class AgeClient:
 
     @cached_property
     def _offer(self) -> dict[str, Any]:
-        """What ``GET /v1/models`` says."""
+        """Response of ``GET /v1/models``."""
         answer = self._call("/v1/models")
         if isinstance(answer, _Refusal):
             raise self._refused(answer)
@@ -340,7 +340,7 @@ def _content(source: Source) -> bytes:
 
 
 def _name(source: Source) -> str:
-    """What the local estimator calls it in messages."""
+    """Name in messages, as the local estimator forms it."""
     if isinstance(source, str | Path):
         return str(source)
     return "array" if isinstance(source, np.ndarray) else "image"

@@ -236,7 +236,7 @@ def _test(run: Run, split: ProtocolSplit, fold: Fold) -> None:
 
 
 def _tested(folder: Path, fold: Fold) -> dict[str, NDArray[Any]]:
-    """What :func:`_test` kept."""
+    """Stored result of :func:`_test`."""
     path = folder / fold.name / _TEST
     arrays = Run.open(folder / fold.name).read_arrays(".", _TEST)
     if "age" not in arrays or "stage" not in arrays or len(arrays["age"]) != len(fold.rows("test")):

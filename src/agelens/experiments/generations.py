@@ -45,7 +45,7 @@ class GenerationRow:
 
 
 def estimate_stage(run: Run, stage: str, manifest: pd.DataFrame) -> CropOutputs:
-    """What a finished stage says of every row of a prepared manifest, mirrored if its recipe says so."""
+    """Estimates of a finished stage for every row of a prepared manifest, mirrored if its recipe says so."""
     return run_on_crops(load_stage(run, stage), load_crops(manifest), run.recipe.network.input_size)
 
 

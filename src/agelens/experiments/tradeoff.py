@@ -1,4 +1,4 @@
-"""What the balanced stage trades: MAE against σ, epoch by epoch, on the validation split."""
+"""Trade-off of the balanced stage by epoch: MAE against σ on the validation split."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def _age_bins(recipe: Recipe, training: pd.DataFrame) -> AgeBins:
 
 
 def _outside(rows: pd.DataFrame, bins: AgeBins) -> int:
-    """How many ages lie outside the bins; a band does if it shares no age with them."""
+    """Number of ages outside the bins; a band is outside if it shares no age with them."""
     low, high = np.floor(label_bounds(rows)).T
     return int(((high < bins.minimum) | (low > bins.maximum)).sum())
 

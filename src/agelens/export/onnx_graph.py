@@ -45,7 +45,7 @@ _HALF_MINIMUM_SIZE = 1024  # smaller tensors (biases) stay float32: they weigh n
 
 
 class CardFields(TypedDict):
-    """What the exporter cannot read off the network; see ``ModelCard``."""
+    """Fields of the card that the network does not hold; see ``ModelCard``."""
 
     name: str
     geometry: dict[str, Any]

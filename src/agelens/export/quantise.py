@@ -53,7 +53,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Compressed:
-    """What compression did.
+    """Sizes and errors before and after compression.
 
     Attributes:
         card: Of the new file.

@@ -62,7 +62,7 @@ class CropGeometry:
         return replace(self, size=size)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: name, size, template as nested lists."""
+        """JSON values: name, size, template as nested lists."""
         return {"name": self.name, "size": self.size, "template": [list(point) for point in self.template]}
 
     @classmethod
@@ -99,7 +99,7 @@ ARCFACE_GEOMETRY = CropGeometry(
     size=112,
     template=((0.3419, 0.4616), (0.6565, 0.4598), (0.5003, 0.6405), (0.3710, 0.8247), (0.6315, 0.8232)),
 )
-"""What networks trained for identity expect: (38.29, 51.70) to (70.73, 92.20) of 112 px (Deng et al., 2019).
+"""Geometry of networks trained for identity: (38.29, 51.70) to (70.73, 92.20) of 112 px (Deng et al., 2019).
 
 Faces are a fifth smaller than in ours, with more forehead and less chin.
 """

@@ -103,7 +103,7 @@ def _finite(strip: Image.Image) -> NDArray[np.float64]:
 
 
 def _range(picture: Image.Image) -> tuple[float, float]:
-    """What to subtract from values of an unknown range, and what to multiply them by, for 0…255."""
+    """Offset and factor that map values of an unknown range to 0…255."""
     extremes = [(values.min(), values.max()) for _, strip in _strips(picture) for values in [_finite(strip)]]
     low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     for maximum in (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0):

@@ -1,4 +1,4 @@
-"""How well a face can be seen: its size, blur, pose and truncation.
+"""Visibility of a face: size, blur, pose and truncation.
 
 What is measured is what the age network gets to see: blur on the aligned crop, the rest on the detected face.
 

@@ -1,4 +1,4 @@
-"""The age of every face in a photo: image → faces → alignment → network → age. onnxruntime only."""
+"""The estimator: image → faces → alignment → network → ages and distributions, on onnxruntime only."""
 
 from __future__ import annotations
 

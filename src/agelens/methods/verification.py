@@ -43,7 +43,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Verification:
-    """How well a similarity tells pairs of one person from pairs of two.
+    """Accuracy of a similarity in separating pairs of one person from pairs of two.
 
     Attributes:
         accuracy: Share of right answers, averaged over the folds; each fold is judged with the threshold that

@@ -91,7 +91,7 @@ class Head(nn.Module):
 
     @property
     def heads(self) -> tuple[HeadName, ...]:
-        """What it learns: ``ldl`` a distribution, ``reg`` an age, or both."""
+        """Estimates that it learns: ``ldl`` a distribution, ``reg`` an age, or both."""
         raise NotImplementedError
 
     @property

@@ -52,7 +52,7 @@ class ScoringHead(Head):
 
     @property
     def heads(self) -> tuple[HeadName, ...]:
-        """What it learns."""
+        """Estimates that it learns."""
         return self.learns
 
     def settings(self) -> dict[str, Any]:

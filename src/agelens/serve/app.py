@@ -108,7 +108,7 @@ def _description(app: FastAPI, models: list[str]) -> dict[str, Any]:
 
 
 class _Service:
-    """What the routes share."""
+    """State shared by the routes."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
@@ -196,7 +196,7 @@ class _Service:
 
 
 def _answer(photo: asyncio.Future[EstimatedPhoto]) -> EstimatedPhoto | AgelensError:
-    """What became of a photo; raises what is no fault of the photo."""
+    """Result of a photo; an error that is not the photo's is raised."""
     error = photo.exception()
     if error is None:
         return photo.result()
@@ -361,7 +361,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """What routing says: no such path, or not with this method."""
+    """Routing failure as a problem document: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:

@@ -54,7 +54,7 @@ class StoppingError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class EstimatedPhoto:
-    """What was found in one photo.
+    """Result of one photo.
 
     Attributes:
         width: Pixels of the photo, set upright.

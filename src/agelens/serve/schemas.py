@@ -62,14 +62,14 @@ class Version(BaseModel):
 
 
 class WarningEntry(BaseModel):
-    """What to know before believing an estimate."""
+    """Reason to doubt an estimate."""
 
     code: str
     message: str
 
 
 class Quality(BaseModel):
-    """How well a face can be seen."""
+    """Visibility of a face."""
 
     eye_distance: float | None = Field(description="Pixels between the eyes.")
     blur: float = Field(description="0 (sharp) to 1, of the aligned crop.")
@@ -151,7 +151,7 @@ class Detector(BaseModel):
 
 
 class LimitList(BaseModel):
-    """What one call may ask."""
+    """Limits of one call."""
 
     body_bytes: int
     images: int

@@ -1,1 +1,1 @@
-"""How a network is trained: stages, the epoch loop, recipes and run folders."""
+"""Training of networks: stages, the epoch loop, recipes and run folders."""

@@ -1,9 +1,9 @@
-"""The labels of a batch: exact ages, apparent ages and bands, and what each asks of a network.
+"""Labels of a batch: exact ages, apparent ages and bands, each with its loss.
 
 An *exact* age and the mean of an *apparent* one are numbers; a number between two bins has its mass on both,
-so that the label distribution has the mean that the regression sees. A *band* says that the completed age is
-one of several bins, not which: its likelihood is their sum, its distance is 0 inside. Whole exact ages take
-the plain cross entropy of the bin.
+so that the label distribution has the same mean as the target of the regression. A *band* is a range of
+completed ages: its likelihood is the sum over its bins, and the distance of an age inside it is 0. Whole
+exact ages take the plain cross entropy of the bin.
 """
 
 from __future__ import annotations

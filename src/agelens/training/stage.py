@@ -1,6 +1,6 @@
 """The interface between the epoch loop and a method: stages, each one network to train.
 
-A stage overrides what it does in its own way; the defaults are those of an age network trained on labels.
+A stage overrides the hooks in which it differs; the defaults are those of an age network trained on labels.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Stage(ABC):
 
     @property
     def training(self) -> TrainSettings:
-        """How this stage is optimised; default: the recipe's ``train``."""
+        """Settings of the optimisation; default: the recipe's ``train``."""
         return self.recipe.train
 
     @property
@@ -262,7 +262,7 @@ class Stage(ABC):
         return validate_ages(network, crops, size)
 
     def merit(self, figures: Mapping[str, float]) -> float:
-        """How good an epoch is by its validation figures: larger is better; NaN never wins.
+        """Merit of an epoch by its validation figures: larger is better; NaN never wins.
 
         Default: by what the recipe selects, the smallest MAE of the estimate, the largest AAR, or the largest
         band accuracy.
