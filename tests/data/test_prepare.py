@@ -89,7 +89,7 @@ def test_photos(photos, tmp_path):
     failures = pd.read_csv(out / "failures.csv")
     assert failures.values.tolist() == [
         ["blank.png", 4, "no face found"],
-        ["text.jpg", 5, "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF)"],
+        ["text.jpg", 5, "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"],
     ]
 
 
@@ -305,3 +305,19 @@ def test_own_data_without_a_split_get_one_by_content(tmp_path):
     assert (by_person[by_person["split"] != ""].groupby("subject")["split"].nunique() == 1).all()
     assert made("split", split="train")[0] is None
     assert "split" not in made("public", dataset="morph")[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.timeout(120)
+def test_a_pipe_is_not_waited_for(photos, tmp_path):
+    pipe = photos.attrs["root"] / "pipe.jpg"
+    os.mkfifo(pipe)
+    rows = photos.iloc[[0, 1]].reset_index(drop=True)
+    rows.attrs = photos.attrs
+    rows["path"] = ["one.png", "pipe.jpg"]
+    try:
+        prepare(rows, tmp_path / "out", geometry=SMALL, chips=True)
+    finally:
+        pipe.unlink()
+    failures = pd.read_csv(tmp_path / "out" / "failures.csv")
+    assert failures[["path", "reason"]].values.tolist() == [["pipe.jpg", "is no regular file"]]

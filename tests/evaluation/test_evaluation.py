@@ -360,7 +360,7 @@ class TestModel:
         labels = make_manifest(bright.parent, ["20.png"], [20])
         said = predict_manifest(AgeEstimator(small_model), labels, images="photos")
         assert list(said.frame.columns) == list(PREDICTION_COLUMNS)
-        assert said.frame["error"].tolist() == ["no face found"]
+        assert said.frame["error"].tolist() == ["no face of 40 pixels or more found"]
         assert said.frame["age"].isna().all()
 
     def test_a_chip_without_a_face_is_estimated_by_its_layout(

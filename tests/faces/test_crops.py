@@ -83,3 +83,36 @@ def test_faces_of_a_reduced_image_are_in_pixels_of_the_full_one(image):
 def test_boxes_are_clipped_to_the_image():
     assert DetectedFace((-5, 10, 90, 70), 1.0).box_inside(80, 60) == (0, 10, 80, 60)
     assert DetectedFace((5, 10, 20, 30), 1.0).box_inside(80, 60) == (5, 10, 20, 30)
+
+
+def landmarks(*points):
+    return np.array(points, float)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.full((5, 2), np.nan),
+        np.full((5, 2), 12.0),
+        landmarks((20, 20), (30, 20), (25, 25), (21, 30), (np.inf, 30)),
+        np.zeros((5, 3)),
+        np.zeros(10),
+    ],
+)
+@pytest.mark.parametrize("kind", [ImageKind.PHOTO, ImageKind.CHIP])
+def test_landmarks_that_cannot_align_leave_the_box(image, points, kind):
+    class Odd(Boxes):
+        def detect(self, image):
+            return [DetectedFace((10, 10, 40, 40), 0.5, points)]
+
+    (crop,) = crop_faces(image, kind, Odd(), GEOMETRY).crops
+    assert crop.alignment == "fallback"
+    if kind is ImageKind.PHOTO:
+        (plain,) = crop_faces(image, kind, Boxes((10, 10, 40, 40)), GEOMETRY).crops
+        np.testing.assert_array_equal(crop.pixels, plain.pixels)
+
+
+@pytest.mark.parametrize("box", [(np.nan, 0, 5, 5), (0, 0, np.inf, 5), (5, 5, 5, 9), (9, 0, 5, 5)])
+def test_a_face_without_a_box_is_the_detectors_fault(image, box):
+    with pytest.raises(InputError, match="the detector 'boxes' returned a face whose box is"):
+        crop_faces(image, ImageKind.PHOTO, Boxes(box), GEOMETRY)

@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -329,7 +330,7 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
     """Prepare one image: write its crop and say how it was made, or why there is none."""
     try:
         try:
-            stamp, content = _stamp(task.path), task.path.read_bytes()
+            stamp, content = _stamp(task.path), _content(task.path)
         except OSError as error:
             raise ImageError(task.path, error.strerror or str(error)) from error
         image = read_image(content)
@@ -351,6 +352,14 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
             outcome["landmarks"] = _text(face.landmarks.ravel())
             outcome["pose"] = round(estimate_yaw(face.landmarks), 2)
     return outcome
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; a pipe or a device might never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+        raise ImageError(path, "is no regular file")
+    return path.read_bytes()
 
 
 def _text(numbers: Iterable[float]) -> str:

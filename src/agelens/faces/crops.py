@@ -13,6 +13,7 @@ from PIL import Image
 from agelens.errors import InputError
 from agelens.faces.alignment import AlignedFace, CropGeometry, align_chip, align_detected
 from agelens.faces.detection import DetectedFace, FaceDetector, SizedSearch
+from agelens.faces.detectors import SoundFaces
 from agelens.faces.turned import detect_turned
 
 __all__ = ["NOT_SQUARE", "Crop", "CroppedImage", "ImageKind", "crop_faces"]
@@ -106,7 +107,7 @@ def crop_faces(
     Returns:
         The crops.
     Raises:
-        InputError: An aligned image is not square.
+        InputError: An aligned image is not square, or the detector returned a face without a box.
         ValueError: ``image`` has another shape or type, or a detector is missing.
     """
     if full_size is not None and full_size != (image.shape[1], image.shape[0]):
@@ -117,10 +118,11 @@ def crop_faces(
         return CroppedImage((_resized(image, geometry.size),))
     if detector is None:
         raise ValueError(f"images of the kind {kind!r} need a detector")
+    sound = SoundFaces(detector)
     if kind is ImageKind.CHIP:
-        return CroppedImage((_crop(align_chip(image, detector, geometry), image),))
+        return CroppedImage((_crop(align_chip(image, sound, geometry), image),))
     height, width = image.shape[:2]
-    faces = detect_turned(image, detector)
+    faces = detect_turned(image, sound)
     if box is not None:
         faces = [face for face in faces if _overlap(face.box, box) > 0]
         faces = sorted(faces, key=lambda face: _overlap(face.box, box), reverse=True)[:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from agelens.faces.none import WholeImage
 from agelens.faces.yunet import YuNet
 from agelens.plugins import resolve
 
-__all__ = ["DETECTORS", "ConfidentFaces", "make_detector"]
+__all__ = ["DETECTORS", "ConfidentFaces", "SoundFaces", "make_detector"]
 
 DETECTORS: dict[str, Callable[..., FaceDetector]] = {
     "mtcnn": MTCNN,
@@ -54,6 +55,53 @@ class ConfidentFaces:
     def smallest_face(self, width: int, height: int) -> float | None:
         """Compute the smallest face that the detector looks for; None if it does not say."""
         return self.detector.smallest_face(width, height) if isinstance(self.detector, SizedSearch) else None
+
+
+class SoundFaces:
+    """A detector whose faces can be cropped: those of a plug-in are checked like other input.
+
+    Landmarks and eyes that are not finite, of another shape, or all at one point count as missing, so that
+    the box decides.
+
+    Args:
+        detector: The detector.
+    """
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self.detector = detector
+
+    @property
+    def name(self) -> str:
+        """Name of the detector."""
+        return self.detector.name
+
+    def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        """Find faces; see `FaceDetector`.
+
+        Raises:
+            InputError: A box is not finite or has no area.
+        """
+        return [self._sound(face) for face in self.detector.detect(image)]
+
+    def _sound(self, face: DetectedFace) -> DetectedFace:
+        if not (np.isfinite(face.box).all() and face.width > 0 and face.height > 0):
+            raise InputError(f"the detector {self.name!r} returned a face whose box is {face.box}")
+        if _usable(face.landmarks, 5) and _usable(face.eyes, 2):
+            return face
+        return replace(
+            face,
+            landmarks=face.landmarks if _usable(face.landmarks, 5) else None,
+            eyes=face.eyes if _usable(face.eyes, 2) else None,
+        )
+
+
+def _usable(points: NDArray[np.float64] | None, number: int) -> bool:
+    """Whether points are missing, or can align a face."""
+    if points is None:
+        return True
+    if np.shape(points) != (number, 2) or not np.isfinite(points).all():
+        return False
+    return bool(np.ptp(points, axis=0).max() > 1e-6)
 
 
 def make_detector(name: str, **settings: Any) -> FaceDetector:
