@@ -3,7 +3,9 @@
 import { Camera } from "./camera.js";
 import { Device } from "./device.js";
 import { parseBins } from "./distribution.js";
-import { PhotoCard } from "./photo.js";
+import { droppedFiles } from "./files.js";
+import { Gallery } from "./gallery.js";
+import { forgetPage, keepPage } from "./offline.js";
 import { Problem, explain } from "./problem.js";
 import { estimate, fetchEngine, fetchOffer } from "./service.js";
 
@@ -11,12 +13,9 @@ const REMEMBERED = "agelens.on-device";
 const find = (id) => document.getElementById(id);
 
 const device = new Device(() => prepare());
-const photos = new Set();
-const queue = [];
 let offer = null; // what the service offers; null until it has told
 let engine = null; // of the estimator in this page: {missing, bytes}
 let here = null; // {model, loading}: promise of an estimator in this page for the chosen model
-let working = false;
 let token = "";
 
 let threshold = 18; // years, the last one that could be read
@@ -48,13 +47,13 @@ async function connect() {
   try {
     [offer, engine] = await Promise.all([fetchOffer(token), fetchEngine()]);
   } catch (problem) {
-    find("token-form").hidden = problem.status !== 401;
-    showConnection(explain(problem));
+    if (problem.status === 401) askToken(token !== "");
+    else say(...Object.values(explain(problem)));
     showPrivacy("off", "The server has not said what it offers; photos wait, and nothing is sent.");
     return;
   }
   find("token-form").hidden = true;
-  find("connection").hidden = true;
+  find("message").hidden = true;
   for (const model of offer.models) model.bins = parseBins(model.age_bins);
   find("model").replaceChildren(...offer.models.map(({ name }) => new Option(name, name, name === offer.default)));
   showModel();
@@ -62,12 +61,19 @@ async function connect() {
   find("on-device").disabled = engine.missing !== null;
   if (engine.missing !== null) find("on-device").checked = false;
   prepare();
-  work();
+  gallery.start();
 }
 
-function showConnection({ title, detail }) {
-  find("connection").hidden = false;
-  find("connection").textContent = `${title}. ${detail}`;
+function say(title, detail) {
+  find("message").hidden = false;
+  find("message").textContent = `${title}. ${detail}`;
+}
+
+/** Ask for the server's token, once more if it `refused` one. */
+function askToken(refused) {
+  find("token-form").hidden = false;
+  find("message").hidden = true;
+  find("token-refused").hidden = !refused;
 }
 
 function showModel() {
@@ -104,6 +110,7 @@ async function prepare() {
   here = null;
   if (offer === null) return;
   if (!settings.onDevice) {
+    forgetPage();
     const where = `Photos go to the server at ${location.host}, which estimates, answers and keeps nothing.`;
     const { missing } = engine;
     if (missing === null) showPrivacy("off", where);
@@ -126,6 +133,11 @@ async function prepare() {
     if (!current()) return;
     showPrivacy("ready", "Ready offline. Photos stay in this page: you may cut the connection now.");
     announce("Ready offline. Photos stay in this page.");
+    const kept = await keepPage([model.url, ...offer.detector.networks], token);
+    if (kept && current()) {
+      const again = "Ready offline, after a reload too. Photos stay in this page: you may cut the connection now.";
+      showPrivacy("ready", again);
+    }
   } catch (problem) {
     if (!current()) return;
     const { title, detail } = explain(problem);
@@ -142,54 +154,23 @@ function load(model, report) {
 
 // --- photos
 
+const gallery = new Gallery(find("results"), {
+  settings,
+  announce,
+  onRefusal: () => askToken(true),
+  async estimate(card) {
+    const onDevice = card.keep || settings.onDevice;
+    const { model } = settings;
+    const answer = await (onDevice ? estimateHere(card, model) : estimateThere(card, model));
+    return { answer, model, onDevice };
+  },
+});
+
 function add(files) {
   const found = Array.from(files);
   if (found.length === 0) return;
-  for (const file of found) {
-    // A photo that came while the switch was on is never sent, even if it is turned off before its turn.
-    const card = new PhotoCard(file, remove);
-    photos.add(card);
-    queue.push({ card, keep: settings.onDevice });
-    find("photos").prepend(card.element);
-  }
-  showCount();
   announce(found.length === 1 ? "Estimating one photo …" : `Estimating ${found.length} photos …`);
-  work();
-}
-
-function remove(card) {
-  const next = card.element.nextElementSibling ?? card.element.previousElementSibling;
-  card.close();
-  photos.delete(card);
-  announce(`${card.name} was removed.`);
-  showCount();
-  (next?.querySelector("[data-part=remove]") ?? find("files")).focus();
-}
-
-function showCount() {
-  find("results").hidden = photos.size === 0;
-}
-
-/** Estimate what waits, one photo after the other. */
-async function work() {
-  if (working || offer === null) return;
-  working = true;
-  while (queue.length > 0) {
-    const { card, keep } = queue.shift();
-    if (!photos.has(card)) continue;
-    try {
-      const onDevice = keep || settings.onDevice;
-      const { model } = settings;
-      const answer = await (onDevice ? estimateHere(card, model) : estimateThere(card, model));
-      announce(card.show(answer, model, settings, onDevice));
-    } catch (problem) {
-      const told = explain(problem);
-      if (told.status === 401) find("token-form").hidden = false;
-      card.fail(told);
-      announce(`${card.name}: ${told.title}. ${told.detail}`);
-    }
-  }
-  working = false;
+  gallery.add(found);
 }
 
 async function estimateHere(card, model) {
@@ -205,6 +186,29 @@ async function estimateHere(card, model) {
 function estimateThere(card, model) {
   card.say("Estimating on the server …");
   return estimate(card.file, { model, token, limits: offer.limits });
+}
+
+async function addDropped(transfer) {
+  try {
+    const { files, skipped } = await droppedFiles(transfer);
+    add(files);
+    if (skipped > 0 || files.length === 0) {
+      say(files.length === 0 ? "No photo was dropped" : "Not every file was taken", skippedFiles(skipped));
+    }
+  } catch {
+    say("The folder cannot be read", "The browser was not allowed to, or it has gone.");
+  }
+}
+
+function skippedFiles(count) {
+  if (count === 0) return "The folder is empty.";
+  return count === 1 ? "One file is no photo by its name." : `${count} files are no photos by their names.`;
+}
+
+async function addExample() {
+  const response = await fetch("example.jpg").catch(() => null);
+  if (!response?.ok) return say("The example cannot be fetched", "The server does not answer.");
+  add([new File([await response.blob()], "Example.jpg", { type: "image/jpeg" })]);
 }
 
 // --- the controls
@@ -232,10 +236,11 @@ function listen() {
     if (!carriesFiles(event)) return;
     event.preventDefault();
     dragging(0);
-    add(event.dataTransfer.files);
+    addDropped(event.dataTransfer);
   });
 
   const camera = new Camera(find("camera"), (photo) => add([photo]), announce);
+  find("use-example").addEventListener("click", addExample);
   find("use-camera").disabled = Camera.missing !== null;
   if (Camera.missing !== null) find("camera-missing").textContent = `No camera: ${Camera.missing}.`;
   find("use-camera").addEventListener("click", () => camera.open());
@@ -248,17 +253,14 @@ function listen() {
     if (offer === null) return;
     showModel();
     prepare();
+    gallery.again();
   });
   for (const name of ["threshold", "level"]) {
-    find(name).addEventListener("input", () => photos.forEach((card) => card.render(settings)));
+    find(name).addEventListener("input", () => gallery.render());
   }
   find("settings").addEventListener("submit", (event) => event.preventDefault());
   find("clear").addEventListener("click", () => {
-    photos.forEach((card) => card.close());
-    photos.clear();
-    queue.length = 0;
-    showCount();
-    announce("All photos were removed.");
+    gallery.clear();
     find("files").focus();
   });
   find("token-form").addEventListener("submit", (event) => {

@@ -15,9 +15,15 @@ export class Camera {
     this.dialog = dialog;
     this.video = find("video");
     this.note = find("note");
+    this.choice = find("choice");
+    this.cameras = find("cameras");
     this.buttons = { start: find("start"), take: find("take"), stop: find("stop") };
     this.announce = announce;
     this.buttons.start.addEventListener("click", () => this.#start());
+    this.cameras.addEventListener("change", () => {
+      this.#stop("");
+      this.#start();
+    });
     this.buttons.stop.addEventListener("click", () => this.#stop("The camera is off."));
     this.buttons.take.addEventListener("click", async () => onPhoto(await this.#take()));
     find("close").addEventListener("click", () => dialog.close());
@@ -39,13 +45,15 @@ export class Camera {
   async #start() {
     this.buttons.start.disabled = true;
     try {
-      const video = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 720 } };
+      const which = this.cameras.value ? { deviceId: { exact: this.cameras.value } } : { facingMode: "user" };
+      const video = { ...which, width: { ideal: 1280 }, height: { ideal: 720 } };
       const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
       if (!this.dialog.open) return stream.getTracks().forEach((track) => track.stop());
       this.#stream = stream;
       stream.getTracks().forEach((track) => track.addEventListener("ended", () => this.#stop("The camera is off.")));
       this.video.srcObject = this.#stream;
       await this.video.play();
+      await this.#list(stream);
       this.#show(true, "The camera is on. Nothing is kept or sent until you take a photo.");
       this.buttons.take.focus();
     } catch (error) {
@@ -53,6 +61,18 @@ export class Camera {
     } finally {
       this.buttons.start.disabled = false;
     }
+  }
+
+  /** Offer the cameras to choose from; browsers name them once one may be used. */
+  async #list(stream) {
+    const devices = await navigator.mediaDevices.enumerateDevices();
+    const cameras = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
+    const { deviceId: used, facingMode } = stream.getVideoTracks()[0].getSettings();
+    const options = cameras.map(({ deviceId, label }, index) => {
+      return new Option(label || `Camera ${index + 1}`, deviceId, false, deviceId === used);
+    });
+    this.cameras.replaceChildren(...options);
+    this.video.classList.toggle("mirrored", facingMode !== "environment");
   }
 
   #stop(note) {
@@ -65,6 +85,7 @@ export class Camera {
   #show(on, note) {
     const hadFocus = [this.buttons.stop, this.buttons.take].includes(document.activeElement);
     this.video.hidden = !on;
+    this.choice.hidden = !on || this.cameras.length < 2;
     this.buttons.start.hidden = on;
     this.buttons.take.hidden = !on;
     this.buttons.stop.hidden = !on;

@@ -1,7 +1,10 @@
-// One photo on the page: the picture with its faces boxed, and what is said of each face.
+// One photo on the page: the picture with its faces boxed, and the result of each face.
 
 import { drawDistribution } from "./chart.js";
 import { interval, probabilityAtLeast } from "./distribution.js";
+import { shownName } from "./names.js";
+
+const FACES = 4; // of one photo that are shown at first, where there are more than two more
 
 const clone = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 const part = (element, name) => element.querySelector(`[data-part="${name}"]`);
@@ -21,21 +24,54 @@ export class PhotoCard {
   #url;
   #answer = null;
   #model = null;
+  #all = false; // whether all faces are shown
 
-  /** `onRemove` is told when the user takes the photo away. */
-  constructor(file, onRemove) {
+  /** `number`: the photo's place in the order in which they came. */
+  constructor(file, number, { onRemove, onRetry }) {
     this.element = clone("photo");
-    this.name = file.name || "Pasted photo";
+    this.name = shownName(file);
+    this.number = number;
     this.file = file;
+    this.failed = false;
     this.#url = URL.createObjectURL(file);
     part(this.element, "name").textContent = this.name;
     const image = part(this.element, "image");
     image.alt = this.name;
     image.addEventListener("error", () => this.#hideImage());
     image.src = this.#url;
-    const remove = part(this.element, "remove");
-    remove.setAttribute("aria-label", `Remove ${this.name}`);
-    remove.addEventListener("click", () => onRemove(this));
+    for (const [name, verb, action] of [
+      ["remove", "Remove", onRemove],
+      ["retry", "Try again:", onRetry],
+      ["open", "Details of", () => this.#open(!this.element.classList.contains("open"))],
+    ]) {
+      const button = part(this.element, name);
+      button.setAttribute("aria-label", `${verb} ${this.name}`);
+      button.addEventListener("click", action);
+    }
+    part(this.element, "more").addEventListener("click", () => {
+      this.#all = !this.#all;
+      this.#showMore();
+    });
+    this.wait();
+  }
+
+  get youngest() {
+    return this.#answer?.faces.length ? Math.min(...this.#answer.faces.map(({ age }) => age)) : null;
+  }
+
+  get oldest() {
+    return this.#answer?.faces.length ? Math.max(...this.#answer.faces.map(({ age }) => age)) : null;
+  }
+
+  /** The photo waits for its turn, perhaps not for the first time. */
+  wait() {
+    this.#answer = null;
+    this.failed = false;
+    this.element.classList.remove("done", "failed");
+    part(this.element, "error").hidden = true;
+    part(this.element, "retry").hidden = true;
+    for (const name of ["notes", "faces", "boxes", "summary"]) part(this.element, name).replaceChildren();
+    part(this.element, "more").hidden = true;
     this.say("Waiting …");
   }
 
@@ -50,32 +86,38 @@ export class PhotoCard {
     this.#model = model;
     this.element.classList.add("done");
     const seconds = (answer.milliseconds / 1000).toFixed(2);
-    const there = `Estimated by the server in ${seconds} s`;
-    this.say(onDevice ? `Estimated in this page in ${seconds} s; the photo was not sent` : there);
+    const where = onDevice ? "in this page" : "by the server";
+    const kept = onDevice ? "; the photo was not sent" : "";
+    this.say(`Estimated ${where} with ${model.name} in ${seconds} s${kept}`);
     const count = answer.faces.length;
-    part(this.element, "image").alt = `${this.name}: ${count === 1 ? "one face" : `${count} faces`} marked`;
+    const faces = count === 1 ? "one face" : `${count} faces`;
+    part(this.element, "image").alt = `${this.name}: ${faces} marked`;
     this.render(settings);
     if (count === 0) return `${this.name}: no face was found.`;
     const told = answer.faces.slice(0, 5).map(({ age }) => `about ${years(age)} years`);
-    return `${this.name}: ${count === 1 ? "one face" : `${count} faces`}, ${told.join(", ")}.`;
+    return `${this.name}: ${faces}, ${told.join(", ")}.`;
   }
 
   /** Show why the photo could not be used. */
   fail({ title, detail }) {
+    this.failed = true;
     this.element.classList.add("done", "failed");
     this.say("");
     const error = part(this.element, "error");
     part(error, "title").textContent = title;
     part(error, "detail").textContent = detail;
+    part(this.element, "summary").textContent = title;
+    part(this.element, "retry").hidden = false;
     error.hidden = false;
   }
 
   /** Draw everything anew that depends on threshold and level. */
   render({ threshold, level }) {
     if (this.#answer === null) return;
-    const { width, height, faces, warnings } = this.#answer;
+    const { width, height, faces, warnings, note } = this.#answer;
     const several = faces.length > 1;
     const notes = warnings.map(({ message }) => listItem(sentence(message)));
+    if (note) notes.push(listItem(sentence(note)));
     part(this.element, "notes").replaceChildren(...notes);
     const figure = part(this.element, "figure");
     figure.style.aspectRatio = `${width} / ${height}`;
@@ -91,16 +133,59 @@ export class PhotoCard {
       if (face.box === null) return;
       const box = boxOf(shown, width, height);
       boxes.push(box);
-      for (const [event, lit] of [["pointerenter", true], ["pointerleave", false]]) {
-        for (const element of [box, card]) {
-          element.addEventListener(event, () => [box, card].forEach((other) => other.classList.toggle("lit", lit)));
-        }
-      }
+      this.#link(box, card, index);
     });
     part(this.element, "boxes").replaceChildren(...boxes);
     part(this.element, "faces").replaceChildren(...cards);
+    const ages = faces.slice(0, 6).map(({ age }) => years(age));
+    const summary = faces.length > 6 ? `${ages.join(", ")}, …` : ages.join(", ");
+    part(this.element, "summary").textContent = faces.length === 0 ? "no face" : summary;
     this.element.classList.toggle("several", several);
     this.element.classList.toggle("tall", several && height > width);
+    this.#showMore();
+  }
+
+  /** A box and the card of its face light up together: under the pointer, with the focus, and by a touch. */
+  #link(box, card, index) {
+    const badge = part(card, "number");
+    const under = { pointer: false, focus: false };
+    const light = (change) => {
+      Object.assign(under, change);
+      [box, card].forEach((one) => one.classList.toggle("lit", under.pointer || under.focus));
+    };
+    for (const element of [box, card]) {
+      element.addEventListener("pointerenter", () => light({ pointer: true }));
+      element.addEventListener("pointerleave", () => light({ pointer: false }));
+      element.addEventListener("focusin", () => light({ focus: true }));
+      element.addEventListener("focusout", () => light({ focus: false }));
+    }
+    box.addEventListener("click", () => {
+      if (index >= FACES) this.#all = true;
+      this.#open(true);
+      this.#showMore();
+      card.scrollIntoView({ block: "nearest" });
+      if (!badge.hidden) badge.focus({ preventScroll: true });
+    });
+    badge.addEventListener("click", () => {
+      box.scrollIntoView({ block: "nearest" });
+      box.focus({ preventScroll: true });
+    });
+  }
+
+  #open(open) {
+    this.element.classList.toggle("open", open);
+    part(this.element, "open").setAttribute("aria-expanded", open);
+    part(this.element, "open").textContent = open ? "Close" : "Details";
+  }
+
+  #showMore() {
+    const faces = [...part(this.element, "faces").children];
+    const many = faces.length > FACES + 2;
+    faces.forEach((face, index) => (face.hidden = many && !this.#all && index >= FACES));
+    const more = part(this.element, "more");
+    more.hidden = !many;
+    more.setAttribute("aria-expanded", this.#all);
+    more.textContent = this.#all ? `Show the largest ${FACES} only` : `Show all ${faces.length} faces`;
   }
 
   #faceCard({ age, low, high, number, distribution, warnings }, threshold, level) {
@@ -114,6 +199,7 @@ export class PhotoCard {
     const badge = part(card, "number");
     badge.hidden = number === null;
     badge.textContent = number === null ? "" : `Face ${number}`;
+    badge.title = "Show it in the photo";
     part(card, "age").textContent = years(age);
     part(card, "interval").textContent = span;
     part(card, "level").textContent = `${Math.round(100 * level)} %`;
@@ -154,6 +240,7 @@ function boxOf({ box: [x1, y1, x2, y2], age, low, high, number }, width, height)
   box.style.width = percent((x2 - x1) / width);
   box.style.height = percent((y2 - y1) / height);
   box.classList.toggle("low", y2 > 0.9 * height);
+  part(box, "face").textContent = number === null ? "The face" : "Face ";
   part(box, "number").textContent = number ?? "";
   part(box, "number").hidden = number === null;
   part(box, "age").textContent = years(age);

@@ -1,12 +1,13 @@
 // What went wrong, in words for people.
 
 export class Problem extends Error {
-  /** status: the HTTP status, where the service refused; retryAfter: seconds, where it asks to come again. */
-  constructor(title, detail, { status = null, retryAfter = null } = {}) {
+  /**
+   * status, kind: the HTTP status and the problem's kind, where the service refused; retryAfter: seconds, where it asks
+   * to come again.
+   */
+  constructor(title, detail, { status = null, kind = null, retryAfter = null } = {}) {
     super(title);
-    this.detail = detail;
-    this.status = status;
-    this.retryAfter = retryAfter;
+    Object.assign(this, { detail, status, kind, retryAfter });
   }
 }
 

@@ -1,6 +1,7 @@
 // The service over HTTP.
 
 import { Problem } from "./problem.js";
+import { reduce } from "./reduce.js";
 
 const TRIES = 5; // for a photo that a busy service turns away
 
@@ -21,6 +22,7 @@ async function request(path, token, options = {}) {
   const told = answer.images?.[0] ?? answer; // a photo's own problem says more than that no photo could be used
   throw new Problem(told.title ?? `The server answered ${response.status}`, told.detail ?? "", {
     status: response.status,
+    kind: told.type?.split(":").at(-1) ?? null,
     retryAfter: Number(response.headers.get("Retry-After")) || null,
   });
 }
@@ -58,24 +60,27 @@ export async function fetchBytes(path, token, report = () => {}) {
   return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
-/** Estimate a photo; the answer is that of one image of POST /v1/estimate. A busy service is asked again. */
+/**
+ * Estimate a photo; the answer is that of one image of POST /v1/estimate, with a `note` if the photo was made smaller.
+ * A busy service is asked again.
+ */
 export async function estimate(photo, { model, token, limits }) {
-  if (photo.size > limits.body_bytes) {
-    const mebibytes = (bytes) => (bytes / 2 ** 20).toFixed(1);
-    throw new Problem(
-      "This file is too large for the server",
-      `It has ${mebibytes(photo.size)} MiB; the server takes ${mebibytes(limits.body_bytes)} MiB.`,
-    );
-  }
   const query = new URLSearchParams({ model: model.name });
   const headers = { "Content-Type": "application/octet-stream" };
+  let sent = { photo, note: null };
+  if (photo.size > limits.body_bytes) sent = await reduce(photo, limits);
   for (let attempt = 1; ; attempt++) {
     try {
-      const response = await request(`/v1/estimate?${query}`, token, { method: "POST", headers, body: photo });
+      const options = { method: "POST", headers, body: sent.photo };
+      const response = await request(`/v1/estimate?${query}`, token, options);
       const { images, milliseconds } = await response.json();
-      return { ...images[0], milliseconds };
+      return { ...images[0], milliseconds, note: sent.note };
     } catch (problem) {
-      if (problem.status !== 503 || attempt === TRIES) throw problem;
+      if (problem.kind === "image-too-large" && sent.note === null) {
+        sent = await reduce(photo, limits);
+        continue;
+      }
+      if (problem.status !== 503 || attempt >= TRIES) throw problem;
       await new Promise((wake) => setTimeout(wake, 1000 * (problem.retryAfter ?? attempt)));
     }
   }

@@ -4,13 +4,16 @@ import { makeImage } from "./resample.js";
 
 const STRIP = 512; // rows; some browsers limit a canvas to fewer pixels than a photo has
 
-/** Decode a photo; transparency is laid on white, colour profiles are not applied. Throws if the browser cannot. */
-export async function decode(blob) {
-  const bitmap = await createImageBitmap(blob, {
-    imageOrientation: "from-image",
-    colorSpaceConversion: "none",
-    premultiplyAlpha: "none",
-  });
+const OPTIONS = { imageOrientation: "from-image", colorSpaceConversion: "default", premultiplyAlpha: "none" };
+
+/**
+ * Decode a photo to sRGB; transparency is laid on white. One of more pixels than `most` is made smaller, and says so
+ * (`reduced`). Throws if the browser cannot read it.
+ */
+export async function decode(blob, most) {
+  const whole = await createImageBitmap(blob, OPTIONS);
+  const reduced = whole.width * whole.height > most;
+  const bitmap = reduced ? await within(whole, most) : whole;
   try {
     const image = makeImage(bitmap.width, bitmap.height);
     const strip = new OffscreenCanvas(bitmap.width, Math.min(STRIP, bitmap.height));
@@ -28,7 +31,18 @@ export async function decode(blob) {
         image.pixels[out++] = data[from + 2];
       }
     }
-    return image;
+    return { ...image, reduced };
+  } finally {
+    bitmap.close();
+  }
+}
+
+async function within(bitmap, most) {
+  const scale = Math.sqrt(most / (bitmap.width * bitmap.height));
+  const size = (length) => Math.max(1, Math.floor(length * scale));
+  const resized = { resizeWidth: size(bitmap.width), resizeHeight: size(bitmap.height), resizeQuality: "high" };
+  try {
+    return await createImageBitmap(bitmap, resized);
   } finally {
     bitmap.close();
   }

@@ -56,7 +56,7 @@ async function run(session, tensor) {
 /** Estimate every face of a photo; the answer has the form of the service's. */
 async function estimate({ photo, model, limits, warnings }) {
   const started = performance.now();
-  const image = await decode(photo).catch(() => {
+  const image = await decode(photo, limits.pixels).catch(() => {
     throw new Problem("This photo cannot be read", "The browser does not know its format, or the file is damaged.");
   });
   const { width, height } = image;
@@ -72,11 +72,14 @@ async function estimate({ photo, model, limits, warnings }) {
     batch.forEach(({ crop, ...face }, index) => {
       const quality = faceQuality(crop, face, width, height);
       const told = { quality, warnings: faceWarnings(quality, warnings) };
-      faces.push({ ...face, box: inside(face.box, width, height), ...told, age: ages[index], distribution: distributions[index] });
+      const estimated = { age: ages[index], distribution: distributions[index] };
+      faces.push({ ...face, box: inside(face.box, width, height), ...told, ...estimated });
     });
   }
   const milliseconds = performance.now() - started;
-  return { width, height, faces, warnings: photoWarnings(faces.length, detected.length - faces.length), milliseconds };
+  const note = image.reduced ? `Made smaller in this page, to ${width} × ${height} pixels` : null;
+  const found = photoWarnings(faces.length, detected.length - faces.length);
+  return { width, height, faces, warnings: found, milliseconds, note };
 }
 
 /** A box, clipped to its photo. */
