@@ -12,10 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, RecipeError, RunError
 from agelens.experiments.train import train
 from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.methods.ordinal_dark.method import OrdinalDark
 from agelens.training.recipe import Recipe
+from agelens.training.sets import check_unseen, teaching_runs
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 SETS = ("morph", "megaage")
@@ -112,3 +115,28 @@ def test_small_crops_and_unknown_geometry_are_told_at_the_start(union: Path, tmp
     reporter = Notes()
     train(recipe(), union, tmp_path / "other", reporter=reporter, cpu=True)  # type: ignore[arg-type]
     assert any("this run cannot be exported" in note for note in reporter.notes)
+
+
+def test_rankers_and_teachers_that_saw_test_images_are_refused(union: Path, tmp_path: Path) -> None:
+    def made(name: str, *rows: tuple[int, str]) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [f"{k}.png,20,{split},{hashlib.sha256(str(k).encode()).hexdigest()}" for k, split in rows]
+        (folder / "split.csv").write_text("\n".join(["path,age,split,digest", *lines]) + "\n")
+        return folder
+
+    good, bad = made("good", (0, "train"), (39, "test"), (38, "")), made("bad", (1, "val"), (39, "val"))
+    (tmp_path / "model.onnx").touch()
+
+    def runs(**settings: object) -> dict[str, Path]:
+        return teaching_runs(OrdinalDark.teachers, settings, None)
+
+    rows = read_manifest(union)
+    known = runs(teachers=[str(good), str(tmp_path / "model.onnx"), str(good)], ranker_run=str(good))
+    assert known == {"teacher 1": good, "teacher 3": good, "ranker": good}
+    check_unseen(rows, known, union)
+    with pytest.raises(RunError, match=r"bad: the ranker was trained or validated on 1 test images of"):
+        check_unseen(rows, runs(ranker_run=str(bad)), union)
+    with pytest.raises(RunError, match=r"bad: the teacher was .* 39\.png, val\); .*--exclude"):
+        check_unseen(rows, runs(teachers=[str(good), str(bad)]), union)
+    check_unseen(rows.drop(columns="digest"), runs(ranker_run=str(bad)), union)  # nothing to compare by
