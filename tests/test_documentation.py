@@ -67,6 +67,15 @@ def test_every_objective_is_listed() -> None:
     assert [name for row in rows for name in re.findall(r"`([\w-]+)`", row)] == list(OBJECTIVES)
 
 
+def test_every_room_is_on_the_map() -> None:
+    package = DOCS.parent / "src" / "agelens"
+    rooms = {path.name for path in package.glob("*.py")} - {"__main__.py"}
+    rooms |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    page = (DOCS / "design.md").read_text(encoding="utf-8").partition("## Rooms")[2]
+    first = [row.split("|")[1] for row in re.findall(r"^\| `.*", page, flags=re.MULTILINE)]
+    assert {name for cell in first for name in re.findall(r"`([^`]+)`", cell)} - {"recipes/*.toml"} == rooms
+
+
 def test_every_extra_is_explained() -> None:
     declared = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     page = (DOCS / "index.md").read_text(encoding="utf-8").partition("## Extras")[2]
