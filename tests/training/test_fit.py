@@ -497,6 +497,22 @@ def test_a_pre_trained_backbone_may_learn_at_a_rate_of_its_own(
     assert not torch.allclose(old.head.reg.weight, new.head.reg.weight, atol=1e-6)
 
 
+def test_only_epochs_at_the_input_size_can_be_the_best(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that was best at a smaller size may be lost at the size that it is used at."""
+    table = _recipe(epochs=4, keep="best", sizes=((0.0, 48), (0.5, 32)), average=0.0).model_dump()
+    table["method"]["settings"]["generations"] = 1
+    earlier_is_better = itertools.count(start=0, step=-1)
+    monkeypatch.setattr(Stage, "merit", lambda self, figures: float(next(earlier_is_better)))
+    run = train(Recipe.validate(table, "test"), manifest, tmp_path / "run", cpu=True)
+    rows = _log(run.path, "generation-1")
+    assert [row["size"] for row in rows] == ["48", "48", "32", "32"]
+    kept = run.read_json("generation-1", "validation.json")["estimates"]["age"]["MAE"]
+    assert kept == pytest.approx(float(rows[2]["val MAE age"]), abs=1e-4)
+    assert kept != pytest.approx(float(rows[3]["val MAE age"]), abs=1e-4)
+
+
 def test_the_best_epoch_is_kept_through_a_kill(manifest: Path, tmp_path: Path) -> None:
     class StopError(Exception):
         """Ends the run after an epoch."""

@@ -197,7 +197,7 @@ class _Trainer:
                     **{f"val {name}": value for name, value in validated.items()},
                     "seconds": round(self.seconds, 1),
                 }
-                if self.settings.keep == "best" and self.stage.merit(validated) > self.best_merit:
+                if self._competes(epoch) and self.stage.merit(validated) > self.best_merit:
                     self.best_merit = self.stage.merit(validated)
                     self.best = {name: t.clone() for name, t in self.judged.state_dict().items()}
                 self.run.log(self.stage.name, row)
@@ -221,7 +221,7 @@ class _Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         settings = self.settings
-        size = _size_at(epoch / settings.epochs, settings, self.recipe.network.input_size)
+        size = self._size(epoch)
         crops = self._crops_for(size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = settings.batch_size // world
@@ -313,10 +313,17 @@ class _Trainer:
         with torch.no_grad():
             torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
 
+    def _size(self, epoch: int) -> int:
+        """Side of the images that an epoch shows and is validated at, pixels."""
+        return _size_at(epoch / self.settings.epochs, self.settings, self.recipe.network.input_size)
+
+    def _competes(self, epoch: int) -> bool:
+        """Whether an epoch can be the best: its figures must hold at the size that the network is used at."""
+        return self.settings.keep == "best" and self._size(epoch) == self.recipe.network.input_size
+
     def _validate(self, epoch: int) -> Validation:
-        size = _size_at(epoch / self.settings.epochs, self.settings, self.recipe.network.input_size)
         with self.accelerator.autocast():
-            return self.stage.validate(self.judged, self.val_set, size)
+            return self.stage.validate(self.judged, self.val_set, self._size(epoch))
 
     def _copy(self, network: nn.Module) -> nn.Module:
         return copy.deepcopy(network).requires_grad_(False).to(self.accelerator.device).eval()

@@ -123,7 +123,7 @@ class TrainSettings(_Settings):
             never. Sets are named by the manifest's column ``dataset`` (``agelens join``). Empty: every image
             once an epoch; else as many images are drawn with replacement.
         keep: The network of the ``last`` epoch, or of the ``best`` one on the validation split by what the
-            recipe selects.
+            recipe selects; with ``sizes``, of those shown at the input size.
     """
 
     epochs: int = Field(default=160, ge=1)
