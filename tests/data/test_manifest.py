@@ -41,6 +41,8 @@ def full_table() -> pd.DataFrame:
         "digest": DIGEST,
         "alignment": "eyes",
         "note": "NA",
+        "dataset": "utkface",
+        "labels": "estimated",
     }
     empty = {name: np.nan if name in ("age_std", "age_low", "age_high", "pose") else "" for name in filled}
     return pd.DataFrame([filled, {**empty, "path": "b.jpg", "age": 7}])

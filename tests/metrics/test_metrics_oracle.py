@@ -654,6 +654,6 @@ class TestRates:
     )
     @pytest.mark.parametrize("level", [0.8, 0.95])
     def test_binomial_interval(self, hits: int, trials: int, level: float) -> None:
-        assurance = pytest.importorskip("agelens.evaluation.assurance", reason="needs the extra report")
-        found = assurance.binomial_interval(hits, trials, level)
+        rates = pytest.importorskip("agelens.evaluation.rates", reason="needs the extra report")
+        found = rates.binomial_interval(hits, trials, level)
         assert found == pytest.approx(oracle_binomial(hits, trials, level), **TIGHT)

@@ -79,6 +79,15 @@ OF_TWO_TEACHERS = {
     "student-strided",
 }
 """Networks of ordinal-dark distillation: other strides, or connected layers for one size (test_students)."""
+WITHOUT_MAP = {
+    "c3ae",
+    "compact-densenet",
+    "compact-densenet-13",
+    "compact-mobilenet",
+    "compact-mobilenet-50",
+    "ssr-net",
+}
+"""Compact systems whose features are not the mean over one map."""
 
 
 def test_the_names_of_the_backbones() -> None:
@@ -91,14 +100,17 @@ def test_the_names_of_the_backbones() -> None:
         "mobilenet-v2",
         "shufflenet-v2",
         "mobilefacenet",
+        "thin-age",
+        "tiny-age",
         *OF_TWO_TEACHERS,
+        *WITHOUT_MAP,
     }
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS),
+        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS - WITHOUT_MAP),
         "timm:resnet10t",
         "mobilenetv3_small_050",
     ],

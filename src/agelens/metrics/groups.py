@@ -37,6 +37,7 @@ def by_group(
 ) -> dict[str, GroupValue]:
     """Compute a metric over each group of images.
 
+    >>> from agelens.metrics.errors import mae
     >>> by_group(mae, ["a", "b", "a"], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
     {'a': GroupValue(value=2.0, count=2), 'b': GroupValue(value=2.0, count=1)}
 
