@@ -54,7 +54,17 @@ _TAUGHT_TERMS = (
     "network of MS-Celeb-1M, a set withdrawn by its publisher)"
 )
 
+_FAIRFACE_TERMS = (
+    "any use, with attribution: trained on FairFace (CC BY 4.0, Kärkkäinen and Joo, WACV 2021), "
+    "from ImageNet weights (Apache-2.0)"
+)
+
 MODELS = {
+    "efficientnet-lite0-fairface": ShippedModel(
+        "efficientnet-lite0-fairface.onnx",
+        use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
+        terms=_FAIRFACE_TERMS,
+    ),
     "resnet10-tiny-lrn-utkface": ShippedModel(
         "resnet10-tiny-lrn-utkface.onnx",
         use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
