@@ -63,6 +63,7 @@ def test_every_objective_is_listed() -> None:
     from agelens.objectives import OBJECTIVES
 
     page = (DOCS / "methods" / "baseline.md").read_text(encoding="utf-8")
+    page = page.partition("## Compact systems")[0]
     rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     assert [name for row in rows for name in re.findall(r"`([\w-]+)`", row)] == list(OBJECTIVES)
 
