@@ -40,7 +40,8 @@ def command(
     Args:
         interrupted: State of the files after Ctrl-C, for the message.
         extra: The extra that installs the packages it imports.
-        sigterm: Whether SIGTERM interrupts it as Ctrl-C does; not where a server has handlers of its own.
+        sigterm: Whether SIGTERM interrupts it as Ctrl-C does; a server has handlers of its own, and keeps
+            the system's default outside of them.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -66,13 +67,17 @@ def command(
 
 @contextlib.contextmanager
 def _interruptible(sigterm: bool) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt in the block; ignored signals stay ignored."""
+    """Let Ctrl-C, and SIGTERM if wished, raise KeyboardInterrupt in the block; ignored signals stay so."""
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, *([signal.SIGTERM] if sigterm else [])):
+        wanted = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.default_int_handler if sigterm else signal.SIG_DFL,
+        }
+        for number, new in wanted.items():
             if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                 previous[number] = handler
-                signal.signal(number, signal.default_int_handler)
+                signal.signal(number, new)
     try:
         yield
     finally:
