@@ -62,7 +62,7 @@ def test_the_light_half_works_with_the_lowest_versions(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pinned = [f"{name}=={floor}" for name, floor in lowest.items()]
-    tools = ["pytest", "pytest-timeout", "httpx", "onnx"]
+    tools = ["pytest", "pytest-timeout", "httpx", "hypothesis", "onnx"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pinned, *tools]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if "No matching distribution" in done.stderr or "connection" in done.stderr.lower():

@@ -152,7 +152,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The fake device is the one that training selects, and its guard is on."""
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState()
-    monkeypatch.setitem(PartialState._shared_state, "device", FAKE)
+    PartialState._shared_state["device"] = FAKE  # the reset below takes it back
     monkeypatch.setattr("torch.autocast", _Autocast)
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter stays the optimiser's
