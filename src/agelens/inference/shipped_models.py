@@ -60,11 +60,6 @@ _FAIRFACE_TERMS = (
 )
 
 MODELS = {
-    "efficientnet-lite0-fairface": ShippedModel(
-        "efficientnet-lite0-fairface.onnx",
-        use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
-        terms=_FAIRFACE_TERMS,
-    ),
     "resnet10-tiny-lrn-utkface": ShippedModel(
         "resnet10-tiny-lrn-utkface.onnx",
         use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
@@ -99,6 +94,11 @@ MODELS = {
         "student-strided-utkface-mirrored.onnx",
         use="the same weights on the face and its mirror image: a little more accurate, twice the time",
         terms=_TAUGHT_TERMS,
+    ),
+    "efficientnet-lite0-fairface": ShippedModel(
+        "efficientnet-lite0-fairface.onnx",
+        use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
+        terms=_FAIRFACE_TERMS,
     ),
 }
 """The shipped models by name: one entry adds a model."""
