@@ -1,6 +1,7 @@
 """Objectives by name: losses of a network trained on labels, each with the head it trains.
 
-Adding one is a function here, its test, and a line in :data:`OBJECTIVES`; another package offers one by the
+Adding one is a function here, its test, an entry of :data:`OBJECTIVES`, a recipe and a row of the methods'
+documentation; another package offers one by the
 entry point ``agelens.objectives``.
 """
 
