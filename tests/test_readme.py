@@ -99,9 +99,9 @@ def test_the_check_prints_the_steps_that_are_shown() -> None:
 
 
 def models_of(page: str) -> dict[str, str]:
-    """The rows of a table of models: the first interval of each."""
+    """The first interval of each model's first row: its MAE on UTKFace."""
     rows = re.findall(r"^\| \[?`([\w-]+)`.*?(\d\.\d\d \[[^\]]+\])", page, flags=re.MULTILINE)
-    return dict(rows)
+    return dict(reversed(rows))
 
 
 def test_models_are_those_of_the_models_page() -> None:
