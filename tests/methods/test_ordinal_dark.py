@@ -363,6 +363,30 @@ def test_a_sweep_prints_rankers_of_different_kinds_of_sequences(manifest: Path, 
     assert [len(row.split()) for row in rows] == [8, 6]  # no kinds where faces are drawn from all ages
 
 
+def test_the_students_backbone_may_be_frozen_or_learn_at_its_own_rate(manifest: Path, tmp_path: Path) -> None:
+    alone = (
+        *TINY,
+        "method.settings.stages=['student']",
+        "method.settings.lambda_1=0",
+        "method.settings.lambda_2=0",
+    )
+    alone = (*alone, "network.backbone='mobilenetv3_small_050'", "train.weight_decay=0", "train.epochs=1")
+    weights = {}
+    for name, values in {"first": (), "slow": ("train.backbone_rate=1e-9",)}.items():
+        frozen = "network.frozen=['model.conv_stem','model.blocks.0']"
+        recipe = Recipe.load("ordinal-dark-utkface", [*alone, frozen, *values])
+        start = tmp_path / "first" if name == "slow" else None
+        run = train(recipe, manifest, tmp_path / name, start=start, cpu=True)
+        weights[name] = load_network(run.network_file("student")).state_dict()
+    for name, tensor in weights["first"].items():
+        if name.startswith("head."):
+            assert not torch.allclose(tensor, weights["slow"][name], atol=1e-6), name
+        elif "num_batches" not in name and "running" not in name:
+            torch.testing.assert_close(tensor, weights["slow"][name], atol=1e-6, rtol=0)
+        elif name.startswith(("backbone.model.conv_stem", "backbone.model.blocks.0.")):
+            assert torch.equal(tensor, weights["slow"][name]), name
+
+
 def test_the_ranker_sees_inter_group_sequences_alone_at_first(manifest: Path) -> None:
     more = (
         "method.settings.stages=['ranker']",

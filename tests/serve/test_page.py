@@ -197,6 +197,7 @@ def test_token(visit: Callable[..., Any], portrait: Path, running_service: Calla
         assert page.add(portrait).locator(".face").count() == 1
         if ENGINE.joinpath("ort-wasm-simd-threaded.wasm.gz").is_file():
             page.keep_on_device()
+        page.page.close()  # before the service goes: whatever it asks for then is no part of this test
         page.complaints[:] = [told for told in page.complaints if "401" not in told]
 
 

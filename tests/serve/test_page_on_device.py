@@ -63,7 +63,11 @@ def test_nothing_is_sent_if_the_engine_fails(visit: Callable[..., Any], paged: A
 
 @contextlib.contextmanager
 def counting_listener(port: int) -> Iterator[list[str]]:
-    """Take the place of a server that has gone, and note whoever knocks."""
+    """Take the place of a server that has gone, and note whoever asks for something, and for what.
+
+    Not noted: connections that ask for nothing (a browser opens some in advance), and the browser's own check
+    for a newer service worker, whose moment it chooses itself.
+    """
     knocks: list[str] = []
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,9 +79,16 @@ def counting_listener(port: int) -> Iterator[list[str]]:
         def count() -> None:
             while not ended.is_set():
                 with contextlib.suppress(TimeoutError):
-                    connection, address = listener.accept()
-                    knocks.append(str(address))
-                    connection.close()
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.settimeout(1)
+                        asked = b""
+                        with contextlib.suppress(OSError):
+                            asked = connection.recv(4096)
+                    if asked and not (
+                        asked.startswith(b"GET /sw.js ") and b"Service-Worker: script" in asked
+                    ):
+                        knocks.append(asked.decode("latin-1"))
 
         thread = threading.Thread(target=count)
         thread.start()

@@ -69,6 +69,11 @@ class GuidedStudent(nn.Module):
         """The student's head."""
         return self.student.head
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The student's backbone: what ``network.frozen`` and ``train.backbone_rate`` of a recipe mean."""
+        return self.student.backbone
+
     def forward(self, images: Tensor) -> GuidedOutputs:
         """Map (B, 3, H, W) normalised images to ages and regressed hints."""
         if not self.guided:

@@ -434,7 +434,9 @@ def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optim
     groups: list[dict[str, Any]] = []
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     decoupled = settings.optimizer == "adamw"
-    shares = {name: settings.backbone_rate if name.startswith("backbone.") else 1.0 for name, _ in named}
+    backbone = getattr(network, "backbone", None)
+    of_backbone = set() if backbone is None else {id(p) for p in backbone.parameters()}
+    shares = {name: settings.backbone_rate if id(p) in of_backbone else 1.0 for name, p in named}
     for share in dict.fromkeys(shares.values()):
         of_share = [p for name, p in named if shares[name] == share]
         if decoupled:
