@@ -595,7 +595,7 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
     torch.testing.assert_close(found.age, expected.age, atol=1e-3, rtol=0)
 
     recipe = Recipe.load("student-utkface", distillation_settings([file]))
-    known = {"digest": card.digest, "data": "drawn faces", "data_terms": "tests only"}
+    known = {"digest": card.digest, "data": "drawn faces", "data_terms": "tests only", "permits": "unknown"}
     assert _facts(recipe, geometry) == {"taught": known}
     moved = {**geometry, "name": "other", "template": [[1.0, 2.0]] * 5}
     with pytest.raises(ModelFileError, match=r"taught\.onnx.*geometry"):

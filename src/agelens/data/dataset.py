@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agelens.terms import UNKNOWN, Terms
+
 __all__ = ["Adapter", "ContentSplit", "DataSet", "Finding", "Root", "Row", "SubjectSplit"]
 
 Row = dict[str, Any]
@@ -91,6 +93,7 @@ class DataSet:
         labels: The meaning of its ages, for the manifest's column ``labels``; None: not known, unless the
             rows say.
         own: A layout for data of one's own: its name is not the name of a set (column ``dataset``).
+        terms: What its owner permits; models that are trained on it inherit it.
     """
 
     read: Adapter
@@ -100,3 +103,4 @@ class DataSet:
     ages: bool = True
     labels: Literal["real", "apparent", "estimated"] | None = None
     own: bool = False
+    terms: Terms = UNKNOWN

@@ -22,7 +22,7 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
 from agelens.plugins import origin
 from agelens.training.fit import Reporter, fit
-from agelens.training.provenance import teacher_facts
+from agelens.training.provenance import check_terms, run_terms, teacher_facts
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
@@ -68,7 +68,8 @@ def train(
         RunError: ``out`` is not empty (without resume), or belongs to other data or another recipe; or a
             teacher, ranker or start has seen test images of the manifest.
         SplitError: The manifest has no train or no val rows.
-        InputError: The crops are smaller than the network's input.
+        InputError: The crops are smaller than the network's input; or a start or teacher is for research
+            only, and the images permit more (:func:`agelens.training.provenance.check_terms`).
         RecipeError: ``train.sets`` names a set without training images, or a stage needs a validation part
             where there is none.
         PluginError: A part of another package is missing; of a resumed run, the package is named.
@@ -102,9 +103,6 @@ def train(
             "the crops' geometry is not known (no geometry.json of agelens prepare above them): "
             "this run cannot be exported"
         )
-    if reporter is not None and PartialState(cpu=cpu).is_main_process:
-        for note in notes:
-            reporter.note(note)
     facts: dict[str, Any] = {
         "software": {name: version(name) for name in ("agelens", "torch", "numpy")},
         "age_bins": str(bins),
@@ -126,6 +124,11 @@ def train(
         facts["sets"] = sets
     check_unseen(rows, teaching_runs(method.teachers, recipe.method.settings, start), manifest)
     facts["teachers"] = teacher_facts(method.teachers, recipe.method.settings, facts["geometry"]) or None
+    facts["terms"] = run_terms(rows, recipe, start, facts["teachers"])
+    notes += check_terms(facts["terms"], recipe.card.allow_restricted)
+    if reporter is not None and PartialState(cpu=cpu).is_main_process:
+        for note in notes:
+            reporter.note(note)
     used = rows[rows["split"].isin(["train", "val"])]
     if not recipe.train.validation:
         for stage in stages:

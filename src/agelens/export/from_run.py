@@ -15,7 +15,7 @@ from agelens.methods.lookup import method_named
 from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.stored import load_network
-from agelens.training.provenance import named_without_folders, with_teachers
+from agelens.training.provenance import licence_of, named_without_folders, with_teachers
 from agelens.training.run import Run, best_stage, load_stage, validation_facts, warning_of
 from agelens.training.stage import Validation, validate_ages
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -86,11 +86,7 @@ def export_run(
     fields: CardFields = {
         "name": name or recipe.name,
         "geometry": geometry.with_size(size).to_dict(),
-        "licence": {
-            "code": "Apache-2.0",
-            "data": with_teachers(recipe.card.data_terms, opened.facts.get("teachers"), "data_terms"),
-            "use": recipe.card.use,
-        },
+        "licence": licence_of(recipe, opened.facts),
         "provenance": {
             "data": with_teachers(recipe.card.data, opened.facts.get("teachers"), "data"),
             "split_digest": opened.facts["split_digest"],

@@ -233,13 +233,17 @@ class CardSettings(_Settings):
 
     Attributes:
         data: Training data of the network.
-        data_terms: The terms of that data, which bind the weights.
-        use: Permitted use of the weights, and by whom.
+        data_terms: The terms of that data where the manifest names no data set (those of sets are known).
+        use: What the weights are not meant for, or another caveat; what they permit is computed
+            (:mod:`agelens.terms`).
+        allow_restricted: Accept a start or a teacher that is for research only although the images permit
+            more.
     """
 
     data: str = "not stated"
     data_terms: str = "not stated"
-    use: str = "not stated"
+    use: str = ""
+    allow_restricted: bool = False
 
 
 class Recipe(_Settings):

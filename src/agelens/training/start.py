@@ -13,10 +13,21 @@ from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import load_backbone, make_backbone
 from agelens.networks.stored import described_by_us, read_tensors
+from agelens.terms import UNKNOWN, Terms, read_terms, strictest
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 
-__all__ = ["start_digest", "start_file", "start_weights"]
+__all__ = ["start_digest", "start_file", "start_terms", "start_weights"]
+
+_KNOWN_STARTS = {  # by SHA-256 of the file
+    "0986093293325365b58094a1c012232e1e178df015bc525e6310d9f900ea046f": Terms(
+        "attribution", "EfficientNet-Lite0 with ImageNet weights: Apache-2.0"
+    ),
+    "09351dec119759627921816bb9ef53874eef43f72ddaa198c95c914458abe90f": Terms(
+        "research",
+        "MobileFaceNet (Apache-2.0) trained on MS-Celeb-1M, withdrawn by its publisher: research only",
+    ),
+}
 
 
 def start_file(start: str | Path) -> Path:
@@ -39,6 +50,17 @@ def start_file(start: str | Path) -> Path:
 def start_digest(start: str | Path) -> str:
     """Digest the file of a start: SHA-256, 64 hexadecimal digits."""
     return hashlib.sha256(start_file(start).read_bytes()).hexdigest()
+
+
+def start_terms(start: str | Path) -> Terms:
+    """Tell what a start permits: a run, what its own parts do; a bare backbone, what is known of the file."""
+    path = start_file(start)
+    folder = path.parent.parent
+    if described_by_us(path) and (folder / "run.json").is_file():
+        parts = [read_terms(part) for part in (Run.open(folder).facts.get("terms") or {}).values()]
+        texts = dict.fromkeys(part.text for part in parts)
+        return Terms(strictest(part.permits for part in parts), "; ".join(texts) or UNKNOWN.text)
+    return _KNOWN_STARTS.get(start_digest(path), UNKNOWN)
 
 
 def start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str, Tensor]:

@@ -49,6 +49,13 @@ def train(
     student: Annotated[
         str | None, typer.Option(help="Backbone of the student, e.g. student-strided.")
     ] = None,
+    allow_restricted: Annotated[
+        bool,
+        typer.Option(
+            "--allow-restricted",
+            help="Accept a start or teacher for research only although the images permit any use.",
+        ),
+    ] = False,
     protocol: Annotated[
         str | None,
         typer.Option(help="Train and test all folds of a protocol (agelens protocols) and pool them."),
@@ -61,7 +68,11 @@ def train(
     from agelens.training.recipe import Recipe
     from agelens.training.run import warning_of
 
-    options = {"select": select, "finish.name": finish}
+    options = {
+        "select": select,
+        "finish.name": finish,
+        "card.allow_restricted": "true" if allow_restricted else None,
+    }
     selected = [f"{key}={value}" for key, value in options.items() if value is not None]
     named = distillation_settings(
         [_teacher(name) for name in teacher or ()], teacher_weight or (), ranker, student

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import images_below, read_lines
+from agelens.terms import Terms
 
 __all__ = ["AFAD", "afad"]
 
@@ -53,4 +54,10 @@ def afad(folder: Path) -> Iterator[Row | Finding | Root]:
                     yield Finding("missing-file", (path,), f"in {table.name}, but not there")
 
 
-AFAD = DataSet(afad, "AFAD image (<age>/<111 or 112>/<name>.jpg)", chips=True, labels="real")
+AFAD = DataSet(
+    afad,
+    "AFAD image (<age>/<111 or 112>/<name>.jpg)",
+    chips=True,
+    labels="real",
+    terms=Terms("research", "AFAD: academic research only"),
+)

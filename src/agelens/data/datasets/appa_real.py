@@ -29,6 +29,7 @@ from pathlib import Path
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import read_table, require_columns
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["APPA_REAL", "appa_real"]
 
@@ -73,4 +74,8 @@ def appa_real(folder: Path, *, label: str = "real") -> Iterator[Row | Finding | 
             yield row
 
 
-APPA_REAL = DataSet(appa_real, "row in gt_avg_train.csv, gt_avg_valid.csv or gt_avg_test.csv")
+APPA_REAL = DataSet(
+    appa_real,
+    "row in gt_avg_train.csv, gt_avg_valid.csv or gt_avg_test.csv",
+    terms=Terms("research", "APPA-REAL: research; the photographs belong to their owners"),
+)

@@ -29,6 +29,7 @@ from pathlib import Path
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import images_below, parse_number, read_table, without_header
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["CHALEARN", "chalearn"]
 
@@ -89,5 +90,8 @@ def _labels(path: Path) -> list[tuple[str, str, str]]:
 
 
 CHALEARN = DataSet(
-    chalearn, "Train.csv, Validation.csv or Test.csv with labels in it or below", labels="apparent"
+    chalearn,
+    "Train.csv, Validation.csv or Test.csv with labels in it or below",
+    labels="apparent",
+    terms=Terms("research", "ChaLearn LAP: research; the photographs belong to their owners"),
 )

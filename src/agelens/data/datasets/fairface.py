@@ -30,6 +30,7 @@ from pathlib import Path
 from agelens.data.columns import GENDERS
 from agelens.data.dataset import ContentSplit, DataSet, Finding, Root, Row
 from agelens.data.owner_files import read_table, require_columns
+from agelens.terms import Terms
 
 __all__ = ["ETHNICITIES", "FAIRFACE", "SPLIT", "fairface", "parse_band"]
 
@@ -126,4 +127,5 @@ FAIRFACE = DataSet(
     chips=True,
     split=ContentSplit(SPLIT, (0.9, 0.1, 0.0)),
     labels="estimated",
+    terms=Terms("attribution", "FairFace: CC BY 4.0, attribution to Kärkkäinen and Joo, WACV 2021"),
 )

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["FGNET", "FIVE_OF_68", "fgnet", "read_points"]
 
@@ -89,4 +90,9 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     return numbers.reshape(68, 2)
 
 
-FGNET = DataSet(fgnet, "photograph of FG-NET (<person>A<age>.JPG) in 'images'", labels="real")
+FGNET = DataSet(
+    fgnet,
+    "photograph of FG-NET (<person>A<age>.JPG) in 'images'",
+    labels="real",
+    terms=Terms("research", "FG-NET: research; the photographs belong to the people in them"),
+)

@@ -23,6 +23,7 @@ from pathlib import Path
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import read_table, without_header
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["GUESS_THE_AGE", "guess_the_age"]
 
@@ -46,4 +47,10 @@ def guess_the_age(folder: Path) -> Iterator[Row | Finding | Root]:
         yield {"path": path, "age": record["age"]}
 
 
-GUESS_THE_AGE = DataSet(guess_the_age, "row with a name and an age", chips=True, labels="estimated")
+GUESS_THE_AGE = DataSet(
+    guess_the_age,
+    "row with a name and an age",
+    chips=True,
+    labels="estimated",
+    terms=Terms("research", "Guess The Age: the contest's licence, research only"),
+)

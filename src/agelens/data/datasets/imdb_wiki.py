@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from agelens.data.columns import MAXIMUM_AGE
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["IMDB_WIKI", "ages_from_dates", "imdb_wiki"]
 
@@ -186,4 +187,9 @@ def _subjects(table: dict[str, NDArray[Any]], half: str) -> list[str]:
     return [f"{half}-{name}" if name else "" for name in names]
 
 
-IMDB_WIKI = DataSet(imdb_wiki, "image that the cleaning leaves", labels="real")
+IMDB_WIKI = DataSet(
+    imdb_wiki,
+    "image that the cleaning leaves",
+    labels="real",
+    terms=Terms("research", "IMDB-WIKI: academic research only; the photographs belong to their owners"),
+)

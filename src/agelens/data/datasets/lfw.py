@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agelens.data.dataset import DataSet, Finding, Root, Row, SubjectSplit
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["LFW", "lfw"]
 
@@ -54,4 +55,10 @@ def lfw(folder: Path, *, minimum: int = 2) -> Iterator[Row | Finding | Root]:
         raise InputError(f"{folder}: no person with {minimum} images (<person>/<person>_<number>.jpg)")
 
 
-LFW = DataSet(lfw, "person", split=SubjectSplit("lfw-people-v1", (0.75, 0.25, 0.0)), ages=False)
+LFW = DataSet(
+    lfw,
+    "person",
+    split=SubjectSplit("lfw-people-v1", (0.75, 0.25, 0.0)),
+    ages=False,
+    terms=Terms("research", "LFW: research only; the photographs belong to their owners"),
+)

@@ -21,6 +21,7 @@ from pathlib import Path
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import read_lines
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["LISTED", "MEGAAGE", "list_root", "megaage", "read_lists"]
 
@@ -69,4 +70,9 @@ def list_root(folder: Path, name: str) -> Path:
     return folder
 
 
-MEGAAGE = DataSet(megaage, LISTED, labels="estimated")
+MEGAAGE = DataSet(
+    megaage,
+    LISTED,
+    labels="estimated",
+    terms=Terms("research", "MegaAge: non-commercial research; no redistribution"),
+)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.datasets.megaage import LISTED, list_root, read_lists
+from agelens.terms import Terms
 
 __all__ = ["MEGAAGE_ASIAN", "megaage_asian"]
 
@@ -38,4 +39,9 @@ def megaage_asian(folder: Path) -> Iterator[Row | Finding | Root]:
         yield {**row, "ethnicity": "Asian"}
 
 
-MEGAAGE_ASIAN = DataSet(megaage_asian, LISTED, labels="estimated")
+MEGAAGE_ASIAN = DataSet(
+    megaage_asian,
+    LISTED,
+    labels="estimated",
+    terms=Terms("research", "MegaAge-Asian: non-commercial research; no redistribution"),
+)

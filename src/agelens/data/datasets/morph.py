@@ -30,6 +30,7 @@ from pathlib import Path
 
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import images_below, read_table, require_columns
+from agelens.terms import Terms
 
 __all__ = ["ETHNICITIES", "MORPH", "morph"]
 
@@ -156,4 +157,9 @@ def _date(text: str) -> date | None:
     return None
 
 
-MORPH = DataSet(morph, "morph*.csv and no photograph named <person>_<number><M|F><age>.JPG", labels="real")
+MORPH = DataSet(
+    morph,
+    "morph*.csv and no photograph named <person>_<number><M|F><age>.JPG",
+    labels="real",
+    terms=Terms("research", "MORPH: the university's licence, non-commercial research; no redistribution"),
+)

@@ -21,6 +21,7 @@ from typing import Any
 from agelens.data.columns import GENDERS
 from agelens.data.dataset import ContentSplit, DataSet, Finding, Root, Row
 from agelens.errors import InputError
+from agelens.terms import Terms
 
 __all__ = ["ETHNICITIES", "SPLIT", "SPLIT_DIGEST", "UTKFACE", "parse_name", "utkface"]
 
@@ -94,4 +95,5 @@ UTKFACE = DataSet(
     chips=True,
     split=ContentSplit(SPLIT),
     labels="estimated",
+    terms=Terms("research", "UTKFace: non-commercial research only; the photographs belong to their owners"),
 )
