@@ -148,7 +148,14 @@ def test_tricks_are_switches_and_what_is_set_by_hand_wins() -> None:
 
 
 def test_the_ladder_is_not_cumulative() -> None:
-    assert rungs(["a", "b"]) == {"baseline": (), "a": ("a",), "b": ("b",), "all": ("a", "b")}
+    assert rungs(["a", "b"], ["a", "b"]) == {"baseline": (), "a": ("a",), "b": ("b",), "all": ("a", "b")}
+    tricks = recipe_tricks("lae-baseline-s")
+    paper = rungs(tricks, recipe_tricks("lae-baseline-s", alone=True))
+    assert list(paper) == ["baseline", "architecture", "pre-training", "augmentation", "all"]  # Table 2
+    assert paper["all"] == (*list(paper)[1:-1], "onecycle")
+    last = Recipe.load("lae-baseline-s", [f"tricks={tricks}", "finish.name=balanced"])
+    assert (last.train.schedule, last.network.pretrained) == ("onecycle", False)
+    assert last.finish.settings == {"augment": True, "keep": "last"}
 
 
 def test_a_ladder_is_climbed_judged_and_gone_on_with(manifest: Path, tmp_path: Path) -> None:

@@ -123,12 +123,21 @@ def test_without_the_curriculum_faces_come_from_everywhere() -> None:
 
 def test_groups_that_cannot_be_filled() -> None:
     young = AGES[AGES < 50]
-    with pytest.raises(InputError, match=r"without images: \[53, 63\], \[63, 77\]"):
-        SequenceSampler(young)
+    told = SequenceSampler(young).notes
+    assert told[0] == "age groups without images give no face: [53, 63], [63, 77]"
+    assert told[1] == "groups with fewer than 8 ages give no inner-group sequence: [43, 53] (7)"
     gap = AGES[(AGES < 10) | (AGES > 14)]
-    with pytest.raises(InputError, match=r"8 different ages; too few in \[6, 16\] \(7\)"):
-        SequenceSampler(gap)
-    SequenceSampler(gap, inter=1.0).epoch(5, np.random.default_rng(0))
+    sampler = SequenceSampler(gap)
+    assert sampler.notes == ("groups with fewer than 8 ages give no inner-group sequence: [6, 16] (7)",)
+    assert SequenceSampler(gap, inter=1.0).notes == ()
+    random = np.random.default_rng(0)
+    drawn = [gap[sampler.inner_group(random)] for _ in range(40)]
+    assert {row.max() // 11 for row in drawn if row.min() < 13} == {0}  # of [0, 10], none of [6, 16]
+    few = np.array([3, 4, 5, 20, 21, 40], np.float32)
+    with pytest.raises(InputError, match=r"4 different ages; too few in \[0, 10\] \(3\), \[13, 23\] \(2\)"):
+        SequenceSampler(few, 4)
+    with pytest.raises(InputError, match=r"no image is in the age groups \[50, 60\]"):
+        SequenceSampler(few, 2, [(50, 60)])
     with pytest.raises(InputError, match="8 different ages; there are too few"):
         SequenceSampler(np.array([3, 4, 5], np.float32), 8, [(0, 10)], inter=1.0)
     with pytest.raises(InputError, match=r"\[5, 2\] is not an age group"):
@@ -136,3 +145,21 @@ def test_groups_that_cannot_be_filled() -> None:
     crowded = SequenceSampler(np.array([3, 8, 9], np.float32), 3, [(0, 5), (1, 4), (7, 9)], inter=1.0)
     with pytest.raises(InputError, match="no 3 different ages can be drawn"):
         crowded.inter_group(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "length"),
+    [(16, 77, 8), (15, 40, 8), (0, 69, 8), (0, 70, 9), (0, 70, 10)],
+    ids=["MORPH 2", "AFAD", "FG-NET", "MegaAge, 9", "MegaAge, 10"],
+)
+def test_the_papers_own_sets_give_sequences(first: int, last: int, length: int) -> None:
+    ages = np.repeat(np.arange(first, last + 1), 3).astype(np.float32)
+    sampler = SequenceSampler(ages, length)
+    assert len(sampler.notes) == 1 + (first > 10)
+    rows = sampler.epoch(60, np.random.default_rng(0))
+    assert rows.shape == (60, length)
+    assert (np.diff(ages[rows], axis=1) > 0).all()
+    assert np.ptp(ages[rows[:7]], axis=1).min() > np.ptp(ages[rows[7:]], axis=1).max()  # across, then within
+    everywhere = SequenceSampler(ages, length, ())  # without the curriculum there are no groups to fill
+    assert everywhere.notes == ()
+    assert everywhere.epoch(5, np.random.default_rng(0), curriculum=False).shape == (5, length)

@@ -66,6 +66,7 @@ def train_folds(
     *,
     resume: bool = False,
     start: str | Path | None = None,
+    random_start: bool = False,
     reporter: Reporter | None = None,
     told: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
@@ -82,6 +83,7 @@ def train_folds(
         protocol: A protocol or its name (:func:`agelens.data.protocols.load_protocol`).
         resume: Go on with what is in ``out`` (start it if there is nothing).
         start: As in :func:`agelens.experiments.train.train`, for each fold.
+        random_start: Likewise.
         reporter: Told of steps and epochs; stages are named ``fold-01 generation-1``.
         told: Called with a line about the protocol at the start and about each fold when it is done.
         cache: Folder for the decoded crops, of one fold at a time; None: in ``out``.
@@ -120,7 +122,7 @@ def train_folds(
     figures: list[FoldResult] = []
     for fold in split.folds:
         if not (folder / fold.name / _TEST).exists():
-            _train_fold(recipe, split, fold, folder, start, reporter, state, cache, cpu)
+            _train_fold(recipe, split, fold, folder, start, random_start, reporter, state, cache, cpu)
         if state.is_main_process:
             _tidy(folder, fold, cache)  # of finished folds, too: one may have been killed in between
         state.wait_for_everyone()
@@ -155,6 +157,7 @@ def _train_fold(
     fold: Fold,
     folder: Path,
     start: str | Path | None,
+    random_start: bool,
     reporter: Reporter | None,
     state: PartialState,
     cache: str | Path | None,
@@ -177,6 +180,7 @@ def _train_fold(
         place,
         resume=True,
         start=start,
+        random_start=random_start,
         reporter=named,
         cache=_cache(cache, folder, fold),
         cpu=cpu,

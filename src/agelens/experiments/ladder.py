@@ -57,9 +57,14 @@ class LadderRow:
         }
 
 
-def rungs(tricks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The runs of a ladder: folder name to the tricks that are on. The ladder is not cumulative."""
-    return {"baseline": (), **{trick: (trick,) for trick in tricks}, "all": tuple(tricks)}
+def rungs(tricks: Sequence[str], alone: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The runs of a ladder: folder name to the tricks that are on. The ladder is not cumulative.
+
+    Args:
+        tricks: All that the recipe offers, which the last rung has.
+        alone: Those with a rung of their own.
+    """
+    return {"baseline": (), **{trick: (trick,) for trick in alone}, "all": tuple(tricks)}
 
 
 def climb(
@@ -80,7 +85,8 @@ def climb(
         manifest: Prepared manifest.
         out: Folder of the runs.
         overrides: As in :meth:`Recipe.load`, for every rung.
-        starts: Pre-trained weights by backbone. They are used where the trick ``pre-training`` is on.
+        starts: Pre-trained weights by backbone (``""``: any other backbone). They are used where the trick
+            ``pre-training`` is on.
         reporter: Told of steps and epochs.
         told: Called with a line a rung.
         cpu: Keep to the CPU.
@@ -93,13 +99,13 @@ def climb(
     if not tricks:
         raise InputError(f"the recipe {recipe} offers no tricks ([trick.<name>] tables)")
     plans: list[tuple[str, Recipe, str | Path | None]] = []
-    for name, used in rungs(tricks).items():
+    for name, used in rungs(tricks, recipe_tricks(recipe, alone=True)).items():
         listed = ", ".join(f'"{trick}"' for trick in used)
         last = ["finish.name=balanced"] if name == "all" else []
         settings = Recipe.load(recipe, [f"tricks=[{listed}]", *last, *overrides])
         start = None
         if "pre-training" in used:
-            start = (starts or {}).get(settings.network.backbone)
+            start = (starts or {}).get(settings.network.backbone, (starts or {}).get(""))
             if start is None:
                 raise InputError(
                     f"rung {name!r} needs pre-trained weights of {settings.network.backbone!r}: "

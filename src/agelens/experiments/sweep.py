@@ -245,7 +245,8 @@ def sweep(
     out: str | Path,
     *,
     split: str = "val",
-    start: str | Path | None = None,
+    starts: Mapping[str, str | Path] | None = None,
+    random_start: bool = False,
     reporter: Reporter | None = None,
     loading: Callable[[int, int], None] | None = None,
     announce: Callable[[int, Point], None] | None = None,
@@ -260,7 +261,8 @@ def sweep(
         manifest: Of aligned crops, as for ``train``.
         out: Folder of the run folders.
         split: Rows that the figures are of; the validation figures cost nothing.
-        start: Pre-training that every run starts from.
+        starts: Pre-trained weights by backbone; ``""``: for every backbone that is not named.
+        random_start: As in :func:`agelens.experiments.train.train`.
         reporter: Told of steps and epochs.
         loading: Called with (done, total) while crops are decoded.
         announce: Called with the number of a run, from 1, before it is trained or taken in.
@@ -268,6 +270,7 @@ def sweep(
     Returns:
         The table.
     Raises:
+        InputError: No points, or a backbone of the grid has no weights to start from and others have.
         RunError: A run folder belongs to other data or another recipe.
         SplitError: The manifest has no rows of the split, none to train on or none to validate on.
         OutputError: A file cannot be written.
@@ -278,6 +281,8 @@ def sweep(
         rows = read_manifest(manifest)
         if "split" not in rows or not (rows["split"] == split).any():
             raise SplitError(f"{manifest}: no rows with split {split!r}")
+    for point in points if starts else ():
+        _start_of(point, starts or {})
     folder = Path(out)
     found: list[dict[str, Any]] = []
     table = Sweep(points[0].recipe.name, split, tuple(points[0].values), (), ())
@@ -289,7 +294,8 @@ def sweep(
             manifest,
             folder / point.folder,
             resume=True,
-            start=start,
+            start=_start_of(point, starts or {}),
+            random_start=random_start,
             reporter=reporter,
             loading=loading,
             cpu=cpu,
@@ -299,6 +305,17 @@ def sweep(
             table = _tabulate(table, found)
             _write(table, folder)
     return table
+
+
+def _start_of(point: Point, starts: Mapping[str, str | Path]) -> str | Path | None:
+    """Weights that a point starts from: of its backbone, or of all."""
+    backbone = point.recipe.network.backbone
+    start = starts.get(backbone, starts.get(""))
+    if starts and start is None:
+        raise InputError(
+            f"run {point.folder!r} needs pre-trained weights of {backbone!r}: --start {backbone}=PATH"
+        )
+    return start
 
 
 def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[dict[str, Any]]:

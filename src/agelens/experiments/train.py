@@ -27,7 +27,7 @@ from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
 from agelens.training.stage import Stage
-from agelens.training.start import start_digest, start_weights
+from agelens.training.start import check_start, start_digest, start_weights
 
 __all__ = ["train"]
 
@@ -42,6 +42,7 @@ def train(
     *,
     resume: bool = False,
     start: str | Path | None = None,
+    random_start: bool = False,
     reporter: Reporter | None = None,
     loading: Callable[[int, int], None] | None = None,
     cache: str | Path | None = None,
@@ -57,7 +58,8 @@ def train(
         start: Weights of a pre-training that every stage starts from, in place of the recipe's
             ``network.start``: a run folder or its ``network.safetensors`` (of ages: LRN pre-trains on
             IMDB-WIKI; or of identities: LAE), or a safetensors file of a bare backbone. Heads for other age
-            bins start anew.
+            bins start anew, which is told.
+        random_start: Train from random weights although the recipe needs a start (``needs_start``).
         reporter: Told of steps and epochs.
         loading: Called with (done, total) while crops are decoded.
         cache: Folder for the decoded crops; None: ``.crops`` beside the manifest.
@@ -71,18 +73,25 @@ def train(
         InputError: The crops are smaller than the network's input; or a start or teacher is for research
             only, and the images permit more (:func:`agelens.training.provenance.check_terms`).
         RecipeError: ``train.sets`` names a set without training images, or a stage needs a validation part
-            where there is none.
+            where there is none, or the start that the recipe needs is missing.
         PluginError: A part of another package is missing; of a resumed run, the package is named.
     """
-    if resume and (Path(out) / "run.json").exists():
+    begun = resume and (Path(out) / "run.json").exists()
+    if begun:
         Run.open(out).require_plugins()
     method = method_named(recipe.method.name)
+    start = start or recipe.network.start or None
+    if not begun and not random_start and (missing := method.missing_start(recipe, start is not None)):
+        raise RecipeError(
+            recipe.name,
+            "needs_start",
+            f"pre-trained weights are missing; make them with {missing}; --random-start does without them",
+        )
     rows = read_manifest(manifest, ages=method.learns == "ages")
     _check_parts(rows, recipe, manifest)
     training, validation = split_rows(rows, "train"), split_rows(rows, "val")
     if method.learns == "subjects":
         _check_subjects(rows, manifest)
-    start = start or recipe.network.start or None
     bins = _age_bins(recipe, training)
     clamped = 0
     if "age" in rows:
@@ -92,6 +101,8 @@ def train(
     if method.learns == "ages":
         _check_labels(recipe, stages, label_kinds(training), label_kinds(validation))
     notes = check_set_weights(recipe, rows, stages)
+    if start is not None and method.learns == "ages":
+        notes += check_start(start, recipe, bins)
     if clamped:
         notes.append(
             f"{clamped} training images are of ages outside {bins}: they learn the nearest age of the bins"

@@ -200,13 +200,20 @@ class ChainBackbone(Backbone):
         return connected
 
 
-def normal_weights(network: nn.Module, deviation: float = 0.02) -> None:
+_DEVIATION = 0.02  # of [1]
+
+
+def normal_weights(network: nn.Module, width: float = 1.0) -> None:
     """Draw all weights from N(0, 0.02), biases 0 ([1], Appendix A and C); batch norms start at 1 and 0.
+
+    A layer sums over inputs in proportion to the width: of a network of another width, the deviation is
+    divided by its root, so that the outputs start as large as those of the paper's.
 
     Args:
         network: Filled in place; torch's generator is used.
-        deviation: Standard deviation.
+        width: Factor of its channels.
     """
+    deviation = _DEVIATION / width**0.5
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.normal_(module.weight, 0.0, deviation)

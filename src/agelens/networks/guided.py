@@ -47,6 +47,7 @@ class GuidedStudent(nn.Module):
         student: The student; with guided layers its backbone is a chain, whitened or not.
         guided: Guided convolutions, 1 = the first.
         hint_channels: Channels of each hint.
+        rectified: Put a ReLU behind each regressor: hints are maps behind a ReLU.
     Raises:
         InputError: The backbone has no (such) numbered convolutions.
     """
@@ -54,11 +55,16 @@ class GuidedStudent(nn.Module):
     kind: ClassVar[str] = "guided"
 
     def __init__(
-        self, student: AgeNetwork, guided: Sequence[int] = (), hint_channels: Sequence[int] = ()
+        self,
+        student: AgeNetwork,
+        guided: Sequence[int] = (),
+        hint_channels: Sequence[int] = (),
+        *,
+        rectified: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
-        self.guided, self.hint_channels = tuple(guided), tuple(hint_channels)
+        self.guided, self.hint_channels, self.rectified = tuple(guided), tuple(hint_channels), rectified
         self.regressors = nn.ModuleList(
             nn.Conv2d(chain_of(student).channels(number), channels, 1)
             for number, channels in zip(guided, hint_channels, strict=True)
@@ -83,7 +89,7 @@ class GuidedStudent(nn.Module):
         features, maps = with_maps(images, self.guided)
         outputs = self.student.head(features)
         hints = (regressor(found) for regressor, found in zip(self.regressors, maps, strict=True))
-        return GuidedOutputs(*outputs, tuple(hints))
+        return GuidedOutputs(*outputs, tuple(hint.relu() if self.rectified else hint for hint in hints))
 
     def describe(self) -> dict[str, Any]:
         """The student's description, guided layers and channels: see :mod:`agelens.networks.stored`."""
@@ -92,12 +98,18 @@ class GuidedStudent(nn.Module):
             "kind": self.kind,
             "guided": self.guided,
             "hint_channels": self.hint_channels,
+            "rectified": self.rectified,
         }
 
     @classmethod
     def rebuild(cls, described: Mapping[str, Any]) -> Self:
         """Build student and regressors as described."""
-        return cls(AgeNetwork.rebuild(described), described["guided"], described["hint_channels"])
+        return cls(
+            AgeNetwork.rebuild(described),
+            described["guided"],
+            described["hint_channels"],
+            rectified=described.get("rectified", False),  # networks before the option have none
+        )
 
     def unguided(self) -> list[nn.Module]:
         """The layers that no hint reaches: those behind the last guided one, and the head."""

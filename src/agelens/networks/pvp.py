@@ -130,10 +130,10 @@ class PermutationNetwork(nn.Module):
 
 
 def pvp_backbone(input_size: int, width: float = 1.0) -> ChainBackbone:
-    """The ranker's convolutions and F4096 as a classifier's backbone (Table VII of [1]: PVP for both).
+    """The ranker's layers before its softmax as a classifier's backbone (Table VII of [1]: PVP for both).
 
     Args:
         input_size: Side of the images, pixels.
         width: Factor of all channels and outputs.
     """
-    return ChainBackbone(PVP, grid=0, map_side=input_size // 8, connected=(4096,), width=width)
+    return ChainBackbone(PVP, grid=0, map_side=input_size // 8, connected=(4096, 1024), width=width)

@@ -79,6 +79,19 @@ class Method(ABC):
         """
         return validated(cls.settings_type, recipe.method.settings, recipe.name, "method.settings")
 
+    @classmethod
+    def missing_start(cls, recipe: Recipe, start: bool) -> str:
+        """Name the commands that make the pre-trained weights that the recipe needs and was not given.
+
+        Args:
+            recipe: Of the run.
+            start: Whether weights to start from are given.
+        Returns:
+            Empty: nothing is missing. Default: ``needs_start`` of the recipe, unless there is a start or the
+            backbone's published weights are.
+        """
+        return "" if start or recipe.network.pretrained else recipe.needs_start
+
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
         """The stages in training order, the same ones at each call."""

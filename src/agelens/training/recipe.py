@@ -77,6 +77,8 @@ class NetworkSettings(_Settings):
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
         start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, or a
             safetensors file of a bare backbone. Empty: none.
+        same_bins: Keep the head that the start was trained with: a start of other age bins, or without a head
+            of ages, is refused. Off: such a head starts anew, which is told.
         frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the
             weights and batch-norm statistics they start with: a pre-trained one's early layers cost most and
             change least.
@@ -89,6 +91,7 @@ class NetworkSettings(_Settings):
     mirror: bool = False
     pretrained: bool = False
     start: str = ""
+    same_bins: bool = False
     frozen: tuple[str, ...] = ()
 
 
@@ -259,6 +262,9 @@ class Recipe(_Settings):
         select: Criterion of the best epoch and the best stage on the validation split: the smallest
             ``mae``, the largest ``aar`` (LAE Eq. 6), or the largest ``band`` accuracy.
         finish: See :class:`FinishSettings`.
+        needs_start: Commands that make the pre-trained weights that a paper starts from. A run without a
+            start (``--start``, ``network.start``, ``network.pretrained``) is then refused, unless it is told
+            to start from random weights. Empty: none are needed.
     """
 
     name: str
@@ -272,6 +278,7 @@ class Recipe(_Settings):
     card: CardSettings = CardSettings()
     select: Selection = "mae"
     finish: FinishSettings = FinishSettings()
+    needs_start: str = ""
 
     @model_validator(mode="after")
     def _bins(self) -> Self:
@@ -291,6 +298,8 @@ class Recipe(_Settings):
             tricks = ["augmentation"]
             [trick.augmentation]
             augment = { randaugment = 2, magnitude = 9 }
+
+        ``alone = false`` in a trick's table keeps it out of the ladder but for the rung of all tricks.
 
         Args:
             source: Name or path.
@@ -375,13 +384,17 @@ def _override(table: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def recipe_tricks(source: str | Path) -> list[str]:
+def recipe_tricks(source: str | Path, *, alone: bool = False) -> list[str]:
     """Names of the tricks that a recipe file offers, in its order.
 
+    Args:
+        source: Name or path.
+        alone: Only those that a ladder tries alone.
     Raises:
         RecipeError: As :meth:`Recipe.load`.
     """
-    return list(_read(source).get("trick", {}))
+    tricks = _read(source).get("trick", {})
+    return [name for name, values in tricks.items() if not alone or values.get("alone", True)]
 
 
 def _switch_on(table: dict[str, Any], source: str | Path) -> None:
@@ -392,7 +405,7 @@ def _switch_on(table: dict[str, Any], source: str | Path) -> None:
     for name in wanted:
         if name not in offered:
             raise RecipeError(source, "tricks", f"no such trick; there are {', '.join(offered)}", name)
-        _merge(table, offered[name])
+        _merge(table, {key: value for key, value in offered[name].items() if key != "alone"})
 
 
 def _merge(table: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agelens.errors import RunError
+from agelens.errors import InputError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import load_backbone, make_backbone
@@ -17,7 +19,14 @@ from agelens.terms import UNKNOWN, Terms, read_terms, strictest
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 
-__all__ = ["start_digest", "start_file", "start_terms", "start_weights"]
+__all__ = [
+    "check_start",
+    "start_digest",
+    "start_file",
+    "start_terms",
+    "start_weights",
+    "starts_by_backbone",
+]
 
 _KNOWN_STARTS = {  # by SHA-256 of the file
     "0986093293325365b58094a1c012232e1e178df015bc525e6310d9f900ea046f": Terms(
@@ -47,6 +56,31 @@ def start_file(start: str | Path) -> Path:
     return path
 
 
+def starts_by_backbone(texts: Sequence[str]) -> dict[str, str]:
+    """Read starts as commands take them.
+
+    Args:
+        texts: ``BACKBONE=PATH``, or one ``PATH`` for every backbone.
+    Returns:
+        Backbone to path; the key ``""`` is the path for every backbone.
+    Raises:
+        InputError: An empty path, a backbone twice, or several paths without a backbone.
+    """
+    starts: dict[str, str] = {}
+    for text in texts:
+        backbone, equals, path = text.partition("=")
+        if not equals or Path(text).exists():  # a run of a sweep has = in its name
+            backbone, path = "", text
+        if not path:
+            raise InputError(f"--start must read BACKBONE=PATH, not {text!r}")
+        if backbone in starts:
+            raise InputError(
+                f"--start names {f'{backbone!r} twice' if backbone else 'two paths without BACKBONE='}"
+            )
+        starts[backbone] = path
+    return starts
+
+
 def start_digest(start: str | Path) -> str:
     """Digest the file of a start: SHA-256, 64 hexadecimal digits."""
     return hashlib.sha256(start_file(start).read_bytes()).hexdigest()
@@ -63,13 +97,56 @@ def start_terms(start: str | Path) -> Terms:
     return _KNOWN_STARTS.get(start_digest(path), UNKNOWN)
 
 
-def start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str, Tensor]:
+def check_start(start: str | Path, recipe: Recipe, bins: AgeBins) -> list[str]:
+    """Say what a start does not bring to a run.
+
+    Args:
+        start: See :func:`start_file`.
+        recipe: ``network.same_bins``.
+        bins: The K ages of the run.
+    Returns:
+        A note if the heads start anew, for the start's ages are others; a start without a head of ages is the
+        usual case, of which nothing is told.
+    Raises:
+        RunError: They would start anew, and the recipe wants the start's.
+        CheckpointError: The file is missing or damaged.
+    """
+    path = start_file(start)
+    theirs = ""
+    if described_by_us(path):
+        _, described = read_tensors(path)
+        if described.get("kind", "age") == "age":
+            theirs = str(described.get("age_bins", ""))
+    if theirs == str(bins):
+        return []
+    if recipe.network.same_bins:
+        held = f"a head of the ages {theirs}" if theirs else "no head of ages"
+        raise RunError(
+            Path(start),
+            f"holds {held}, and the recipe keeps the start's head for the ages {bins}: train the start with "
+            f"--set age_bins={bins}, or set network.same_bins=false for a new head",
+        )
+    if not theirs:
+        return []
+    return [f"the start's head is of the ages {theirs}, this run's of {bins}: the head starts anew"]
+
+
+def start_weights(
+    start: str | Path,
+    recipe: Recipe,
+    bins: AgeBins,
+    *,
+    backbone: str = "",
+    heads: Sequence[Literal["ldl", "reg"]] = (),
+) -> dict[str, Tensor]:
     """Read pre-trained weights for a recipe's age network; a head of another shape keeps its own start.
 
     Args:
         start: See :func:`start_file`, or a safetensors file of a bare backbone.
         recipe: Backbone, heads, seed.
         bins: The K ages.
+        backbone: Name of the network's, where it is not the recipe's.
+        heads: Likewise.
     Returns:
         The state dict of the whole network.
     Raises:
@@ -78,19 +155,17 @@ def start_weights(start: str | Path, recipe: Recipe, bins: AgeBins) -> dict[str,
     """
     path = start_file(start)
     torch.manual_seed(recipe.seed)
-    backbone = make_backbone(recipe.network.backbone)
-    fresh = AgeNetwork(backbone, AgeHead(backbone.num_features, bins, recipe.network.heads))
+    name = backbone or recipe.network.backbone
+    made = make_backbone(name)
+    fresh = AgeNetwork(made, AgeHead(made.num_features, bins, heads or recipe.network.heads))
     if not described_by_us(path):
-        load_backbone(backbone, path)
+        load_backbone(made, path)
         return fresh.state_dict()
     tensors, described = read_tensors(path)
-    if described.get("backbone") != recipe.network.backbone:
-        raise RunError(
-            Path(start),
-            f"holds a {described.get('backbone')!r}, the recipe wants {recipe.network.backbone!r}",
-        )
+    if described.get("backbone") != name:
+        raise RunError(Path(start), f"holds a {described.get('backbone')!r}, the recipe wants {name!r}")
     same_head = described.get("kind", "age") == "age" and described.get("age_bins") == str(bins)
     return {
-        name: tensors[name] if name in tensors and (same_head or not name.startswith("head.")) else value
-        for name, value in fresh.state_dict().items()
+        key: tensors[key] if key in tensors and (same_head or not key.startswith("head.")) else value
+        for key, value in fresh.state_dict().items()
     }

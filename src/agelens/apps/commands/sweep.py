@@ -35,7 +35,15 @@ def sweep(
         ),
     ] = False,
     split: Annotated[str, typer.Option(help="Rows that are evaluated.")] = "val",
-    start: Annotated[Path | None, typer.Option(help="Finished run to start from (pre-training).")] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pre-trained weights: a finished run, or BACKBONE=PATH for a backbone. May be repeated."
+        ),
+    ] = None,
+    random_start: Annotated[
+        bool, typer.Option("--random-start", help="Train without the start that the recipe needs.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value in all runs: train.epochs=3.")
     ] = None,
@@ -52,6 +60,7 @@ def sweep(
     from agelens.apps.training_progress import RichReporter
     from agelens.experiments.sweep import plan
     from agelens.experiments.sweep import sweep as sweep_points
+    from agelens.training.start import starts_by_backbone
 
     points = plan(recipe, grid or (), _seeds(seeds), set_ or (), one_at_a_time)
 
@@ -60,7 +69,15 @@ def sweep(
 
     with RichReporter() as reporter:
         table = sweep_points(
-            points, data, out, split=split, start=start, reporter=reporter, announce=announce, cpu=cpu
+            points,
+            data,
+            out,
+            split=split,
+            starts=starts_by_backbone(start or ()),
+            random_start=random_start,
+            reporter=reporter,
+            announce=announce,
+            cpu=cpu,
         )
     typer.echo(f"{table.recipe}, split {table.split}: mean ± standard deviation over seeds")
     ranked = table.last_stage("permutations")

@@ -23,6 +23,9 @@ def train(
         Path | None,
         typer.Option(help="Pre-trained weights: a finished run, or a safetensors file of a backbone."),
     ] = None,
+    random_start: Annotated[
+        bool, typer.Option("--random-start", help="Train without the start that the recipe needs.")
+    ] = False,
     select: Annotated[
         str | None,
         typer.Option(help="Criterion of the best epoch and stage on the validation split: mae, aar or band."),
@@ -89,6 +92,7 @@ def train(
                 protocol,
                 resume=resume,
                 start=start,
+                random_start=random_start,
                 reporter=reporter,
                 told=typer.echo,
                 cache=cache,
@@ -99,7 +103,15 @@ def train(
         return
     with RichReporter() as reporter:
         run = train_recipe(
-            settings, data, out, resume=resume, start=start, reporter=reporter, cache=cache, cpu=cpu
+            settings,
+            data,
+            out,
+            resume=resume,
+            start=start,
+            random_start=random_start,
+            reporter=reporter,
+            cache=cache,
+            cpu=cpu,
         )
     typer.echo(f"finished {', '.join(run.finished_stages())} in {run.path}")
     for stage in run.finished_stages():
@@ -190,20 +202,15 @@ def ladder(
     """Train a baseline, each trick alone on it, all of them, and the balanced stage (LAE Table 2)."""
     from agelens.apps.training_progress import RichReporter
     from agelens.experiments.ladder import climb, judge_rungs
+    from agelens.training.start import starts_by_backbone
 
-    starts: dict[str, str | Path] = {}
-    for text in start or ():
-        backbone, equals, path = text.partition("=")
-        if not equals or not path:
-            raise InputError(f"--start must read BACKBONE=PATH, not {text!r}")
-        starts[backbone] = path
     with RichReporter() as reporter:
         runs = climb(
             recipe,
             data,
             out,
             overrides=set_ or (),
-            starts=starts,
+            starts=starts_by_backbone(start or ()),
             reporter=reporter,
             told=typer.echo,
             cpu=cpu,

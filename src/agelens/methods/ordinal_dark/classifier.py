@@ -15,7 +15,9 @@ from agelens.data.crops import CropSet
 from agelens.methods.ordinal_dark.stage import OrdinalDarkStage
 from agelens.networks.age_network import AgeNetwork
 from agelens.training.labels import AgeLabels
+from agelens.training.run import locate_network
 from agelens.training.stage import Batch, Validation, validate_ages
+from agelens.training.start import start_weights
 
 __all__ = ["ClassifierStage"]
 
@@ -41,12 +43,24 @@ class ClassifierStage(OrdinalDarkStage):
         return f"zca{self.settings.zca}:{name}" if self.settings.zca else name
 
     def network(self) -> AgeNetwork:
-        """Its network at its start: ImageNet's weights, those of ``--start``, or N(0, 0.02)."""
-        alone = self.settings.stages == ("classifier",)
-        pretrained = self.recipe.network.pretrained if alone else self.settings.classifier_pretrained
-        network = self.new_age_network(self.backbone, ("ldl",), 1.0, pretrained)
+        """Its network at its start: ImageNet's weights, those of a run, or N(0, 0.02).
+
+        Raises:
+            RunError: ``classifier_start`` is no run, or holds another backbone.
+        """
+        settings = self.settings
+        alone = settings.stages == ("classifier",)
+        published = settings.classifier_pretrained and settings.classifier.startswith("vgg16")
+        started = self.start is not None if alone else bool(settings.classifier_start)
+        pretrained = self.recipe.network.pretrained if alone else published
+        network = self.new_age_network(self.backbone, ("ldl",), 1.0, pretrained and not started)
         if self.start is not None and alone:
             network.load_state_dict(dict(self.start))
+        elif settings.classifier_start:
+            _, file = locate_network(settings.classifier_start, self.name)
+            network.load_state_dict(
+                start_weights(file, self.recipe, self.age_bins, backbone=self.backbone, heads=("ldl",))
+            )
         return network
 
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:

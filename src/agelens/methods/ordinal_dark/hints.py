@@ -15,7 +15,7 @@ from torch import Tensor
 from agelens.data.crops import CropSet
 from agelens.errors import InputError, RunError
 from agelens.losses import hint_error
-from agelens.methods.ordinal_dark.stage import OrdinalDarkStage
+from agelens.methods.ordinal_dark.stage import OrdinalDarkStage, width_of
 from agelens.networks.chain import normal_weights
 from agelens.networks.guided import GuidedStudent
 from agelens.networks.pvp import PermutationNetwork
@@ -33,6 +33,7 @@ _BATCH = 256
 class GuidedStage(OrdinalDarkStage):
     """Common part of the student's two stages: the ranker and its hints."""
 
+    start: Mapping[str, Tensor] | None = None
     ranker: PermutationNetwork | None = field(default=None, init=False, repr=False)
 
     def to(self, device: torch.device) -> None:
@@ -72,16 +73,19 @@ class GuidedStage(OrdinalDarkStage):
         return [ranker.chain.channels(number) for number in self.settings.hint_layers]
 
     def new_student(self) -> GuidedStudent:
-        """Make the student and its regressors at their start."""
+        """Make the student, from ``--start`` or at its own start, and its regressors."""
         student = self.new_age_network(
             self.recipe.network.backbone,
             self.recipe.network.heads,
             self.settings.head_tau,
             pretrained=self.recipe.network.pretrained,
         )
+        if self.start is not None:
+            student.load_state_dict(dict(self.start))
         guided = () if self.ranker is None else self.settings.guided_layers
-        network = GuidedStudent(student, guided, self._hint_channels(self.ranker))
-        normal_weights(network.regressors)
+        channels = self._hint_channels(self.ranker)
+        network = GuidedStudent(student, guided, channels, rectified=self.settings.rectified)
+        normal_weights(network.regressors, width_of(self.recipe.network.backbone))
         return network
 
     def hint_errors(self, hints: Sequence[Tensor], images: Tensor) -> Tensor:

@@ -43,15 +43,17 @@ class OrdinalDark(Method):
     Args:
         recipe: Its ``method.settings`` are :class:`OrdinalDarkSettings`; ``network`` is the student.
         age_bins: The K ages.
-        start: Weights of the student (or, in a run without one, of the classifier), or None.
+        start: Weights of the student, in its hint stage where there is one; in a run of the classifier alone,
+            of that; or None.
     Raises:
-        RecipeError: An unknown setting or a value out of range.
+        RecipeError: An unknown setting or a value out of range; or a start that no stage would use.
     """
 
     settings_type = OrdinalDarkSettings
     teachers: ClassVar[Mapping[str, TeacherSetting]] = {
         "teachers": TeacherSetting(TEACHING_STAGE, models=True),
         "ranker_run": TeacherSetting("ranker", part="ranker"),
+        "classifier_start": TeacherSetting(TEACHING_STAGE, part="start of the classifier"),
     }
     settings: OrdinalDarkSettings
 
@@ -63,16 +65,37 @@ class OrdinalDark(Method):
             "hint": HintStage,
             "student": StudentStage,
         }
+        if start is not None and not self._starts:
+            raise RecipeError(
+                recipe.name,
+                "method.settings.stages",
+                "--start is of the student, or of a classifier that is trained alone, and there is neither",
+                list(self.settings.stages),
+            )
         self._stages: list[OrdinalDarkStage] = []
         for name in self.settings.stages:
             try:
                 stage = made[name](self.settings, recipe, age_bins)
             except InputError as error:
                 raise RecipeError(recipe.name, "method.settings.permutations", str(error)) from error
-            if isinstance(stage, ClassifierStage | StudentStage):
+            if isinstance(stage, ClassifierStage | HintStage | StudentStage):
                 stage.start = start
             validated(TrainSettings, stage.train_table, recipe.name, f"method.settings.{name}_train")
             self._stages.append(stage)
+
+    @property
+    def _starts(self) -> bool:
+        """Whether a stage can start from given weights."""
+        return self.settings.stages == ("classifier",) or bool({"hint", "student"} & {*self.settings.stages})
+
+    @classmethod
+    def missing_start(cls, recipe: Recipe, start: bool) -> str:
+        """Name also the commands of the start of a classifier that is trained beside others."""
+        settings = cls.validate(recipe)
+        beside = "classifier" in settings.stages and settings.stages != ("classifier",)
+        if beside and not (settings.classifier_start or settings.teachers):
+            return str(settings.classifier_needs_start) or super().missing_start(recipe, start)
+        return super().missing_start(recipe, start)
 
     def stages(self) -> Sequence[Stage]:
         """The stages in training order."""

@@ -116,11 +116,14 @@ class SequenceSampler:
     Attributes:
         ages: (N,) years; faces of the same whole year have one age.
         length: n.
-        groups: Age groups, both ends inside; ages above the last belong to the last.
+        groups: Age groups, both ends inside; ages above the last belong to the last. None: faces are drawn
+            from the whole set. A group without images gives no face (the paper's own sets do not fill all:
+            MORPH 2 begins at 16), one of fewer than n ages no inner-group sequence; ``notes`` tells.
         inter: Share of inter-group sequences; 1 : 8 in the paper.
+        notes: What the ages cannot fill, a line each.
     Raises:
-        InputError: A group has no images, or fewer ages than an inner sequence needs; or all groups together
-            have fewer than n.
+        InputError: No group has the n ages that an inner-group sequence needs; or all groups together have
+            fewer than n.
     """
 
     ages: NDArray[np.float32]
@@ -129,6 +132,9 @@ class SequenceSampler:
     inter: float = 1 / 9
     _years: NDArray[np.int64] = field(init=False, repr=False)
     _members: list[NDArray[np.int64]] = field(init=False, repr=False)
+    _inner: list[int] = field(init=False, repr=False)
+    _counts: list[int] = field(init=False, repr=False)
+    notes: tuple[str, ...] = field(init=False, default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.inter <= 1:
@@ -137,23 +143,41 @@ class SequenceSampler:
             if not 0 <= low <= high:
                 raise InputError(f"[{low}, {high}] is not an age group")
         self._years = np.floor(self.ages).astype(np.int64)
-        oldest = max((high for _, high in self.groups), default=-1)
-        clipped = np.minimum(self._years, oldest)
-        self._members = [np.flatnonzero((clipped >= low) & (clipped <= high)) for low, high in self.groups]
-        distinct = [len(np.unique(self._years[member])) for member in self._members]
-        named = [f"[{low}, {high}]" for low, high in self.groups]
-        empty = [name for name, count in zip(named, distinct, strict=True) if count == 0]
-        if empty:
-            raise InputError(f"age groups without images: {', '.join(empty)}; set groups that the data fills")
-        short = [
-            f"{name} ({count})" for name, count in zip(named, distinct, strict=True) if count < self.length
+        self._members, self._inner, self._counts = [], [], []
+        if self.groups:
+            self._fill_groups()
+        reached = self._years[np.concatenate(self._members)] if self.groups else self._years
+        if len(np.unique(reached)) < self.length:
+            raise InputError(f"a sequence needs {self.length} different ages; there are too few")
+
+    def _fill_groups(self) -> None:
+        """Sort the images into the groups that have any, and tell of the others."""
+        clipped = np.minimum(self._years, max(high for _, high in self.groups))
+        found = [
+            (low, high, np.flatnonzero((clipped >= low) & (clipped <= high))) for low, high in self.groups
         ]
-        if self.inter < 1 and short:
+        filled = [group for group in found if len(group[2])]
+        self._members = [members for _, _, members in filled]
+        self._counts = [len(np.unique(self._years[members])) for members in self._members]
+        self._inner = [number for number, count in enumerate(self._counts) if count >= self.length]
+        empty = [f"[{low}, {high}]" for low, high, members in found if not len(members)]
+        short = [
+            f"[{low}, {high}] ({count})"
+            for (low, high, _), count in zip(filled, self._counts, strict=True)
+            if count < self.length
+        ]
+        if not filled:
+            raise InputError(f"no image is in the age groups {', '.join(empty)}")
+        if self.inter < 1 and not self._inner:
             raise InputError(
                 f"an inner-group sequence needs {self.length} different ages; too few in {', '.join(short)}"
             )
-        if len(np.unique(self._years)) < self.length:
-            raise InputError(f"a sequence needs {self.length} different ages; there are too few")
+        notes = [f"age groups without images give no face: {', '.join(empty)}"] if empty else []
+        if self.inter < 1 and short:
+            notes.append(
+                f"groups with fewer than {self.length} ages give no inner-group sequence: {', '.join(short)}"
+            )
+        self.notes = tuple(notes)
 
     def epoch(self, count: int, random: np.random.Generator, *, curriculum: bool = True) -> NDArray[np.int64]:
         """Draw the sequences of one epoch.
@@ -178,13 +202,14 @@ class SequenceSampler:
         Raises:
             InputError: No n different ages could be drawn from n groups.
         """
-        rounds, rest = divmod(self.length, len(self.groups))
-        extra = random.choice(len(self.groups), rest, replace=False)
-        return self._distinct([*np.tile(np.arange(len(self.groups)), rounds), *extra], random)
+        rounds, rest = divmod(self.length, len(self._members))
+        wide = [number for number, count in enumerate(self._counts) if count > rounds]
+        extra = random.choice(wide if len(wide) >= rest else len(self._members), rest, replace=False)
+        return self._distinct([*np.tile(np.arange(len(self._members)), rounds), *extra], random)
 
     def inner_group(self, random: np.random.Generator) -> NDArray[np.int64]:
         """Draw one sequence within a group drawn uniformly, (n,) images in age order."""
-        return self._distinct([int(random.integers(len(self.groups)))] * self.length, random)
+        return self._distinct([self._inner[random.integers(len(self._inner))]] * self.length, random)
 
     def _distinct(self, groups: Sequence[int | None], random: np.random.Generator) -> NDArray[np.int64]:
         """One image of each of these groups (None: of the whole set), all of different ages."""

@@ -63,25 +63,24 @@ class RankerStage(OrdinalDarkStage):
         """
         super().look(train, val)
         settings = self.settings
-        self._sampler = SequenceSampler(
-            train.ages, settings.length, settings.groups, settings.inter if settings.curriculum else 1.0
-        )
+        groups = settings.groups if settings.curriculum else ()
+        self._sampler = SequenceSampler(train.ages, settings.length, groups, settings.inter)
         self._validation = {}
         random = np.random.default_rng(_VALIDATION_SEED)
-        notes: list[str] = []
+        notes = [*self._sampler.notes]
         count = _VALIDATION_SEQUENCES // 2
         drawn: dict[str, NDArray[np.int64]]
         try:
             if not settings.curriculum:
-                sampler = SequenceSampler(val.ages, settings.length, settings.groups, 1.0)
+                sampler = replace(self._sampler, ages=val.ages)
                 drawn = {"all": sampler.epoch(2 * count, random, curriculum=False)}
             else:
-                kinds = {"inter": 1.0, "inner": 0.0}
-                drawn = {
-                    kind: replace(self._sampler, ages=val.ages, inter=inter).epoch(count, random)
-                    for kind, inter in kinds.items()
-                    if kind == "inter" or settings.inter < 1
+                kinds = {"inter": 1.0} | ({"inner": 0.0} if settings.inter < 1 else {})
+                samplers = {
+                    kind: replace(self._sampler, ages=val.ages, inter=inter) for kind, inter in kinds.items()
                 }
+                drawn = {kind: sampler.epoch(count, random) for kind, sampler in samplers.items()}
+                notes += [f"validation: {note}" for note in [*samplers.values()][-1].notes]
         except InputError as error:
             years = np.floor(val.ages)
             whole = SequenceSampler(
@@ -90,9 +89,18 @@ class RankerStage(OrdinalDarkStage):
             drawn = {"all": whole.epoch(2 * count, random)}
             notes.append(f"validation sequences are drawn from all ages, not from the groups: {error}")
         for kind, sequences in drawn.items():
-            labels = random.integers(len(self.permutations), size=len(sequences))
-            self._validation[kind] = (shuffle_sequences(sequences, self.permutations, labels), labels)
+            self._validation[kind] = self._shuffled(sequences, random)
         return notes
+
+    def _shuffled(
+        self, sequences: NDArray[np.int64], random: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shuffle sequences in age order (M, n) by permutations drawn; those, and which they are (M,)."""
+        labels = random.integers(len(self.permutations), size=len(sequences))
+        if self.settings.either_direction:
+            turned = random.random(len(sequences)) < 0.5
+            sequences = np.where(turned[:, None], sequences[:, ::-1], sequences)
+        return shuffle_sequences(sequences, self.permutations, labels), labels
 
     def begin(self, epoch: int) -> None:
         """Inter-group sequences alone at first, where the settings say so."""
@@ -113,7 +121,7 @@ class RankerStage(OrdinalDarkStage):
             zca=settings.zca,
         )
         if settings.initialise == "normal":
-            normal_weights(network)
+            normal_weights(network, settings.width)
         self.whiten(network.whitening)
         return network
 
@@ -123,8 +131,7 @@ class RankerStage(OrdinalDarkStage):
         seed = int(torch.randint(2**62, (), generator=generator))
         random = np.random.default_rng(seed)
         sequences = self._sampler.epoch(self.settings.sequences, random, curriculum=self.settings.curriculum)
-        labels = random.integers(len(self.permutations), size=len(sequences))
-        return Order(shuffle_sequences(sequences, self.permutations, labels), labels)
+        return Order(*self._shuffled(sequences, random))
 
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of the permutations (B,), the batch's targets (Eq. 1)."""

@@ -36,16 +36,25 @@ class OrdinalDarkSettings(BaseModel):
         inter: Share of inter-group sequences.
         inter_epochs: Epochs at the beginning that show inter-group sequences alone (ours; 0 in the paper).
             Faces of one group are hard to order: a ranker that sees few sequences stays at chance by them.
-        curriculum: Inter-group sequences first, then inner-group ones; off: faces drawn from the whole set.
+        curriculum: Inter-group sequences first, then inner-group ones; off: faces drawn from the whole set,
+            and no groups.
+        either_direction: Show a sequence from young to old or from old to young at random, so that a class is
+            the unit of a permutation and its reverse. Off: a class is one of the two (ours).
         ranker: Its convolutions, ``pvp`` or ``vgg16``.
         joint: Where its faces meet, see :class:`PermutationNetwork`.
         classifier: Backbone of teacher 2: ``vgg16``, or ``vgg16-64`` for 64 px; ``pvp`` likewise (Table VII).
-        classifier_pretrained: Start it from ImageNet's weights, as the paper does (downloaded).
+        classifier_pretrained: Start a VGG-16 from ImageNet's weights, as the paper does (downloaded); nobody
+            publishes such weights for PVP, which starts at random.
+        classifier_start: A finished run whose classifier this run's starts from (in the paper, from ImageNet
+            on IMDB-WIKI and AFAD). A run that trains the classifier alone starts by ``--start``.
+        classifier_needs_start: As ``needs_start`` of the recipe, for the classifier of a run that trains
+            others too.
         width: Factor of the teachers' channels and outputs.
         zca: Side of the patches that are whitened in front of this run's teachers, odd; 0 = no whitening. The
             student's is in the name of its backbone (``zca5:student-small``).
         zca_epsilon: See :func:`fit_patch_zca`.
-        initialise: ``normal``: all weights from N(0, 0.02), as the paper; ``own``: as each network does.
+        initialise: ``normal``: all weights from N(0, 0.02), as the paper, the deviation divided by the root
+            of the width; ``own``: as each network does.
         ranker_run: A finished run whose ranker teaches, in place of this run's.
         teachers: Finished runs, or model files, that teach dark knowledge in place of this run's
             classifier.
@@ -55,6 +64,8 @@ class OrdinalDarkSettings(BaseModel):
             other runs.
         hint_layers: Convolutions of the ranker.
         guided_layers: Convolutions of the student.
+        rectified: Put a ReLU behind the regressors of the hints, which are maps behind a ReLU; the paper does
+            not say.
         label: Weight of the label's cross entropy; 1 in the paper.
         lambda_1: First weight λ₁ of the hints; ``lambda_1_fall`` is how much it falls at a time.
         lambda_2: First weight λ₂ of the soft labels, likewise.
@@ -77,10 +88,13 @@ class OrdinalDarkSettings(BaseModel):
     inter: float = Field(default=1 / 9, ge=0, le=1)
     inter_epochs: int = Field(default=0, ge=0)
     curriculum: bool = True
+    either_direction: bool = False
     ranker: Literal["pvp", "vgg16"] = "pvp"
     joint: Joint = "connected"
     classifier: str = "vgg16"
     classifier_pretrained: bool = False
+    classifier_start: str = ""
+    classifier_needs_start: str = ""
     width: float = Field(default=1.0, gt=0, le=4)
     zca: int = Field(default=5, ge=0, le=31)
     zca_epsilon: float = Field(default=0.01, gt=0)
@@ -91,6 +105,7 @@ class OrdinalDarkSettings(BaseModel):
     views: int = Field(default=0, ge=0)
     hint_layers: tuple[int, ...] = (5, 9)
     guided_layers: tuple[int, ...] = (5, 9)
+    rectified: bool = False
     label: float = Field(default=1.0, ge=0)
     lambda_1: float = Field(default=0.1, ge=0)
     lambda_1_fall: float = Field(default=0.025, ge=0)
@@ -119,6 +134,11 @@ class OrdinalDarkSettings(BaseModel):
             raise ValueError("weights must be positive")
         if self.inter_epochs and not self.curriculum:
             raise ValueError("inter_epochs is a part of the curriculum, which is off")
+        if self.classifier_start and ("classifier" not in self.stages or self.stages == ("classifier",)):
+            raise ValueError(
+                "classifier_start is for a run that trains the classifier and other stages; "
+                "a classifier alone starts by --start"
+            )
         if self.zca and self.zca % 2 == 0:
             raise ValueError("zca must be odd, or 0")
         return self

@@ -13,13 +13,13 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.ordinal_dark.settings import OrdinalDarkSettings
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import make_backbone
-from agelens.networks.chain import normal_weights
+from agelens.networks.chain import ChainBackbone, normal_weights
 from agelens.networks.zca import PatchZCA, Whitened, fit_patch_zca
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.stage import Stage
 from agelens.training.transforms import network_input
 
-__all__ = ["OrdinalDarkStage"]
+__all__ = ["OrdinalDarkStage", "width_of"]
 
 _ZCA_IMAGES = 4096  # as many training crops, evenly spaced, are enough for a covariance of patches
 
@@ -68,6 +68,16 @@ class OrdinalDarkStage(Stage):
         made = make_backbone(backbone, pretrained=pretrained)
         network = AgeNetwork(made, AgeHead(made.num_features, self.age_bins, heads, tau))
         if self.settings.initialise == "normal":
-            normal_weights(network.head if pretrained else network)
+            inner = made.backbone if isinstance(made, Whitened) else made
+            connected = [inner.top] if isinstance(inner, ChainBackbone) else []
+            for part in (
+                (*connected, network.head) if pretrained else (network,)
+            ):  # weights are of convolutions
+                normal_weights(part, width_of(backbone))
         self.whiten(made.whitening if isinstance(made, Whitened) else None)
         return network
+
+
+def width_of(backbone: str) -> float:
+    """Factor of the channels that a backbone's name says (``student-small@0.25``); 1 where it has none."""
+    return float(backbone.rpartition("@")[2]) if "@" in backbone else 1.0

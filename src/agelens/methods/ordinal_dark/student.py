@@ -21,7 +21,7 @@ from agelens.losses import annealed, band_distance, l1_regression, soft_cross_en
 from agelens.methods.ordinal_dark.hints import GuidedStage
 from agelens.methods.ordinal_dark.settings import TEACHING_STAGE
 from agelens.methods.ordinal_dark.soft_labels import SoftLabelSettings, kept_soft_labels
-from agelens.metrics import mae
+from agelens.metrics import cumulative_accuracy, mae
 from agelens.networks.age_network import AgeNetwork, AnyNetwork
 from agelens.networks.guided import GuidedOutputs, GuidedStudent
 from agelens.training.labels import AgeLabels
@@ -36,7 +36,6 @@ __all__ = ["StudentStage"]
 class StudentStage(GuidedStage):
     """The whole student learns from labels, hints and soft labels ([1], Eq. 2, Algorithm 1, step 6)."""
 
-    start: Mapping[str, Tensor] | None = None
     teachers: list[Teacher] = field(default_factory=list, init=False, repr=False)
     _hinted: GuidedStudent | None = field(default=None, init=False, repr=False)
     _lambdas: tuple[float, float] = field(default=(0.0, 0.0), init=False)
@@ -112,15 +111,13 @@ class StudentStage(GuidedStage):
             )
 
     def network(self) -> GuidedStudent:
-        """The student from the hint stage, from ``--start``, or at its own start."""
+        """The student from the hint stage, else from ``--start`` or at its own start."""
         fresh = self.new_student()
         if self._hinted is not None:
             state = self._hinted.state_dict()
             if self.ranker is None:
                 state = {name: t for name, t in state.items() if not name.startswith("regressors.")}
             fresh.load_state_dict(state)
-        elif self.start is not None:
-            fresh.student.load_state_dict(dict(self.start))
         return fresh
 
     def begin(self, epoch: int) -> None:
@@ -212,15 +209,19 @@ class StudentStage(GuidedStage):
         return {"train MAE": labels.distance(network.head.decode(outputs.ages()).age).mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
-        """Judge the student's ages; the most probable age's MAE beside the expectation's."""
+        """Judge the student's ages; MAE and CA(5) of the most probable age beside the expectation's."""
         student: AnyNetwork = network.student if isinstance(network, GuidedStudent) else network
         outputs = run_on_crops(student, crops, size)
         found = judge_ages(outputs, crops.ages, crops.bounds, self.age_bins)
         if outputs.logits is None or crops.bounds is not None:
             return found
-        error = float(mae(outputs.logits.argmax(1) + float(self.age_bins.minimum), crops.ages))
-        figures = {**found.figures, "MAE argmax": round(error, 4)}
-        return replace(found, figures=figures, table={**found.table, "argmax": {"MAE": error}})
+        most_probable = outputs.logits.argmax(1) + float(self.age_bins.minimum)
+        argmax = {
+            "MAE": float(mae(most_probable, crops.ages)),
+            "CA(5)": float(cumulative_accuracy(most_probable, crops.ages, 5)),
+        }
+        figures = {**found.figures, **{f"{name} argmax": round(value, 4) for name, value in argmax.items()}}
+        return replace(found, figures=figures, table={**found.table, "argmax": argmax})
 
     def result(self, network: Any) -> AgeNetwork:
         """The student, without its regressors."""
