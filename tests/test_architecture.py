@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
-    {"errors", "files", "cores", "plugins", "protocol_buffer", "terms"},
+    {"errors", "files", "cores", "plugins", "protocol_buffer", "terms", "rehearsal"},
     {"faces", "losses", "objectives", "metrics", "calibration", "model_file", "label_distribution"},
     {"data", "networks"},
     {"training", "inference"},
@@ -52,6 +52,7 @@ LIGHT = {
     "plugins",
     "protocol_buffer",
     "terms",
+    "rehearsal",
     "label_distribution",
     "metrics",
     "calibration",

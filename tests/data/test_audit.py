@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from agelens.apps import cli
 from agelens.data.audit import KINDS, audit
 from agelens.data.duplicates import fingerprint_images
 from agelens.errors import InputError, ManifestError
+from agelens.reports.ages import age_histogram
 
 
 def save_scene(path: Path, seed: int, mirrored: bool = False, **settings: int) -> None:
@@ -179,3 +181,24 @@ def test_real_fgnet_is_clean(shared: Path) -> None:
     report = audit(shared / "data" / "FG-NET", dataset="fgnet", workers=1)
     assert report.counts == {}
     assert sum(report.ages.values()) == report.images == 1002
+
+
+def test_ages_by_year_are_drawn_from_head_to_tail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["path,age"]
+    for number, age in enumerate((20, 20.7, 20, 35, 35, 71)):
+        save_scene(tmp_path / f"{number}.png", number)
+        lines.append(f"{number}.png,{age}")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    assert audit(tmp_path / "m.csv").years == {20: 3, 35: 2, 71: 1}
+    figure = age_histogram({35: 2, 20: 3, 71: 1})
+    by_age, by_rank = figure.axes
+    heights = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in by_age.patches}
+    assert {age: height for age, height in heights.items() if height} == {20: 3, 35: 2, 71: 1}
+    assert [bar.get_height() for bar in by_rank.patches] == [3, 2, 1]
+    assert by_rank.texts[0].get_text() == "half of the images: 1 of 3 ages"
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["audit", str(tmp_path / "m.csv"), "--plot", str(tmp_path / "figures")])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    assert {"ages.png", "ages.svg"} == {path.name for path in (tmp_path / "figures").iterdir()}
+    with pytest.raises(InputError, match="no image of known age"):
+        age_histogram({})

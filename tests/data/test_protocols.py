@@ -52,9 +52,9 @@ def rows_tested(split: ProtocolSplit) -> list[int]:
 def test_every_protocol_loads_and_names_its_data_set() -> None:
     assert protocol_names() == [
         *("morph-random", "morph-subject", "morph-five-fold", "fgnet-lopo", "megaage", "megaage-asian"),
-        *("afad", "imdb-wiki", "guess-the-age", "morph-random-whole", "megaage-asian-whole"),
-        *("chalearn", "appa-real", "utkface-five-fold", "utkface-60-20-20", "utkface-21-60"),
-        "official-split",
+        *("afad", "imdb-wiki", "guess-the-age", "guess-the-age-whole", "morph-random-whole"),
+        *("megaage-asian-whole", "chalearn", "appa-real", "utkface-five-fold", "utkface-60-20-20"),
+        *("utkface-21-60", "official-split"),
     ]
     for name in protocol_names():
         protocol = load_protocol(name)
@@ -195,6 +195,18 @@ def test_protocols_without_a_validation_part_of_their_own(name: str, validation:
     assert set(for_training.iloc[tests]) == {"val" if validation == "judged" else "test"}
     assert set(for_training.iloc[trains]) == {"train"}
     assert load_protocol(name).selection in list(split.lines())
+
+
+def test_a_submission_is_trained_on_everything(tmp_path: Path) -> None:
+    manifest = people(10, 2)
+    manifest["note"] = ["copy of another", *[""] * 19]
+    split = apply_protocol(manifest, load_protocol("guess-the-age-whole"))
+    (fold,) = split.folds
+    assert split.fold_manifest(fold)["split"].tolist() == ["", *["train"] * 19]
+    assert any("19 train" in line and "0 test" in line for line in split.lines())
+    manifest["note"] = "copy of another"
+    with pytest.raises(SplitError, match="no row that can be used"):
+        apply_protocol(manifest, load_protocol("guess-the-age-whole"))
 
 
 def test_leaving_one_out_tests_exactly_one_person() -> None:

@@ -79,6 +79,12 @@ def test_a_judged_part_is_selected_on_and_reported(manifest: Path, tmp_path: Pat
     assert any("selected on the test part itself" in line for line in told)
 
 
+def test_nothing_is_tested_by_a_protocol_that_trains_on_all(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(SplitError, match="guess-the-age-whole tests nothing"):
+        train_folds(recipe(), manifest, tmp_path / "folds", "guess-the-age-whole", cpu=True)
+    assert not (tmp_path / "folds").exists()
+
+
 def test_an_exported_model_is_not_calibrated(manifest: Path, tmp_path: Path) -> None:
     rows = with_split(manifest, ["train"] * 60)
     run = train(recipe(validation=False), rows, tmp_path / "run", cpu=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, pairwise, repeat
@@ -31,6 +32,7 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
 from agelens.networks.stored import save_network
 from agelens.reports.explanation import write_explanation
+from agelens.reports.explanation_grids import evolution_figure, rows_figure
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -482,3 +484,38 @@ class TestCommand:
         assert code == 2, text
         assert message in text
         assert not (tmp_path / "out").exists()
+
+
+class TestGrids:
+    def test_systems_side_by_side_and_rows(self, run: Run, crops: NDArray[np.uint8], tmp_path: Path) -> None:
+        for number, name in enumerate(("young", "young", "old", "old")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(crops[number]).save(tmp_path / name / f"{number}.png")
+        other = make_run(tmp_path / "other")
+        done = CliRunner().invoke(
+            app,
+            [
+                *("explain", f"first={run.path}", str(tmp_path / "young"), str(tmp_path / "old")),
+                *("--aligned", "--rows", "--beside", f"second={other.path}", "--out", str(tmp_path / "out")),
+            ],
+        )
+        assert done.exit_code == 0, done.output
+        for name in ("distributions-1", "distributions-4", "rows"):
+            assert (tmp_path / "out" / f"{name}.png").is_file()
+        drawn = (tmp_path / "out" / "distributions-1.svg").read_text()
+        assert "first" in drawn
+        assert "second" in drawn
+        assert drawn.count("t = 2") == 2  # a row a generation in each column
+        rows = (tmp_path / "out" / "rows.svg").read_text()
+        assert rows.count("<image") == 2 * 2 * (1 + 2)  # each face as it is, and under a map a generation
+        assert {"young", "old"} <= set(re.findall(r">(young|old)<", rows))
+
+    def test_other_faces_are_refused(self, crops: NDArray[np.uint8]) -> None:
+        def told(path: str) -> Explanation:
+            maps = StageMaps("only", BINS, np.zeros(1), None, np.zeros(1), np.zeros((1, 2, 2)))
+            return explain([FaceCrop(path, 1, crops[0])], lambda pixels: [maps], system=path, kind="cam")
+
+        with pytest.raises(InputError, match="did not use the same faces"):
+            evolution_figure([told("a"), told("b")], 0)
+        with pytest.raises(InputError, match="belongs to a row"):
+            rows_figure(told("a"), {"b": "row"})

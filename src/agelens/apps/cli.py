@@ -35,7 +35,7 @@ ORDER = (
     *("predict", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "quantise"),
-    *("evaluate", "compare", "published", "explain"),
+    *("evaluate", "compare", "published", "explain", "gallery"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )
 """The commands as ``--help`` lists them; any other follows."""

@@ -16,6 +16,7 @@ import typer
 
 from agelens.errors import AgelensError, MissingExtraError, OutputError
 from agelens.files import write_atomically
+from agelens.rehearsal import NOTICE, rehearsing
 
 __all__ = ["app", "command", "fail", "output", "print_table"]
 
@@ -49,6 +50,8 @@ def command(
         def run(*args: Any, **kwargs: Any) -> None:
             try:
                 with _interruptible(sigterm):
+                    if rehearsing():
+                        typer.echo(NOTICE, err=True)
                     try:
                         function(*args, **kwargs)
                     except ModuleNotFoundError as error:

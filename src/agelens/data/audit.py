@@ -68,6 +68,7 @@ class AuditReport:
         images: How many images it names.
         findings: In the order of :data:`KINDS`, then of the rows.
         ages: Number of images by ten years (``0-9``, …), those of known age only.
+        years: Number of images by completed year of age, the youngest first.
         bands: Number of images by age band (``20-29``, ``70+``), those whose label is a band.
         groups: For ``split``, ``gender`` and ``ethnicity`` where the source has them: number of images by
             value, ``""`` for none.
@@ -77,6 +78,7 @@ class AuditReport:
     images: int
     findings: list[Finding]
     ages: dict[str, int]
+    years: dict[int, int]
     bands: dict[str, int]
     groups: dict[str, dict[str, int]]
 
@@ -139,12 +141,16 @@ def audit(
     findings += _copy_findings(table, found, pairs)
     findings += _subject_findings(table)
     order = list(KINDS)
-    ages = Counter(int(age // 10) for age in table["age"].dropna())
+    years = Counter(int(age // 1) for age in table["age"].dropna())
+    ages: Counter[int] = Counter()
+    for year, count in years.items():
+        ages[year // 10] += count
     return AuditReport(
         source=str(source),
         images=len(table),
         findings=sorted(findings, key=lambda finding: order.index(finding.kind)),
         ages={f"{10 * decade}-{10 * decade + 9}": ages[decade] for decade in sorted(ages)},
+        years=dict(sorted(years.items())),
         bands={band_text(*band): len(rows) for band, rows in _bands(table).items()},
         groups={
             column: dict(sorted(Counter(table[column]).items()))

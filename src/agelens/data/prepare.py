@@ -46,6 +46,7 @@ from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
+from agelens.rehearsal import spread
 
 __all__ = ["PREPARED_GEOMETRY", "PrepareSummary", "crop_path", "prepare"]
 
@@ -163,6 +164,7 @@ def prepare(
         raise InputError(f"workers is at least 1, not {workers}")
     out = Path(out).absolute()
     table = check_manifest(manifest, manifest.attrs.get("path", "manifest"))
+    table = table.iloc[list(spread(len(table)))]
     settings = _Settings(out, detector, dict(detector_settings or {}), geometry, chips)
     make_detector(detector, **settings.detector_settings)  # wrong settings fail here, not in a worker
 

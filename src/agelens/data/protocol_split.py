@@ -191,6 +191,9 @@ def _sides(manifest: pd.DataFrame, protocol: Protocol, usable: NDArray[np.bool_]
         validates = of_part[protocol.validation_part] if protocol.validation_part else None
         yield f"the owner's {protocol.test_part} part", of_part[protocol.test_part], trains, validates
         return
+    if protocol.kind == "whole":
+        yield "nothing", np.zeros_like(usable), usable, None
+        return
     for held_out, tests in _tests(manifest, protocol, usable):
         yield held_out, tests, usable & ~tests, None
 
@@ -316,7 +319,8 @@ def check_folds(folds: Sequence[Fold], manifest: pd.DataFrame, protocol: Protoco
     """
     name = protocol.name
     for fold in folds:
-        for side in SPLITS if protocol.validation == "carved" else ("train", "test"):
+        sides = SPLITS if protocol.validation == "carved" else ("train", "test")
+        for side in ("train",) if protocol.kind == "whole" else sides:
             if not len(fold.rows(side)):
                 raise SplitError(
                     f"{name}, {fold.name} ({fold.held_out}): no image to {_VERBS[side]}; "

@@ -36,6 +36,7 @@ class Protocol(BaseModel):
         kind: ``holdout``: a share of the groups tests. ``folds``: K folds, each group tests once.
             ``leave-one-out``: each group is a fold. ``official``: the owner's parts (column
             ``official_split``). ``listed``: the test images are those of a list that ships with agelens.
+            ``whole``: everything is trained on and nothing tests, for a submission to others' test.
         group: The unit that goes to a side as a whole: a person (``subject``) or an ``image`` by its digest.
         test_share: Of ``holdout``.
         folds: Of ``folds``.
@@ -61,7 +62,7 @@ class Protocol(BaseModel):
     title: str
     source: str
     dataset: str = "any"
-    kind: Literal["holdout", "folds", "leave-one-out", "official", "listed"]
+    kind: Literal["holdout", "folds", "leave-one-out", "official", "listed", "whole"]
     group: Literal["image", "subject"] = "image"
     test_share: float = Field(default=0.2, gt=0, lt=1)
     folds: int = Field(default=5, ge=2)
@@ -81,6 +82,8 @@ class Protocol(BaseModel):
     def _whole(self) -> Self:
         if (self.kind == "listed") != (self.test_list is not None):
             raise ValueError("a test list goes with kind 'listed'")
+        if self.kind == "whole" and self.validation != "none":
+            raise ValueError("kind 'whole' goes with validation 'none'")
         if self.test_part in (*self.train_parts, self.validation_part):
             raise ValueError("the test part must be neither trained nor validated on")
         if self.validation_part is not None and self.validation != "carved":

@@ -41,7 +41,7 @@ from agelens.data.pooled import (
 from agelens.data.predictions import Predictions
 from agelens.data.protocol_split import Fold, ProtocolSplit, apply_protocol
 from agelens.data.protocols import Protocol, load_protocol
-from agelens.errors import RunError
+from agelens.errors import RunError, SplitError
 from agelens.experiments.train import train
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins, probability_at_least, softmax
@@ -99,6 +99,10 @@ def train_folds(
     folder, say = Path(out), told or _nobody
     rows = read_manifest(manifest)
     named = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    if named.kind == "whole":
+        raise SplitError(
+            f"{named.name} tests nothing: make its manifest with agelens split, and train on that"
+        )
     split = apply_protocol(rows, named)
     if named.validation == "none":
         settings = recipe.model_dump()

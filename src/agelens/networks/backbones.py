@@ -34,6 +34,7 @@ from agelens.networks.students import StridedStudent, normal_student, small_stud
 from agelens.networks.vgg import VGG16, vgg16_backbone, vgg_keys
 from agelens.networks.zca import Whitened
 from agelens.plugins import Origin, available, is_importable_name, origin, resolve
+from agelens.rehearsal import cut_channels, rehearsing
 
 __all__ = [
     "BACKBONES",
@@ -191,11 +192,11 @@ def _published_weights(name: str, weights: torchvision.models.WeightsEnum) -> Ma
 def _resnet(name: str, blocks: Sequence[int], widths: Sequence[int], pretrained: bool = False) -> Backbone:
     if pretrained:
         raise InputError(f"nobody publishes pretrained weights for {name!r}: pass pretrained=False")
-    return ResNet(blocks, widths)
+    return ResNet(blocks, [cut_channels(width) for width in widths])
 
 
 def _resnet18(pretrained: bool = False) -> Backbone:
-    network = ResNet((2, 2, 2, 2), _WIDTHS)
+    network = ResNet((2, 2, 2, 2), [cut_channels(width) for width in _WIDTHS])
     if pretrained:
         state = _published_weights("resnet18", torchvision.models.ResNet18_Weights.DEFAULT)
         network.load_state_dict(resnet_keys(state))
@@ -340,11 +341,26 @@ def _made(name: str, pretrained: bool) -> Backbone:
     scaled = re.fullmatch(r"((?:vgg16|pvp|student-small|student-normal)[a-z0-9-]*)@([0-9]*\.?[0-9]+)", name)
     if scaled is not None and scaled[1] in BACKBONES and float(scaled[2]) > 0:
         return BACKBONES[scaled[1]](pretrained=pretrained, width=float(scaled[2]))
+    if rehearsing() and (name in _WIDE or (name not in BACKBONES and not _is_plugin(name))):
+        return _stand_in(name)
     if name in BACKBONES:
         return BACKBONES[name](pretrained=pretrained)
     if _is_plugin(name):
         return _plugin_backbone(name, pretrained)
     return TimmBackbone(name.removeprefix("timm:"), pretrained=pretrained)
+
+
+_WIDE = ("googlenet", "mobilenet-v2", "shufflenet-v2", "mobilefacenet")
+
+
+def _stand_in(name: str) -> Backbone:
+    """In a rehearsal, a small ResNet for a network whose width is no argument."""
+    if name not in BACKBONES:
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+            raise InputError(_unknown(name, timm.list_models()))
+    return _resnet(name, (1, 1, 1, 1), _TINY_WIDTHS)
 
 
 def backbone_origin(name: str) -> Origin | None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from agelens.errors import InputError
 from agelens.networks.backbone import Backbone
+from agelens.rehearsal import cut_channels
 
 __all__ = ["Chain", "ChainBackbone", "normal_weights", "paper_chain", "parse_chain"]
 
@@ -126,7 +127,7 @@ def paper_chain(text: str, width: float = 1.0) -> Chain:
         if channels == 0:
             layers.append(nn.MaxPool2d(kernel))
             continue
-        out_channels = max(1, round(channels * width))
+        out_channels = cut_channels(max(1, round(channels * width)))
         layers.append(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2))
         layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
         in_channels = out_channels
@@ -161,7 +162,7 @@ class ChainBackbone(Backbone):
         features = self.chain.out_channels * (grid or map_side) ** 2
         top: list[nn.Module] = []
         for outputs in connected:
-            scaled = max(1, round(outputs * width))
+            scaled = cut_channels(max(1, round(outputs * width)))
             top += [nn.Linear(features, scaled), nn.ReLU(inplace=True)]
             top += [nn.Dropout(dropout)] if dropout else []
             features = scaled

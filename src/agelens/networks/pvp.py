@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from agelens.networks.chain import ChainBackbone, paper_chain, parse_chain
 from agelens.networks.vgg import VGG16
 from agelens.networks.zca import PatchZCA
+from agelens.rehearsal import cut_channels, cut_side
 
 __all__ = ["PVP", "TRUNKS", "Joint", "PermutationNetwork", "pvp_backbone"]
 
@@ -78,11 +79,11 @@ class PermutationNetwork(nn.Module):
         side = input_size
         for channels, kernel in layers:
             side = side if channels else side // kernel
-        wide, narrow = max(1, round(4096 * width)), max(1, round(1024 * width))
+        wide, narrow = (cut_channels(max(1, round(outputs * width))) for outputs in (4096, 1024))
         self.joint: nn.Module | None = None
         channels = self.chain.out_channels
         if joint == "conv":
-            channels = max(1, round(layers[last][0] * width))
+            channels = cut_channels(max(1, round(layers[last][0] * width)))
             kernel = layers[last][1]
             self.joint = nn.Sequential(
                 nn.Conv2d(length * self.chain.out_channels, channels, kernel, padding=kernel // 2),
@@ -136,4 +137,5 @@ def pvp_backbone(input_size: int, width: float = 1.0) -> ChainBackbone:
         input_size: Side of the images, pixels.
         width: Factor of all channels and outputs.
     """
-    return ChainBackbone(PVP, grid=0, map_side=input_size // 8, connected=(4096, 1024), width=width)
+    side = cut_side(input_size) // 8
+    return ChainBackbone(PVP, grid=0, map_side=side, connected=(4096, 1024), width=width)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from agelens.errors import InputError
 from agelens.networks.backbone import Backbone
 from agelens.networks.chain import Chain, ChainBackbone
+from agelens.rehearsal import cut_side
 
 __all__ = ["NORMAL", "SMALL", "StridedStudent", "normal_student", "small_student"]
 
@@ -30,7 +31,8 @@ def normal_student(input_size: int = 112, width: float = 1.0) -> ChainBackbone:
         input_size: Side of the images, pixels.
         width: Factor of all channels and outputs.
     """
-    return ChainBackbone(NORMAL, grid=0, map_side=input_size // 8, connected=(4096, 4096), width=width)
+    side = cut_side(input_size) // 8
+    return ChainBackbone(NORMAL, grid=0, map_side=side, connected=(4096, 4096), width=width)
 
 
 def small_student(grid: int = 2, width: float = 1.0) -> ChainBackbone:

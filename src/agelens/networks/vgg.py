@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from agelens.networks.chain import ChainBackbone
+from agelens.rehearsal import cut_side
 
 __all__ = ["VGG16", "vgg16_backbone", "vgg_keys"]
 
@@ -28,7 +29,7 @@ def vgg16_backbone(input_size: int, width: float = 1.0) -> ChainBackbone:
         width: Factor of all channels and outputs.
     """
     layers = VGG16 if input_size >= 112 else VGG16.removesuffix("-P")
-    side = input_size // (32 if input_size >= 112 else 16)
+    side = cut_side(input_size) // (32 if input_size >= 112 else 16)
     return ChainBackbone(layers, grid=0, map_side=side, connected=(4096, 4096), dropout=0.5, width=width)
 
 

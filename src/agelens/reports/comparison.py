@@ -186,7 +186,8 @@ def _pareto_figure(
     quoted_mae: Mapping[str, float],
 ) -> Figure:
     with plot_style():
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        listed = len(measured) + len(quoted)  # the legend below, a line each, must leave room for the axes
+        figure = Figure(figsize=(7, 3 + 0.17 * listed), layout="constrained")
         axes = figure.add_subplot()
         front = pareto_front({name: (cost, mae[name].value) for name, cost in measured.items()})
         axes.plot([measured[name] for name in front], [mae[name].value for name in front], "--", color="0.6")

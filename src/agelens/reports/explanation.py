@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from agelens import __version__
 from agelens.explanation.explain import Explanation, FaceExplanation
 from agelens.explanation.maps import normalised_map
 from agelens.files import write_atomically
-from agelens.label_distribution import AgeBins
 from agelens.reports.blocks import Drawing, Section, Table, Text
+from agelens.reports.explanation_grids import draw_distribution, evolution_figure, rows_figure
 from agelens.reports.page import drawing, plot_style, write_figure, write_page
 
 __all__ = ["write_explanation"]
@@ -24,12 +25,21 @@ __all__ = ["write_explanation"]
 FloatArray = NDArray[np.float64]
 
 
-def write_explanation(explanation: Explanation, folder: str | Path) -> list[Path]:
+def write_explanation(
+    explanation: Explanation,
+    folder: str | Path,
+    *,
+    beside: Sequence[Explanation] = (),
+    rows: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Write ``explanation.html``, ``explanation.json`` and a PNG (and SVG) a figure.
 
     Args:
         explanation: What to draw.
         folder: Where to.
+        beside: Other systems' explanations of the same faces: each face gets a figure of all distributions, a
+            row a stage and a column a system (LRN, Fig. 3).
+        rows: Image to the name of its row: one figure of all faces' maps, a row a name (LRN, Fig. 4).
     Returns:
         The PNG files.
     Raises:
@@ -47,11 +57,29 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> list[Path
         blocks.append(drawing(name, figure, _face_caption(explanation, face)))
     note = [Text(_KINDS[explanation.kind])]
     if explanation.faces:
-        rows, columns = explanation.faces[0].maps[-1].shape
-        note.append(Text(f"A map has {rows} × {columns} cells; what lies between them is interpolated."))
+        height, width = explanation.faces[0].maps[-1].shape
+        note.append(Text(f"A map has {height} × {width} cells; what lies between them is interpolated."))
     if len(explanation.faces) < explanation.count:
         note.append(Text(f"The first {len(explanation.faces)} of {explanation.count} faces are shown."))
     sections.append(Section("Faces", (*note, *blocks)))
+    if beside:
+        columns = [explanation, *beside]
+        drawn = [
+            (f"distributions-{number}", evolution_figure(columns, number - 1))
+            for number in range(1, len(explanation.faces) + 1)
+        ]
+        caption = "Distributions of {}: a row a stage, a column a system; the red line is the estimate."
+        shown = [
+            drawing(name, figure, caption.format(face.face.path), out)
+            for (name, figure), face in zip(drawn, explanation.faces, strict=True)
+        ]
+        pictures += [out / f"{name}.png" for name, _ in drawn]
+        sections.append(Section("Distributions side by side", tuple(shown)))
+    if rows:
+        figure = rows_figure(explanation, rows)
+        caption = "A row a folder; each block has the same faces, first as they are, then stage by stage."
+        sections.append(Section("Rows", (drawing("rows", figure, caption, out),)))
+        pictures.append(out / "rows.png")
     if explanation.means:
         figure = _means_figure(explanation)
         write_figure(figure, out, "mean-maps")
@@ -59,11 +87,11 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> list[Path
         caption = (
             "Mean maps by estimated age over the mean face of the group; each face's map counts from 0 to 1."
         )
-        rows = tuple((group.group, str(group.count)) for group in explanation.means)
+        counts = tuple((group.group, str(group.count)) for group in explanation.means)
         sections.append(
             Section(
                 "Age groups",
-                (drawing("mean-maps", figure, caption), Table("Faces", ("group", "faces"), rows)),
+                (drawing("mean-maps", figure, caption), Table("Faces", ("group", "faces"), counts)),
             )
         )
     if explanation.failed:
@@ -112,25 +140,10 @@ def _face_figure(explanation: Explanation, face: FaceExplanation) -> Figure:
             top[column].imshow(normalised_map(face.maps[at], size), cmap="turbo", alpha=0.5, vmin=0, vmax=1)
             of = "" if math.isnan(face.explained[at]) else f"\nmap of age {face.explained[at]:.0f}"
             top[column].set_title(f"{stage}: {face.ages[at]:.1f} years{of}", fontsize=8)
-            _draw_distribution(bottom[column], bins, face.distributions[at], face.ages[at], peak)
+            draw_distribution(bottom[column], bins, face.distributions[at], face.ages[at], peak)
             if column > 1:
                 bottom[column].tick_params(labelleft=False)
     return figure
-
-
-def _draw_distribution(
-    axes: Any, bins: AgeBins, distribution: FloatArray | None, age: float, peak: float
-) -> None:
-    if distribution is None:
-        axes.set_axis_off()
-        return
-    axes.fill_between(bins.ages, distribution, step="mid", alpha=0.6)
-    axes.axvline(age, color="tab:red", linewidth=1)
-    axes.set_xlim(bins.minimum, bins.maximum)
-    axes.set_ylim(0, 1.05 * peak)
-    axes.set_xlabel("age [years]", fontsize=7)
-    axes.tick_params(labelsize=7)
-    axes.set_title(f"peak at {bins.ages[int(distribution.argmax())]:.0f}", fontsize=7)
 
 
 def _means_figure(explanation: Explanation) -> Figure:

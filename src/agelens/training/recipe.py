@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
+from agelens.rehearsal import cut_recipe, rehearsing
 from agelens.training.transforms import Augmentation
 
 __all__ = [
@@ -265,6 +266,7 @@ class Recipe(_Settings):
         needs_start: Commands that make the pre-trained weights that a paper starts from. A run without a
             start (``--start``, ``network.start``, ``network.pretrained``) is then refused, unless it is told
             to start from random weights. Empty: none are needed.
+        rehearsal: Whether it was cut for a rehearsal (:mod:`agelens.rehearsal`); not for recipes.
     """
 
     name: str
@@ -279,6 +281,7 @@ class Recipe(_Settings):
     select: Selection = "mae"
     finish: FinishSettings = FinishSettings()
     needs_start: str = ""
+    rehearsal: bool = False
 
     @model_validator(mode="after")
     def _bins(self) -> Self:
@@ -317,7 +320,10 @@ class Recipe(_Settings):
         for override in overrides:
             if override not in choices:
                 _override(table, override)
-        return cls.validate(table, source)
+        recipe = cls.validate(table, source)
+        if rehearsing() and not recipe.rehearsal:
+            return cls.validate(cut_recipe(recipe.model_dump(mode="json")), source)
+        return recipe
 
     @classmethod
     def validate(cls, table: Mapping[str, Any], source: str | Path) -> Recipe:  # type: ignore[override]

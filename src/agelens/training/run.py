@@ -34,6 +34,7 @@ from agelens.metrics import aar, uselessness
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork
 from agelens.networks.stored import load_network
 from agelens.plugins import require
+from agelens.rehearsal import VARIABLE, rehearsing
 from agelens.training.recipe import Recipe, Selection
 
 __all__ = [
@@ -101,7 +102,7 @@ class Run:
             raise RunError(
                 folder, f"was written in run format {facts['format']}; this agelens reads {RUN_FORMAT}"
             )
-        return cls(folder, Recipe.load(folder / "recipe.toml"), facts)
+        return cls(folder, _stored_recipe(folder), facts)
 
     def stage(self, name: str) -> Path:
         """The folder of one stage, e.g. ``generation-2``."""
@@ -301,6 +302,17 @@ def warning_of(run: Run, stage: str) -> str:
     if "age" not in arrays or not np.isfinite(arrays["ages"]).all():
         return ""
     return uselessness(arrays["age"].astype(np.float64), arrays["ages"].astype(np.float64))
+
+
+def _stored_recipe(folder: Path) -> Recipe:
+    """Read a run's recipe; a rehearsal's networks are cut, so that nothing else can use it."""
+    recipe = Recipe.load(folder / "recipe.toml")
+    stored = "rehearsal = true" in (folder / "recipe.toml").read_text(encoding="utf-8").splitlines()
+    if stored and not rehearsing():
+        raise RunError(folder, f"is a rehearsal: train it anew, or set {VARIABLE}=1")
+    if rehearsing() and not stored:
+        raise RunError(folder, f"is no rehearsal: a rehearsal ({VARIABLE}=1) cannot use it")
+    return recipe
 
 
 def _validation_aar(run: Run, stage: str) -> float:

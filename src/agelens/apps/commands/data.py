@@ -14,6 +14,7 @@ import typer
 from agelens.apps.command import command, output, print_table
 from agelens.data.columns import SPLITS
 from agelens.errors import InputError
+from agelens.rehearsal import cut_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,10 @@ def audit(
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every finding to this CSV file.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a figure of the ages, also sorted from head to tail (LAE Fig. 1)."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Reading threads. [default: one per processor]")] = None,
 ) -> None:
     """Report faults of labelled images.
@@ -57,6 +62,14 @@ def audit(
     if json_ is not None:
         with output(json_) as handle:
             json.dump(found.to_dict(), handle, indent=2)
+    if plot is not None:
+        from agelens.reports.ages import age_histogram
+        from agelens.reports.page import plot_style, write_figure
+
+        with plot_style():
+            figure = age_histogram(found.years, f"{found.source}: {sum(found.years.values()):,} images")
+        write_figure(figure, plot, "ages")
+        typer.echo(f"wrote {plot / 'ages.png'} and {plot / 'ages.svg'}")
 
 
 @command("finished images are kept: run the command again to continue", extra="report")
@@ -113,7 +126,7 @@ def prepare(
             out,
             detector=detector,
             detector_settings={"model": detector_model} if detector_model else None,
-            geometry=GEOMETRIES[geometry].with_size(size),
+            geometry=GEOMETRIES[geometry].with_size(cut_side(size)),
             chips=(folder is not None and data_set(source).chips) if chips is None else chips,
             workers=workers,
             progress=report,

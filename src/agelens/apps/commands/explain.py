@@ -10,7 +10,15 @@ import typer
 
 from agelens.apps.command import command, fail
 
-__all__ = ["explain"]
+__all__ = ["explain", "gallery"]
+
+
+class Shown(StrEnum):
+    """Which faces of a group a gallery shows."""
+
+    random = "random"
+    best = "best"
+    worst = "worst"
 
 
 class Maps(StrEnum):
@@ -24,7 +32,7 @@ class Maps(StrEnum):
 
 @command("figures that are written are kept", extra="report")
 def explain(
-    system: Annotated[str, typer.Argument(help="Run (all its generations) or model.")],
+    system: Annotated[str, typer.Argument(help="Run (all its generations) or model; NAME=SYSTEM names it.")],
     images: Annotated[list[str], typer.Argument(help="Photos, folders (with all below them) or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder for page, JSON and pictures.")],
     maps: Annotated[
@@ -39,12 +47,24 @@ def explain(
     ] = False,
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
     figures: Annotated[int, typer.Option(min=0, help="Most faces with a figure of their own.")] = 24,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another run or model, NAME=SYSTEM: its distributions stand in a column beside the first "
+            "one's (LRN Fig. 3). May be repeated."
+        ),
+    ] = None,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="Draw rows.png: a row of maps for each folder named (LRN Fig. 4)."),
+    ] = False,
 ) -> None:
     """Show where a system looks and how its distribution evolves over generations (LRN Figs. 3 and 4).
 
     Several faces also get mean maps by age group.
     """
     from agelens.apps.progress import progress_bar
+    from agelens.evaluation.systems import split_name
     from agelens.explanation.explain import explain as explain_faces
     from agelens.explanation.explain import face_crops
     from agelens.explanation.explainers import open_explainer
@@ -54,26 +74,26 @@ def explain(
     from agelens.reports.explanation import write_explanation
 
     kind = ImageKind.of(crops=crops, aligned=aligned)
-    paths = list(find_images(images))
-    explainer = open_explainer(system, maps.value, age)
-    failed: list[tuple[str, str]] = []
-    with progress_bar("faces") as report:
-        found = explain_faces(
-            face_crops(
-                paths,
-                explainer.geometry,
-                lambda: make_detector(detector),
-                kind,
-                failed,
-            ),
-            explainer,
-            system=explainer.name,
-            kind=maps.value,
-            shown=figures,
-            failed=failed,
-            progress=lambda done: report(done, len(paths)),
-        )
-    pictures = write_explanation(found, out)
+    named = {str(path): Path(text).name or text for text in images for path in find_images([text])}
+    paths = [Path(path) for path in named]
+    told = []
+    for name, source, named_so in map(split_name, [system, *(beside or ())]):
+        explainer = open_explainer(source, maps.value, age)
+        failed: list[tuple[str, str]] = []
+        with progress_bar("faces") as report:
+            told.append(
+                explain_faces(
+                    face_crops(paths, explainer.geometry, lambda: make_detector(detector), kind, failed),
+                    explainer,
+                    system=name if named_so or beside else explainer.name,
+                    kind=maps.value,
+                    shown=figures,
+                    failed=failed,
+                    progress=lambda done, report=report: report(done, len(paths)),  # type: ignore[misc]
+                )
+            )
+    found, *others = told
+    pictures = write_explanation(found, out, beside=others, rows=named if rows else None)
     for face in found.faces:
         ages = ", ".join(f"{stage} {years:.1f}" for stage, years in zip(found.stages, face.ages, strict=True))
         typer.echo(f"{face.face.path}, face {face.face.number}: {ages}")
@@ -84,3 +104,39 @@ def explain(
         for path, reason in failed[:5]:
             typer.echo(f"{path}: {reason}", err=True)
         fail(f"{len(failed)} of {len(paths)} images could not be used", 1)
+
+
+@command("nothing was written", extra="report")
+def gallery(
+    system: Annotated[str, typer.Argument(help="Model, run, or table of predictions (.csv).")],
+    data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
+    out: Annotated[Path, typer.Option(help="Folder for the picture, a table, and the faces by group.")],
+    by: Annotated[
+        str, typer.Option(help="Grouping as of evaluate: age_band, pose-20, a column; all for one row.")
+    ] = "age_band",
+    each: Annotated[int, typer.Option(min=1, help="Most faces of a group.")] = 6,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    show: Annotated[
+        Shown, typer.Option(help="Faces by chance, or those with the smallest or largest errors.")
+    ] = Shown.random,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    originals: Annotated[
+        bool, typer.Option("--originals", help="Show above each crop the photo it was cut from (LAE Fig. 2).")
+    ] = False,
+) -> None:
+    """Draw faces of every group with label and estimate (LRN Fig. 5, LAE Fig. 2).
+
+    The faces are also copied, a folder a group, as explain takes them.
+    """
+    from agelens.apps.progress import progress_bar
+    from agelens.evaluation.evaluate import evaluate_system
+    from agelens.evaluation.gallery import choose_faces
+    from agelens.reports.gallery import write_gallery
+
+    with progress_bar("images") as report:
+        found = evaluate_system(system, data, split, by=(), allow_missing=True, progress=report)
+    rows = choose_faces(found, by, each, show.value, seed)
+    picture = write_gallery(found, rows, out, originals=originals)
+    for row in rows:
+        typer.echo(f"{row.group}: {len(row.chosen)} of {row.count} faces")
+    typer.echo(f"wrote {picture}; these are pictures of people: they stay where the data set's terms allow")

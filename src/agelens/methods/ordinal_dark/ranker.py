@@ -68,7 +68,7 @@ class RankerStage(OrdinalDarkStage):
         self._validation = {}
         random = np.random.default_rng(_VALIDATION_SEED)
         notes = [*self._sampler.notes]
-        count = _VALIDATION_SEQUENCES // 2
+        count = settings.sequences if self.recipe.rehearsal else _VALIDATION_SEQUENCES // 2
         drawn: dict[str, NDArray[np.int64]]
         try:
             if not settings.curriculum:
