@@ -14,6 +14,7 @@ import inspect
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.faces import alignment, mtcnn, quality, turned
+from agelens.faces.appearance import MEASURES, crop_appearance
 from agelens.faces.detection import DetectedFace
 from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
 from agelens.inference.face import Face
 from agelens.inference.shipped_models import model_path
 from agelens.model_file import open_model_file
+from agelens.shift import ShiftCorrection, UsualRange
 
 PROJECT = Path(__file__).parents[1]
 CONSTANTS = PROJECT / "src" / "agelens" / "serve" / "page" / "estimation" / "constants.js"
@@ -41,6 +44,18 @@ RESIZES = (
     ((97, 53), (97, 20), "bilinear", 1.0),
     ((30, 20), (30, 20), "bilinear", 1.5),
     ((200, 9), (7, 1), "bilinear", 1.0),
+)
+
+SHIFT = ShiftCorrection(
+    base=0.1,
+    ranges=(
+        UsualRange(-1.2, -1.0, 0.3, 0.2),
+        UsualRange(3.5, 4.2, 0.05, 0.0),
+        UsualRange(0.35, 0.6, 0.0, 0.1),
+        UsualRange(3.1, 4.0, 0.15, 0.25),
+    ),
+    ages=(5.0, 18.0, 60.0),
+    log_factors=(0.4, -0.3, 0.1),
 )
 
 
@@ -140,6 +155,7 @@ def _alignments() -> list[dict[str, Any]]:
                 "geometry": geometry.to_dict(),
                 "crop": packed(crop),
                 "blur": quality.blur_effect(crop),
+                "appearance": dict(zip(MEASURES, crop_appearance(crop[None])[0].tolist(), strict=True)),
             }
         )
     return cases
@@ -231,28 +247,32 @@ def _qualities() -> dict[str, Any]:
 def _distributions() -> dict[str, Any]:
     _, card = open_model_file(model_path("resnet10-tiny-lrn-utkface"))
     assert card.calibration is not None
+    calibration = replace(card.calibration, shift=SHIFT)
     random = np.random.default_rng(2)
     masses = random.dirichlet(np.full(101, 0.1), 6).astype(np.float32)
     masses[0], masses[1] = np.eye(101, dtype=np.float32)[0], np.eye(101, dtype=np.float32)[100]
     levels, thresholds = (0.01, 0.333, 0.5, 0.9, 0.99), (0, 17.5, 18, 100, 101)
 
-    def told(mass: NDArray[np.float32]) -> dict[str, Any]:
-        calibrated, plain = (
-            Face(0.0, mass, card.age_bins, calibration) for calibration in (card.calibration, None)
-        )
+    # Within and beyond the usual ranges, on either side.
+    looks = random.normal((-1.1, 3.8, 0.5, 3.5), (0.5, 1.5, 0.3, 2.0), (len(masses), len(MEASURES)))
+
+    def told(mass: NDArray[np.float32], look: NDArray[np.float64]) -> dict[str, Any]:
+        calibrated, plain = (Face(0.0, mass, card.age_bins, used) for used in (calibration, None))
         return {
             "distribution": [float(probability) for probability in mass],
             "calibrated": [calibrated.interval(level) for level in levels],
             "plain": [plain.interval(level) for level in levels],
+            "appearance": dict(zip(MEASURES, look.tolist(), strict=True)),
+            "corrected": SHIFT.corrected(mass, card.age_bins, look).tolist(),
             "at_least": [calibrated.probability_at_least(years) for years in thresholds],
         }
 
     return {
         "age_bins": str(card.age_bins),
-        "calibration": card.calibration.to_dict(),
+        "calibration": calibration.to_dict(),
         "levels": levels,
         "thresholds": thresholds,
-        "cases": [told(mass) for mass in masses],
+        "cases": [told(mass, look) for mass, look in zip(masses, looks, strict=True)],
     }
 
 

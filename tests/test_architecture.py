@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
     {"errors", "files", "cores", "plugins", "protocol_buffer", "terms", "rehearsal"},
-    {"faces", "losses", "objectives", "metrics", "calibration", "model_file", "label_distribution"},
+    {"faces", "losses", "objectives", "metrics", "calibration", "model_file", "label_distribution", "shift"},
     {"data", "networks"},
     {"training", "inference"},
     {"methods", "export", "evaluation", "explanation", "video"},
@@ -56,6 +56,7 @@ LIGHT = {
     "label_distribution",
     "metrics",
     "calibration",
+    "shift",
     "model_file",
     "faces",
     "inference",

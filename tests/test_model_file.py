@@ -17,6 +17,7 @@ from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.errors import ModelFileError, NewerModelError
 from agelens.label_distribution import AgeBins
 from agelens.model_file import FORMAT_VERSION, ModelCard, open_model_file
+from agelens.shift import ShiftCorrection, UsualRange
 
 CARD = ModelCard(
     name="résnet",
@@ -34,6 +35,8 @@ CARD = ModelCard(
     provenance={"data": "UTKFace", "seed": 0},
     digest="ab" * 32,
 )
+SHIFT = ShiftCorrection(0.1, (UsualRange(0.0, 1.0, 0.5, 0.25),) * 4, (0.0, 50.0), (0.5, -0.5))
+SHIFTED = replace(CARD, calibration=Calibration(1.37, LEVEL_GRID, LEVEL_GRID, 2371, "val", SHIFT))
 KEYS = sorted(CARD.to_metadata())
 
 
@@ -41,12 +44,16 @@ def test_keys_are_the_contract() -> None:
     plain = ["age_bins", "digest", "format_version", "name", "tau"]
     structured = ["calibration", "decoding", "geometry", "licence", "normalisation", "provenance"]
     assert sorted(f"agelens.{name}" for name in plain + structured) == KEYS
-    assert CARD.to_metadata()["agelens.format_version"] == str(FORMAT_VERSION) == "1"
+    assert CARD.to_metadata()["agelens.format_version"] == "1"
     assert CARD.to_metadata()["agelens.age_bins"] == "0-100"
     assert all(isinstance(text, str) for text in CARD.to_metadata().values())
 
 
-@pytest.mark.parametrize("card", [CARD, replace(CARD, calibration=None, tau=0.1)])
+def test_a_shift_takes_the_newest_format_which_older_agelens_refuse() -> None:
+    assert SHIFTED.to_metadata()["agelens.format_version"] == str(FORMAT_VERSION) == "2"
+
+
+@pytest.mark.parametrize("card", [CARD, replace(CARD, calibration=None, tau=0.1), SHIFTED])
 def test_survives_the_metadata(card: ModelCard) -> None:
     assert ModelCard.from_metadata(card.to_metadata(), "m.onnx") == card
 
@@ -71,7 +78,7 @@ def test_a_missing_or_empty_key_is_named(key: str) -> None:
         ModelCard.from_metadata({**metadata, key: ""}, "m.onnx")
 
 
-@pytest.mark.parametrize("version", ["2", "10", "999999999"])
+@pytest.mark.parametrize("version", ["3", "10", "999999999"])
 def test_a_newer_format_says_so(version: str) -> None:
     metadata = {"agelens.format_version": version}  # whatever else a newer format holds
     with pytest.raises(NewerModelError, match=f"newer agelens.*format {version}"):
@@ -102,6 +109,9 @@ def _calibration(**changes: object) -> str:
         ("calibration", "{"),
         ("calibration", "[]"),
         ("calibration", _calibration(temperature=-1)),
+        ("calibration", _calibration(shift={"version": 1})),
+        ("calibration", _calibration(shift=SHIFT.to_dict() | {"version": 2})),
+        ("calibration", _calibration(shift="wide")),
         ("geometry", "[1, 2]"),
         ("geometry", _geometry(size=0)),
         ("geometry", _geometry(size="112")),

@@ -25,8 +25,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from agelens.errors import InputError
 from agelens.label_distribution import AgeBins, cumulative_at, interval, softmax
+from agelens.shift import ShiftCorrection
 
-__all__ = ["CENSORED_SCORES", "LEVEL_GRID", "Calibration", "central_level"]
+__all__ = [
+    "CENSORED_SCORES",
+    "LEVEL_GRID",
+    "Calibration",
+    "central_level",
+    "conformal_levels",
+    "conformal_scores",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,6 +58,7 @@ class Calibration:
             for the whole range of the bins.
         samples: Number of faces it was fitted on.
         split: The split they came from.
+        shift: Corrects the distribution by the look of the crop, before its intervals; None: nothing does.
     """
 
     temperature: float
@@ -57,6 +66,7 @@ class Calibration:
     nominal_levels: tuple[float, ...]
     samples: int
     split: str
+    shift: ShiftCorrection | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -120,16 +130,12 @@ class Calibration:
             raise ValueError("logits and labels must be finite")
         if banded.any():
             temperature = _fit_band_temperature(scores, ends, bins)
-            levels = _censored_levels(softmax(scores, temperature), bins, ends, banded)
         else:
             temperature = _fit_temperature(scores, years, bins)
-            levels = np.sort(central_level(softmax(scores, temperature), bins, years))
         return cls(
             temperature=temperature,
             level_grid=LEVEL_GRID,
-            nominal_levels=tuple(
-                _conformal_quantile(levels, percent, years.size) for percent in range(1, 100)
-            ),
+            nominal_levels=conformal_levels(softmax(scores, temperature), years, bins, ends),
             samples=years.size,
             split=split,
         )
@@ -178,12 +184,14 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
+        shift = {} if self.shift is None else {"shift": self.shift.to_dict()}
         return {
             "temperature": self.temperature,
             "level_grid": list(self.level_grid),
             "nominal_levels": list(self.nominal_levels),
             "samples": self.samples,
             "split": self.split,
+            **shift,
         }
 
     @classmethod
@@ -200,6 +208,7 @@ class Calibration:
                 nominal_levels=tuple(float(level) for level in values["nominal_levels"]),
                 samples=int(values["samples"]),
                 split=str(values["split"]),
+                shift=None if values.get("shift") is None else ShiftCorrection.from_dict(values["shift"]),
             )
         except KeyError as error:
             raise ValueError(f"calibration lacks {error}") from error
@@ -228,6 +237,40 @@ def central_level(distribution: ArrayLike, bins: AgeBins, ages: ArrayLike) -> Fl
     level = np.where(years == bins.minimum, np.maximum(-signed, 0.0), level)
     level = np.where(years == bins.maximum, np.maximum(signed, 0.0), level)
     return np.where((years < bins.minimum) | (years > bins.maximum), np.inf, level)
+
+
+def conformal_levels(
+    distribution: ArrayLike, ages: ArrayLike, bins: AgeBins, bounds: ArrayLike
+) -> tuple[float, ...]:
+    """Compute the nominal level that reaches each coverage of :data:`LEVEL_GRID`: split conformal prediction.
+
+    Args:
+        distribution: (N, K) distributions of held-out faces.
+        ages: (N,) years; NaN where the label is a band.
+        bins: K age bins.
+        bounds: (N, 2) both ends of the labels; the age twice where it is no band.
+    Returns:
+        The levels; 1, the whole range, where there are too few faces.
+    """
+    faces = np.asarray(ages).size
+    scores = conformal_scores(distribution, ages, bins, bounds)
+    return tuple(_conformal_quantile(scores, percent, faces) for percent in range(1, 100))
+
+
+def conformal_scores(
+    distribution: ArrayLike, ages: ArrayLike, bins: AgeBins, bounds: ArrayLike
+) -> FloatArray:
+    """Compute the conformal scores of faces, in ascending order; arguments as in :func:`conformal_levels`.
+
+    Returns:
+        (N,) :func:`central_level` of the ages; where some labels are bands, (N x :data:`CENSORED_SCORES`,).
+        The share of scores up to a nominal level is the coverage of its intervals.
+    """
+    mass, years = np.asarray(distribution, dtype=np.float64), np.asarray(ages, dtype=np.float64)
+    banded = np.isnan(years)
+    if banded.any():
+        return _censored_levels(mass, bins, np.asarray(bounds, dtype=np.float64), banded)
+    return np.sort(central_level(mass, bins, years))
 
 
 def _censored_levels(

@@ -26,8 +26,8 @@ from agelens.protocol_buffer import has_external_data
 
 __all__ = ["FORMAT_VERSION", "ModelCard", "open_model_file"]
 
-FORMAT_VERSION = 1
-"""The format that this agelens writes, and the newest that it reads."""
+FORMAT_VERSION = 2
+"""The newest format that this agelens reads. It writes 2 for a calibration with a shift, else 1."""
 
 PROBE_SECONDS = 30.0
 """Time in which a network must answer two crops when its file is opened."""
@@ -77,7 +77,7 @@ class ModelCard:
         """
         calibration = None if self.calibration is None else self.calibration.to_dict()
         fields = {
-            "format_version": str(FORMAT_VERSION),
+            "format_version": "1" if self.calibration is None or self.calibration.shift is None else "2",
             "name": self.name,
             "age_bins": str(self.age_bins),
             "tau": repr(float(self.tau)),

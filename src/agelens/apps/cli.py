@@ -14,6 +14,7 @@ import typer
 from agelens import __version__
 from agelens.apps.command import app
 from agelens.apps.commands import (
+    calibrate,
     compare,
     compress,
     data,
@@ -28,13 +29,13 @@ from agelens.apps.commands import (
 
 __all__ = ["COMMANDS", "ORDER", "app", "main"]
 
-COMMANDS = (compare, compress, data, evaluate, explain, leaderboard, predict, serve, sweep, train)
+COMMANDS = (calibrate, compare, compress, data, evaluate, explain, leaderboard, predict, serve, sweep, train)
 """The modules of the commands: importing one registers its commands."""
 
 ORDER = (
     *("predict", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
-    *("train", "generations", "export", "quantise"),
+    *("train", "generations", "export", "calibrate", "quantise"),
     *("evaluate", "compare", "published", "explain", "gallery"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agelens.cores import bounded_threads, check_count
 from agelens.errors import AgelensError
 from agelens.faces.alignment import CropGeometry
+from agelens.faces.appearance import crop_appearance
 from agelens.faces.crops import ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
@@ -135,15 +136,18 @@ class AgeEstimator:
             yield Photo(photo.source, faces, photo.error, photo.remarks, smallest_face)
 
     def estimate_aligned(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network alone.
+        """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network and its calibration.
 
         Returns:
-            (N,) ages in years and (N, K) distributions. Another shape or type is a ValueError.
+            (N,) ages in years and (N, K) calibrated distributions. Another shape or type is a ValueError.
         """
         size, batch = self.geometry.size, self._batch_size
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
             raise ValueError(f"crops are (N, {size}, {size}, 3) uint8, not {crops.shape} {crops.dtype}")
         starts = range(0, len(crops) or 1, batch)
         outputs = [self._session.run(None, {"images": crops[start : start + batch]}) for start in starts]
-        ages, distributions = zip(*outputs, strict=True)
-        return np.concatenate(ages), np.concatenate(distributions)
+        ages, distributions = (np.concatenate(output) for output in zip(*outputs, strict=True))
+        shift = None if self.card.calibration is None else self.card.calibration.shift
+        if shift is not None:
+            distributions = shift.corrected(distributions, self.card.age_bins, crop_appearance(crops))
+        return ages, distributions

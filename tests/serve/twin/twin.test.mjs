@@ -7,7 +7,8 @@ import test from "node:test";
 import { apart, floats, golden, noise, page, unpack } from "./golden.mjs";
 
 const { alignFace } = await page("estimation/alignment.js");
-const { interval, parseBins, probabilityAtLeast } = await page("distribution.js");
+const { cropAppearance } = await page("estimation/appearance.js");
+const { corrected, interval, parseBins, probabilityAtLeast } = await page("distribution.js");
 const { MTCNN } = await page("estimation/mtcnn.js");
 const { blurEffect, faceQuality, faceWarnings } = await page("estimation/quality.js");
 const { resize } = await page("estimation/resample.js");
@@ -20,11 +21,14 @@ for (const { noise: drawn, to, filter, reducing_gap: gap, sha256 } of golden.res
   });
 }
 
-golden.alignment.forEach(({ noise: drawn, landmarks, geometry, crop, blur }, index) => {
+golden.alignment.forEach(({ noise: drawn, landmarks, geometry, crop, blur, appearance }, index) => {
   test(`alignment ${index}, within a grey level`, () => {
     const found = alignFace(noise(drawn), landmarks, geometry);
     assert.ok(apart(found.pixels, unpack(crop)) <= 1);
     assert.ok(apart(blurEffect(found), blur) <= 1e-3);
+    const look = cropAppearance(found);
+    assert.deepEqual(Object.keys(look), Object.keys(appearance));
+    assert.ok(apart(Object.values(look), Object.values(appearance)) <= 1e-3);
   });
 });
 
@@ -102,5 +106,14 @@ golden.distribution.cases.forEach(({ distribution, calibrated, plain, at_least: 
     assert.ok(apart(intervals(null), plain) < 1e-6);
     const found = thresholds.map((years) => probabilityAtLeast(distribution, bins, years));
     assert.ok(apart(found, chances) < 1e-9);
+  });
+});
+
+golden.distribution.cases.forEach(({ distribution, appearance, corrected: wanted }, index) => {
+  test(`distribution ${index}, corrected by the look of a crop`, () => {
+    const { age_bins: told, calibration } = golden.distribution;
+    assert.ok(apart(corrected(distribution, parseBins(told), calibration, appearance), wanted) < 1e-6);
+    const { shift: _, ...without } = calibration;
+    assert.deepEqual(corrected(distribution, parseBins(told), without, appearance), distribution);
   });
 });

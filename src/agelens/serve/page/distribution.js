@@ -1,4 +1,4 @@
-// Ages and distributions over age bins: agelens/label_distribution.py and calibration.py in the page.
+// Ages and distributions over age bins: agelens/label_distribution.py, calibration.py and shift.py in the page.
 //
 // A distribution holds a probability for each of the ages minimum, minimum + 1, …; the mass of an age is spread
 // evenly half a year to both sides.
@@ -48,4 +48,35 @@ export function probabilityAtLeast(distribution, { minimum }, threshold) {
     if (minimum + index >= threshold) above += mass;
   });
   return Math.min(Math.max(above / total, 0), 1);
+}
+
+const FARTHEST = 3; // lengths of the usual range from which on a crop counts as no stranger
+const LEAST = 1e-12; // probability that an age has at least, before its logarithm is taken
+
+/** A network's distribution, corrected by the look of its crop if the model's calibration says how. */
+export function corrected(distribution, { minimum }, calibration, appearance) {
+  const shift = calibration?.shift;
+  if (!shift) return distribution;
+  let widening = shift.base;
+  for (const [name, { low, high, below, above }] of Object.entries(shift.measures)) {
+    const outside = (distance) => Math.min(Math.max(distance / (high - low), 0), FARTHEST);
+    widening += below * outside(low - appearance[name]) + above * outside(appearance[name] - high);
+  }
+  const temperature = Math.exp(widening);
+  const scores = distribution.map(
+    (mass, index) => Math.log(Math.max(mass, LEAST)) / temperature + between(shift, minimum + index),
+  );
+  const highest = Math.max(...scores);
+  const masses = scores.map((score) => Math.exp(score - highest));
+  const total = masses.reduce((sum, mass) => sum + mass, 0);
+  return masses.map((mass) => mass / total);
+}
+
+/** The logarithm of the factor of an age: linear between the ages that are known. */
+function between({ ages, log_factors: factors }, age) {
+  const after = ages.findIndex((known) => known >= age);
+  if (after === 0) return factors[0];
+  if (after < 0) return factors.at(-1);
+  const share = (age - ages[after - 1]) / (ages[after] - ages[after - 1]);
+  return factors[after - 1] + share * (factors[after] - factors[after - 1]);
 }

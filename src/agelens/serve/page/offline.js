@@ -22,6 +22,7 @@ export const FILES = [
   "service.js",
   "style.css",
   "estimation/alignment.js",
+  "estimation/appearance.js",
   "estimation/constants.js",
   "estimation/decode.js",
   "estimation/mtcnn.js",

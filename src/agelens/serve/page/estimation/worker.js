@@ -1,9 +1,11 @@
 // The whole estimator in a worker: photo → faces → crops → age network. Once `load` has answered, nothing more is
 // fetched, whatever happens to the server.
 
+import { corrected } from "../distribution.js";
 import { Problem, explain } from "../problem.js";
 import { fetchBytes } from "../service.js";
 import { alignFace } from "./alignment.js";
+import { cropAppearance } from "./appearance.js";
 import { decode } from "./decode.js";
 import { MTCNN } from "./mtcnn.js";
 import { faceQuality, faceWarnings, photoWarnings } from "./quality.js";
@@ -87,7 +89,7 @@ function inside(box, width, height) {
   return box.map((side, index) => Math.min(Math.max(side, 0), index % 2 ? height : width));
 }
 
-/** The age network: an age and a distribution for each crop. */
+/** The age network and its calibration: an age and a distribution for each crop. */
 async function estimateCrops(crops, model) {
   const { size } = model.geometry;
   const pixels = new Uint8Array(crops.length * size * size * 3);
@@ -95,7 +97,10 @@ async function estimateCrops(crops, model) {
   const tensor = new runtime.Tensor("uint8", pixels, [crops.length, size, size, 3]);
   const results = await sessions.get(model.url).run({ images: tensor });
   const bins = results.distribution.dims[1];
-  const distribution = (_, index) => Array.from(results.distribution.data.slice(index * bins, (index + 1) * bins));
+  const distribution = (crop, index) => {
+    const told = Array.from(results.distribution.data.slice(index * bins, (index + 1) * bins));
+    return corrected(told, model.bins, model.calibration, cropAppearance(crop));
+  };
   return { ages: Array.from(results.age.data), distributions: crops.map(distribution) };
 }
 
