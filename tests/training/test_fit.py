@@ -30,7 +30,8 @@ from agelens.export.from_run import export_run
 from agelens.inference.estimator import AgeEstimator
 from agelens.networks.age_network import Outputs
 from agelens.networks.stored import load_network, read_tensors, write_tensors
-from agelens.training.fit import fit, learning_rate, run_on_crops
+from agelens.training.fit import fit, run_on_crops
+from agelens.training.optimisation import learning_rate
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run, best_stage
 from agelens.training.stage import Batch, Order, Stage, Validation

@@ -13,7 +13,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import cos, inf, pi
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from agelens.data.crops import CropSet
 from agelens.errors import CheckpointError, InputError, RunError
 from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
+from agelens.training.optimisation import learning_rate, make_optimizer, momentum, set_rate
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
 from agelens.training.stage import Batch, CropOutputs, Order, Stage, Validation, run_on_crops
@@ -38,7 +39,6 @@ __all__ = [
     "Reporter",
     "Stage",
     "fit",
-    "learning_rate",
     "run_on_crops",
 ]
 
@@ -158,7 +158,7 @@ class _Trainer:
         for part in self.stage.frozen(network):
             part.requires_grad_(False)
         self.averaged = self._copy(network) if settings.average else None
-        self.optimizer = _optimizer(network, settings)
+        self.optimizer = make_optimizer(network, settings)
         self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
         self.first_epoch = 0
         self.seconds = 0.0
@@ -240,13 +240,11 @@ class _Trainer:
             targets = torch.from_numpy(order.targets[mine]).to(device)
             images, extras = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
             batch = Batch(images, targets, extras)
-            rate = learning_rate(
-                epoch * self.steps + step, settings.epochs * self.steps, self.steps, settings
-            )
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["share"]
+            done, total = epoch * self.steps + step, settings.epochs * self.steps
+            rate = learning_rate(done, total, self.steps, settings)
+            set_rate(self.optimizer, rate, momentum(done, total, settings))
             with self.accelerator.autocast():
-                outputs = _in_float32(self.network(batch.images))
+                outputs = _in_float32(self._outputs(batch))
                 parts = self.stage.loss(outputs, batch)
             if not torch.isfinite(parts["loss"]):
                 raise RunError(self.run.path, self._not_a_number(parts, epoch, step, order.rows[mine]))
@@ -278,6 +276,14 @@ class _Trainer:
         images_seen = order.rows[: self.steps * settings.batch_size].size
         figures["images/s"] = round(images_seen / (time.monotonic() - started), 1)
         return figures
+
+    def _outputs(self, batch: Batch) -> Any:
+        """Run the network on a batch, with ``ghost_batch`` in parts that its batch norms see apart."""
+        part = self.settings.ghost_batch * (len(batch.images) // len(batch.targets))  # sequences stay whole
+        if not part or part >= len(batch.images):
+            return self.network(batch.images)
+        starts = range(0, len(batch.images), part)
+        return _joined([self.network(batch.images[start : start + part]) for start in starts])
 
     def _not_a_number(
         self, parts: Mapping[str, Tensor], epoch: int, step: int, rows: NDArray[np.int64]
@@ -381,33 +387,15 @@ class _Trainer:
             raise CheckpointError(path, f"does not fit this recipe's network: {error}") from error
 
 
-def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSettings) -> float:
-    """The rate of one step.
-
-    Args:
-        step: 0 … total - 1.
-        total: Steps of the whole stage.
-        steps_per_epoch: Steps of one epoch.
-        settings: Schedule and its numbers.
-    Returns:
-        ``step``: rate × γ^(epoch // step_epochs). ``milestones``: rate × γ^(milestones passed). ``rates``:
-        the last of ``rates`` whose epoch is reached. ``onecycle``: cosine from rate/25 up to the rate
-        over the warm-up, then cosine down to rate/10⁴ (Smith & Topin's policy without its third phase).
-    """
-    rate = settings.scaled_rate
-    if settings.schedule == "step":
-        return rate * settings.gamma ** (step // steps_per_epoch // settings.step_epochs)
-    if settings.schedule == "milestones":
-        epoch = step // steps_per_epoch
-        return rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    if settings.schedule == "rates":
-        epoch = step // steps_per_epoch
-        return [value for first, value in settings.rates if epoch >= first][-1] * settings.rate_factor
-    peak = settings.warmup * (total - 1)
-    if step < peak:
-        return rate / 25 + (rate - rate / 25) * (1 - cos(pi * step / peak)) / 2
-    share = (step - peak) / max(total - 1 - peak, 1)
-    return rate / 1e4 + (rate - rate / 1e4) * (1 + cos(pi * share)) / 2
+def _joined(parts: Sequence[Any]) -> Any:
+    """Join outputs of parts of a batch: tensors, None, or possibly named tuples of them."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, tuple):
+        joined = [_joined(members) for members in zip(*parts, strict=True)]
+        return first._make(joined) if hasattr(first, "_make") else tuple(joined)
+    return first
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -427,30 +415,6 @@ def _in_float32(outputs: Any) -> Any:
         parts = [_in_float32(part) for part in outputs]
         return outputs._make(parts) if hasattr(outputs, "_make") else tuple(parts)
     return outputs
-
-
-def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser of what is not frozen; each group's ``share`` of the rate is 1 or the backbone's."""
-    groups: list[dict[str, Any]] = []
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    decoupled = settings.optimizer == "adamw"
-    backbone = getattr(network, "backbone", None)
-    of_backbone = set() if backbone is None else {id(p) for p in backbone.parameters()}
-    shares = {name: settings.backbone_rate if id(p) in of_backbone else 1.0 for name, p in named}
-    for share in dict.fromkeys(shares.values()):
-        of_share = [p for name, p in named if shares[name] == share]
-        if decoupled:
-            groups.append({"params": [p for p in of_share if p.ndim > 1], "share": share})
-            vectors = [p for p in of_share if p.ndim <= 1]
-            groups.append({"params": vectors, "share": share, "weight_decay": 0.0})
-        else:
-            groups.append({"params": of_share, "share": share})
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if decoupled:
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
 
 
 def _size_at(share: float, settings: TrainSettings, input_size: int) -> int:

@@ -113,6 +113,9 @@ class TrainSettings(_Settings):
         schedule: ``step``: ×``gamma`` every ``step_epochs``; ``milestones``: ×``gamma`` at each of
             ``milestones``; ``rates``: as ``rates`` says; ``onecycle``: cosine up over ``warmup`` of
             the steps, then cosine down to 0.
+        last_rate: Last rate of ``onecycle`` as a share of the largest; PyTorch's OneCycleLR has 0.000004.
+        cycle_momentum: First and lowest momentum of ``onecycle`` (PyTorch: 0.95 and 0.85), the lowest where
+            the rate is largest; Adam's first β likewise. None: it does not change.
         milestones: Epochs (from 0) at which the rate falls.
         rates: ``[[from_epoch, rate], …]``, in place of ``learning_rate``.
         average: Decay of the exponential moving average of the weights, 0 = none. The averaged
@@ -120,6 +123,8 @@ class TrainSettings(_Settings):
         sizes: Progressive resizing: ``[[from_epoch_share, size], …]``; empty = the input size throughout.
         precision: ``no`` (float32), ``bf16`` or ``fp16``. On a CPU without bfloat16 arithmetic ``bf16`` is
             trained in float32, which is reported: emulated, it is many times slower.
+        ghost_batch: Batch norms see so many images at a time, as each of several GPUs would (LAE Sec. 2.3: 32
+            on a GPU); 0 = all that a device has of a batch.
         clip_gradient: Largest gradient norm; 0 = none.
         validation: Whether a part of the images validates. Off: a run on all that a paper trains on; ``keep``
             is ``last``, the last stage is the result, and an exported model is not calibrated.
@@ -144,9 +149,14 @@ class TrainSettings(_Settings):
     rates: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]], ...] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     warmup: float = Field(default=0.2, ge=0, lt=1)
+    last_rate: float = Field(default=1e-4, gt=0, le=1)
+    cycle_momentum: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = (
+        None
+    )
     average: float = Field(default=0.0, ge=0, lt=1)
     sizes: tuple[tuple[float, int], ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
+    ghost_batch: int = Field(default=0, ge=0)
     clip_gradient: float = Field(default=0.0, ge=0)
     validation: bool = True
     sets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -202,6 +212,7 @@ class AugmentSettings(_Settings):
 
     scale: tuple[float, float] = (0.8, 1.0)
     aspect: tuple[float, float] = (0.8, 1.25)
+    redraw: bool = False
     flip: float = Field(default=0.5, ge=0, le=1)
     rotation: float = Field(default=0.0, ge=0, le=90)
     brightness: float = Field(default=0.0, ge=0, lt=1)

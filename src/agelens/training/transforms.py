@@ -49,6 +49,9 @@ class Augmentation:
     Attributes:
         scale: Range of the crop's area, as a share of the whole.
         aspect: Range of width over height, drawn log-uniformly.
+        redraw: Draw area and aspect again where the crop would not fit, up to ten times, and take the whole
+            where none does, as torchvision's RandomResizedCrop. Off: the longer side is cut to fit, so that
+            crops are a little larger and less oblong.
         flip: Probability of mirroring.
         rotation: Largest rotation, degrees.
         brightness: Largest relative change; likewise contrast and saturation.
@@ -76,6 +79,7 @@ class Augmentation:
     erase: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
+    redraw: bool = False
 
 
 def resize_crops(crops: Tensor, size: int) -> Tensor:
@@ -166,10 +170,7 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(batch, generator=generator) * (high - low) + low
 
-    area = uniform(*settings.scale)
-    aspect = torch.exp(uniform(math.log(settings.aspect[0]), math.log(settings.aspect[1])))
-    width = (area * aspect).sqrt().clamp(max=1.0)
-    height = (area / aspect).sqrt().clamp(max=1.0)
+    width, height = _crop_sides(settings, uniform)
     centre_x = uniform(-1.0, 1.0) * (1.0 - width)
     centre_y = uniform(-1.0, 1.0) * (1.0 - height)
     mirror = torch.where(torch.rand(batch, generator=generator) < settings.flip, -1.0, 1.0)
@@ -203,6 +204,28 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     bias = offset * scale + shift  # (B, 3)
     flat = torch.baddbmm(bias[:, :, None], weights, views.flatten(2))
     return _erased(flat.view(batch, 3, size, size), settings, uniform, generator)
+
+
+def _crop_sides(settings: Augmentation, uniform: _Uniform) -> tuple[Tensor, Tensor]:
+    """Draw width and height (B,) of crops, as shares of the whole."""
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        area = uniform(*settings.scale)
+        aspect = torch.exp(uniform(math.log(settings.aspect[0]), math.log(settings.aspect[1])))
+        return (area * aspect).sqrt(), (area / aspect).sqrt()
+
+    width, height = drawn()
+    if not settings.redraw:
+        return width.clamp(max=1.0), height.clamp(max=1.0)
+    for _ in range(_DRAWS - 1):
+        outside = torch.maximum(width, height) > 1.0
+        again = drawn()
+        width, height = torch.where(outside, again[0], width), torch.where(outside, again[1], height)
+    outside = torch.maximum(width, height) > 1.0
+    return width.masked_fill(outside, 1.0), height.masked_fill(outside, 1.0)
+
+
+_DRAWS = 10  # of torchvision
 
 
 def _sampled(images: Tensor, grid: Tensor) -> Tensor:
