@@ -1,4 +1,4 @@
-"""Files that are small and whose decoding is not: refused before it begins.
+"""Files that are small and whose decoding is not: refused before it begins, or known by what it costs.
 
 The number of pixels does not tell. A progressive JPEG may pass over its image thousands of times, each time
 with a few bytes; a TIFF may keep a small image in one tile of gigabytes.
@@ -11,15 +11,19 @@ from typing import BinaryIO
 
 from PIL import Image
 
-__all__ = ["MAX_SCANS", "refusal"]
+__all__ = ["MAX_SCANS", "cost", "refusal"]
 
 MAX_SCANS = 100
 """Most scans of a JPEG that is decoded; encoders make about ten, a few optimisers some dozens."""
+
+_PLAIN = 2.0  # cost of a pixel of PNG, TIFF and the like, in pixels of a JPEG of one scan
+_COSTS = {"AVIF": 10.0, "HEIF": 10.0}
 
 _MAX_PADDING = 4  # times the image's own pixels that one tile of a TIFF may have
 _SMALL_TILE = 2**20  # pixels that a tile may have whatever the image's size
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 
+_JPEG = {"JPEG", "MPO"}
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _START_OF_SCAN = b"\xff\xda"
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restart markers belong to a scan's data
@@ -34,13 +38,8 @@ def refusal(picture: Image.Image, stream: BinaryIO) -> str | None:
     Returns:
         The reason, to follow the image's name; None if it may be decoded.
     """
-    if picture.format in {"JPEG", "MPO"}:
-        place = stream.tell()
-        stream.seek(0)
-        scans = count_scans(stream.read(), MAX_SCANS + 1)
-        stream.seek(place)
-        if scans > MAX_SCANS:
-            return f"is a JPEG of more than {MAX_SCANS} scans, which would take too long to decode"
+    if picture.format in _JPEG and _scans(stream) > MAX_SCANS:
+        return f"is a JPEG of more than {MAX_SCANS} scans, which would take too long to decode"
     if picture.format == "TIFF":
         tags = getattr(picture, "tag_v2", {})
         width, length = (_number(tags.get(tag)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
@@ -50,6 +49,28 @@ def refusal(picture: Image.Image, stream: BinaryIO) -> str | None:
                 f"has tiles of {width} x {length} pixels, for an image of {picture.width} x {picture.height}"
             )
     return None
+
+
+def cost(picture: Image.Image, stream: BinaryIO) -> float:
+    """Estimate what decoding an opened image costs at most.
+
+    Args:
+        picture: Opened by Pillow, not yet decoded.
+        stream: Its file; left where it was.
+    Returns:
+        Millions of pixels of a JPEG of one scan that take as long; the machine does some 50 of them a second.
+    """
+    each = float(_scans(stream)) if picture.format in _JPEG else _COSTS.get(picture.format or "", _PLAIN)
+    return each * picture.width * picture.height / 1e6
+
+
+def _scans(stream: BinaryIO) -> int:
+    """Scans of a JPEG file, as far as it matters."""
+    place = stream.tell()
+    stream.seek(0)
+    scans = count_scans(stream.read(), MAX_SCANS + 1)
+    stream.seek(place)
+    return scans
 
 
 def _number(value: object) -> int:

@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
-from agelens.faces.decoding_cost import refusal
+from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
 
-__all__ = ["MAX_PIXELS", "Channels", "LoadedImage", "Source", "check_channels", "load_image", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "Channels",
+    "LoadedImage",
+    "Source",
+    "check_channels",
+    "decoding_cost",
+    "load_image",
+    "read_image",
+]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
 """An image in any form that `read_image` takes."""
@@ -142,6 +151,20 @@ def load_image(
     if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
         raise InputError(f"{_form(source)}; an image is {_FORMS}")
     return _from_stream(source, "image", max_pixels, reduce_above)
+
+
+def decoding_cost(content: bytes) -> float:
+    """Estimate from its header what decoding an image would cost: see `agelens.faces.decoding_cost.cost`.
+
+    Returns:
+        Millions of pixels of a plain JPEG; 0 if it cannot be opened.
+    """
+    try:
+        handle = io.BytesIO(content)
+        with _opened(handle, "image", _formats(content[:64], "image")) as picture:
+            return cost(picture, handle)
+    except ImageError:
+        return 0.0
 
 
 def _loaded(pixels: NDArray[np.uint8]) -> LoadedImage:

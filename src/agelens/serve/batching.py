@@ -25,15 +25,18 @@ from agelens.errors import AgelensError
 from agelens.faces.crops import Crop, ImageKind, crop_faces
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
-from agelens.faces.image import read_image
 from agelens.faces.quality import FaceQuality, face_quality
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.face import Face
+from agelens.serve.decoding import decode
 from agelens.serve.settings import ServeSettings
 
 __all__ = ["BatchingEstimator", "EstimatedPhoto", "QueueFullError", "StoppingError"]
 
 _LOG = logging.getLogger("agelens.serve")
+
+
+_AFTER_ANSWER = 0.1  # seconds by which work outlives the caller's wait, whose answer comes first
 
 
 class QueueFullError(Exception):
@@ -73,12 +76,13 @@ class EstimatedPhoto:
 
 @dataclass(eq=False)
 class _Photo:
-    """A photo on its way; it holds the encoded image, then the crops."""
+    """A photo on its way; it holds the encoded image, then the crops. ``until`` ends its decoding."""
 
     estimator: AgeEstimator
     source: bytes
     crops: bool
     aligned: bool
+    until: float
     answer: Future[EstimatedPhoto] = field(default_factory=Future)
     size: tuple[int, int] = (0, 0)
     found: list[Crop] = field(default_factory=list)
@@ -170,7 +174,8 @@ class BatchingEstimator:
             QueueFullError: They do not fit.
             StoppingError: The service is stopping.
         """
-        photos = [_Photo(self.estimators[model], image, crops, aligned) for image in images]
+        until = time.monotonic() + self._settings.limits.seconds + _AFTER_ANSWER
+        photos = [_Photo(self.estimators[model], image, crops, aligned, until) for image in images]
         with self._changed:
             if self._stopping:
                 raise StoppingError
@@ -229,12 +234,12 @@ class BatchingEstimator:
         """Read, detect and align; a photo without a face is answered at once."""
         started = time.monotonic()
         with _failures_to(photo):
-            image = read_image(photo.source, max_pixels=self._settings.limits.pixels)
+            image = decode(photo.source, self._settings.limits.pixels, photo.until)
             photo.source = b""
-            photo.size = (image.shape[1], image.shape[0])
+            photo.size = image.full_size
             kind = ImageKind.of(crops=photo.crops, aligned=photo.aligned)
             geometry, most = photo.estimator.geometry, self._settings.limits.faces
-            cropped = crop_faces(image, kind, detector, geometry, most=most)
+            cropped = crop_faces(image.pixels, kind, detector, geometry, most=most, full_size=image.full_size)
             photo.found, photo.left_out = list(cropped.crops), cropped.left_out
         photo.since = time.monotonic()
         self._photo_seconds += 0.1 * (photo.since - started - self._photo_seconds)
