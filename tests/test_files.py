@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agelens.errors import OutputError
-from agelens.files import write_atomically
+from agelens.files import is_leftover, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -115,6 +115,59 @@ def test_a_folder_without_permission(
     ):
         temporary.write_text("new")
     assert (open_folder / "table.csv").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
+def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    code = """
+import os, signal, sys
+from agelens.files import write_atomically
+with write_atomically(sys.argv[1]) as temporary:
+    temporary.write_text("x" * 1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, target], timeout=60, check=False)
+        (left,) = tmp_path.iterdir()
+        assert is_leftover(left)
+        assert left.read_text() == "x" * 1000
+    with write_atomically(target) as temporary:
+        assert temporary == left
+        assert temporary.read_bytes() == b""
+        temporary.write_text("whole")
+    assert (names(tmp_path), target.read_text()) == (["table.csv"], "whole")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    with write_atomically(target) as first:
+        first.write_text("first")
+        with write_atomically(target) as second:
+            second.write_text("second")
+            assert first != second
+            assert all(map(is_leftover, (first, second)))
+        assert (target.read_text(), first.read_text()) == ("second", "first")
+    assert (names(tmp_path), target.read_text()) == (["table.csv"], "first")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_a_name_that_is_set_as_a_trap_is_not_written_to(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for trap in (Path.symlink_to, Path.hardlink_to):
+        other.write_text("precious")
+        trap(tmp_path / ".table.partial.csv", other)
+        with write_atomically(tmp_path / "table.csv") as temporary:
+            temporary.write_text("whole")
+        assert (other.read_text(), (tmp_path / "table.csv").read_text()) == ("precious", "whole")
+        (tmp_path / ".table.partial.csv").unlink()
+
+
+def test_names_of_leftovers() -> None:
+    for name in (".table.partial.csv", ".recipe.partial", ".a.b.0123abcd.csv", ".archive.partial.gz"):
+        assert is_leftover(Path("folder") / name), name
+    for name in ("table.csv", ".crops", ".gitignore", "ages.csv.partial", ".fold-01", ".partial.csv"):
+        assert not is_leftover(Path("folder") / name), name
 
 
 def test_folders_and_devices_are_not_replaced(tmp_path: Path) -> None:

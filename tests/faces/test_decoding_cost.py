@@ -60,7 +60,7 @@ def test_a_jpeg_of_many_scans_is_refused_before_decoding(monkeypatch: pytest.Mon
 
 def tiled_tiff(side: int, tile: int) -> bytes:
     """A grey TIFF of one deflated tile, which says that it is larger than what it holds."""
-    data = zlib.compress(bytes(min(tile, 512) ** 2))
+    data = zlib.compress(bytes(min(tile, 2048) ** 2))
     tags = {
         256: side,
         257: side,
@@ -86,3 +86,13 @@ def test_a_tile_far_larger_than_its_image_is_refused(monkeypatch: pytest.MonkeyP
         UnreadableImageError, match="tiles of 46336 x 46336 pixels, for an image of 100 x 100"
     ):
         read_image(tiled_tiff(100, 46_336))
+
+
+def test_a_tile_of_an_image_may_reach_a_little_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder holds a whole tile beside the image: 16 bits of four colours are 8 bytes a pixel."""
+    assert read_image(tiled_tiff(2000, 2048)).shape == (2000, 2000, 3)
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", None)
+    with pytest.raises(
+        UnreadableImageError, match="tiles of 4096 x 4096 pixels, for an image of 3000 x 3000"
+    ):
+        read_image(tiled_tiff(3000, 4096))

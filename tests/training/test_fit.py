@@ -6,10 +6,8 @@ import csv
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -79,6 +77,36 @@ def _log(run: Path, stage: str) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes() -> None:
+    """The script has more cases; all of them are too long for every day."""
+    script = Path(__file__).parents[2] / "scripts" / "check_kills.py"
+    done = subprocess.run(
+        [sys.executable, script, "lrn", "--kills", "4"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "; 4 kills in " in done.stdout
+    assert done.stdout.endswith("\n0 problems\n")
+
+
+def test_a_run_that_was_stopped_before_it_began_begins_again(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.toml").write_text("name =")
+    (out / ".split.partial.csv").write_text("path,a")
+    with pytest.raises(RunError, match="is not empty; pass --resume"):
+        train(_recipe(epochs=1), manifest, out, cpu=True)
+    (out / "notes.txt").touch()
+    with pytest.raises(RunError, match="is not empty, and holds no run to go on with"):
+        train(_recipe(epochs=1), manifest, out, resume=True, cpu=True)
+    (out / "notes.txt").unlink()
+    run = train(_recipe(epochs=1), manifest, out, resume=True, cpu=True)
+    assert run.finished_stages() == ["generation-1", "generation-2"]
+    assert (out / "split.csv").read_text().count("train") == 64
+    assert not list(out.rglob(".*.partial.*"))
+
+
 def test_it_learns_and_leaves_a_whole_run_folder(manifest: Path, tmp_path: Path) -> None:
     run = train(_recipe(epochs=4), manifest, tmp_path / "run", cpu=True)
     assert run.finished_stages() == ["generation-1", "generation-2"]
@@ -106,40 +134,6 @@ from agelens.experiments.train import train
 torch.set_num_threads(1)
 train(Recipe.load(sys.argv[1]), sys.argv[2], sys.argv[3], resume=True, cpu=True)
 """
-
-
-def _spawn(recipe: Path, manifest: Path, run: Path) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", _SCRIPT, str(recipe), str(manifest), str(run)]
-    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_resumes_to_the_same_weights(manifest: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(_recipe(epochs=6).to_toml())
-    assert _spawn(recipe, manifest, tmp_path / "whole").wait() == 0
-    killed = tmp_path / "killed"
-    kills = 0
-    for wanted in ("generation-1", "generation-2"):
-        process = _spawn(recipe, manifest, killed)
-        while process.poll() is None:
-            if (killed / wanted / "checkpoint.safetensors").exists():
-                time.sleep(0.05)  # somewhere inside the next epoch or its writing
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-                break
-            time.sleep(0.01)
-    assert kills >= 1
-    assert _spawn(recipe, manifest, killed).wait() == 0
-    for stage in ("generation-1", "generation-2"):
-        expected = load_file(tmp_path / "whole" / stage / "network.safetensors")
-        got = load_file(killed / stage / "network.safetensors")
-        assert expected.keys() == got.keys()
-        assert all(torch.equal(expected[name], got[name]) for name in expected)
-        assert [row["loss"] for row in _log(killed, stage)] == [
-            row["loss"] for row in _log(tmp_path / "whole", stage)
-        ]
-        assert not list((killed / stage).glob(".*.safetensors.*"))
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ def prepare(
             outcomes[outcome["key"]] = outcome
             if progress is not None:
                 progress(done, len(tasks))
+    journal.settle([task.key for task in tasks])
     with write_atomically(out / GEOMETRY_NAME) as temporary:
         temporary.write_text(json.dumps(geometry.to_dict()) + "\n", encoding="utf-8")
     return _finish(table, [outcomes[task.key] for task in tasks], out, resumed)
@@ -226,9 +227,17 @@ class _Journal:
         self._write(outcome)
         self.done[outcome["key"]] = outcome
 
+    def settle(self, keys: list[str]) -> None:
+        """Write a line an image, in this order, however often it was stopped; the journal is closed."""
+        records = [self._settings, *(self.done[key] for key in dict.fromkeys([*keys, *self.done]))]
+        content = b"".join(map(_line, records))
+        if content != self.path.read_bytes():
+            with write_atomically(self.path) as temporary:
+                temporary.write_bytes(content)
+
     def _write(self, line: dict[str, Any]) -> None:
         try:
-            self._handle.write(json.dumps(line).encode() + b"\n")
+            self._handle.write(_line(line))
             self._handle.flush()
         except OSError as error:
             raise OutputError(self.path, f"cannot write: {error.strerror or error}") from error
@@ -255,6 +264,10 @@ class _Journal:
                     self.done[record["key"]] = record
                 whole += len(line)
         return whole
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def _finished(outcome: dict[str, Any] | None, task: _Task, out: Path) -> bool:

@@ -43,7 +43,7 @@ from agelens.data.protocol_split import Fold, ProtocolSplit, apply_protocol
 from agelens.data.protocols import Protocol, load_protocol
 from agelens.errors import RunError, SplitError
 from agelens.experiments.train import train
-from agelens.files import write_atomically
+from agelens.files import is_leftover, write_atomically
 from agelens.label_distribution import AgeBins, probability_at_least, softmax
 from agelens.metrics import mae
 from agelens.training.fit import Reporter, run_on_crops
@@ -149,7 +149,7 @@ def _open(folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
             if known.get(key) != value:
                 raise RunError(folder, f"was started with another {key}; choose another folder")
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not all(map(is_leftover, folder.iterdir()))):
         reason = "is not empty; pass --resume to go on with the folds in it"
         raise RunError(folder, f"is not empty and holds no {RECORD_NAME} of a protocol" if resume else reason)
     write_record(folder, facts)
@@ -169,8 +169,6 @@ def _train_fold(
 ) -> None:
     data, place = folder / f".{fold.name}", folder / fold.name
     if state.is_main_process:
-        if place.exists() and not (place / "run.json").exists():
-            shutil.rmtree(place)  # killed before the run began
         write_manifest(split.fold_manifest(fold), data / "manifest.csv")
         geometry = Path(split.manifest.attrs["root"]) / GEOMETRY_NAME
         if geometry.exists():

@@ -17,7 +17,6 @@ from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import is_band, label_bounds, label_kinds, read_manifest
 from agelens.data.splits import split_digest, split_rows
 from agelens.errors import ManifestError, RecipeError, RunError, SplitError
-from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
 from agelens.plugins import origin
@@ -191,10 +190,8 @@ def _open_run(
         run = Run.open(folder)
         _check_same(run, recipe, facts)
         return run
-    run = Run.create(folder, recipe, facts)
-    with write_atomically(folder / "split.csv") as temporary:
-        rows.reindex(columns=["path", "age", "split", "digest"]).to_csv(temporary, index=False)
-    return run
+    split = rows.reindex(columns=["path", "age", "split", "digest"])
+    return Run.create(folder, recipe, facts, split, resume=resume)
 
 
 def _digest(rows: pd.DataFrame) -> str | None:

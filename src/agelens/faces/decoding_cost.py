@@ -19,8 +19,8 @@ MAX_SCANS = 100
 _PLAIN = 2.0  # cost of a pixel of PNG, TIFF and the like, in pixels of a JPEG of one scan
 _COSTS = {"AVIF": 10.0, "HEIF": 10.0}
 
-_MAX_PADDING = 4  # times the image's own pixels that one tile of a TIFF may have
-_SMALL_TILE = 2**20  # pixels that a tile may have whatever the image's size
+_MAX_PADDING = 1.25  # times the image's own pixels that one tile of a TIFF may have
+_SMALL_TILE = 2**22  # pixels that a tile may have whatever the image's size
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 
 _JPEG = {"JPEG", "MPO"}

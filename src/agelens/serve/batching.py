@@ -237,6 +237,8 @@ class BatchingEstimator:
             image = decode(photo.source, self._settings.limits.pixels, photo.until)
             photo.source = b""
             photo.size = image.full_size
+            if time.monotonic() > photo.until:
+                raise TimeoutError  # nobody waits any more
             kind = ImageKind.of(crops=photo.crops, aligned=photo.aligned)
             geometry, most = photo.estimator.geometry, self._settings.limits.faces
             cropped = crop_faces(image.pixels, kind, detector, geometry, most=most, full_size=image.full_size)
@@ -258,7 +260,7 @@ def _failures_to(*photos: _Photo) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, AgelensError):
+        if not isinstance(error, AgelensError | TimeoutError):
             _LOG.exception("a worker failed")
         for photo in photos:
             if not photo.answer.done():

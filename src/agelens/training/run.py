@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from agelens.errors import InputError, RunError
-from agelens.files import write_atomically
+from agelens.files import is_leftover, write_atomically
 from agelens.metrics import aar, uselessness
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork
 from agelens.networks.stored import load_network
@@ -62,23 +63,39 @@ class Run:
         self.facts = facts
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, facts: Mapping[str, Any]) -> Run:
+    def create(
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        facts: Mapping[str, Any],
+        split: pd.DataFrame | None = None,
+        *,
+        resume: bool = False,
+    ) -> Run:
         """Start a run in an empty or missing folder.
 
         Args:
             path: The folder.
             recipe: What to do.
             facts: What must not change when the run is resumed (split digest, age bins, …).
+            split: Rows for ``split.csv``; None: there is none.
+            resume: Take a folder, too, where a run was stopped before it began.
         Raises:
             RunError: The folder holds something already.
             OutputError: It cannot be written.
         """
         folder = Path(path)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(folder, "is not empty; pass --resume to go on with the run in it")
+            if not resume:
+                raise RunError(folder, "is not empty; pass --resume to go on with the run in it")
+            if not cls._hardly_begun(folder):
+                raise RunError(folder, "is not empty, and holds no run to go on with (no run.json)")
         run = cls(folder, recipe, {"format": RUN_FORMAT, **facts})
         with write_atomically(folder / "recipe.toml") as temporary:
             temporary.write_text(recipe.to_toml(), encoding="utf-8")
+        if split is not None:
+            with write_atomically(folder / "split.csv") as temporary:
+                split.to_csv(temporary, index=False)
         run._write_json(folder / "run.json", run.facts)  # last: its presence says that the run began
         return run
 
@@ -134,9 +151,9 @@ class Run:
     def change(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
         """Replace the recipe and some facts of a run that another stage is added to."""
         self.recipe, self.facts = recipe, {**self.facts, **facts}
-        with write_atomically(self.path / "recipe.toml") as temporary:
-            temporary.write_text(recipe.to_toml(), encoding="utf-8")
         self._write_json(self.path / "run.json", self.facts)
+        with write_atomically(self.path / "recipe.toml") as temporary:  # last: the change is made again else
+            temporary.write_text(recipe.to_toml(), encoding="utf-8")
 
     def write_json(self, stage: str, name: str, table: Mapping[str, Any]) -> None:
         """Write ``name`` into the stage's folder."""
@@ -193,6 +210,13 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
             writer.writerow(row)
+
+    @staticmethod
+    def _hardly_begun(folder: Path) -> bool:
+        """Whether a folder holds no more than what :meth:`create` writes before ``run.json``."""
+        return folder.is_dir() and all(
+            entry.name in ("recipe.toml", "split.csv") or is_leftover(entry) for entry in folder.iterdir()
+        )
 
     @staticmethod
     def _write_json(path: Path, table: Mapping[str, Any]) -> None:
