@@ -93,7 +93,7 @@ def _received(stream: IO[bytes]) -> LoadedImage | None:
         kind = ImageTooLargeError if told["too_large"] else UnreadableImageError
         raise kind("image", told["reason"])
     pixels: NDArray[np.uint8] = np.empty(told["shape"], np.uint8)
-    place, rest = 0, memoryview(pixels).cast("B")
+    place, rest = 0, pixels.data.cast("B")
     while place < len(rest):
         if not (read := stream.readinto(rest[place:])):  # type: ignore[attr-defined]
             return None
