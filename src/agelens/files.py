@@ -70,7 +70,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed :func:`write_atomically` left, which a later one takes over."""
+    """Tell whether a file was left by a killed :func:`write_atomically`; a later one takes it over."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 

@@ -1,4 +1,4 @@
-"""What may take long is decoded in a process that can be killed, and is killed when nobody waits any more."""
+"""Costly images are decoded in a process that can be killed, and is killed when nobody waits any more."""
 
 from __future__ import annotations
 

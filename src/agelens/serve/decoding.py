@@ -84,7 +84,7 @@ def _killed_after(seconds: float, child: subprocess.Popen[bytes]) -> Iterator[th
 
 
 def _received(stream: IO[bytes]) -> LoadedImage | None:
-    """What a child says; None if it ended before it had said all."""
+    """Read the image that a child sends; None if it ended before it had sent all."""
     try:
         told = json.loads(stream.readline())
     except ValueError:

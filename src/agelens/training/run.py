@@ -213,7 +213,7 @@ class Run:
 
     @staticmethod
     def _hardly_begun(folder: Path) -> bool:
-        """Whether a folder holds no more than what :meth:`create` writes before ``run.json``."""
+        """Tell whether a folder holds no more than :meth:`create` writes before ``run.json``."""
         return folder.is_dir() and all(
             entry.name in ("recipe.toml", "split.csv") or is_leftover(entry) for entry in folder.iterdir()
         )
