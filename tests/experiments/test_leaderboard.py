@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from agelens.errors import RecipeError, SplitError
+from agelens.errors import OutputError, RecipeError, SplitError
 from agelens.experiments.leaderboard import Leaderboard, Suite, leaderboard, suite_names
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.reports.leaderboard import leaderboard_rows, write_leaderboard
@@ -74,6 +74,18 @@ class _Interrupted:
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
+
+
+def test_a_full_disk_ends_it_and_is_no_failure_of_a_system(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("out/log.csv", "cannot write: No space left on device")
+
+    monkeypatch.setattr("agelens.experiments.leaderboard.train", full)
+    (tmp_path / "suite.toml").write_text(SUITE)
+    with pytest.raises(OutputError, match="No space left"):
+        leaderboard(Suite.load(tmp_path / "suite.toml"), manifest, tmp_path / "out", cpu=True)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agelens.data.manifest import read_manifest
-from agelens.errors import AgelensError, RecipeError, SplitError
+from agelens.errors import AgelensError, OutputError, RecipeError, SplitError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
@@ -233,6 +233,8 @@ def leaderboard(
     for entry in suite.system:
         try:
             runs = trainer.train(entry)
+        except OutputError:  # a full disk is no property of the system
+            raise
         except AgelensError as error:
             failed.append((entry.title, str(error)))
             continue
