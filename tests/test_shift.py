@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageFilter
 
 from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.faces.appearance import MEASURES
+from agelens.inference.estimator import AgeEstimator
+from agelens.inference.face import Face
 from agelens.label_distribution import AgeBins, gaussian, interval
 from agelens.shift import FARTHEST, ShiftCorrection, UsualRange
 
@@ -141,3 +145,22 @@ def test_a_missing_key_is_named(key: str) -> None:
     del values[key]
     with pytest.raises(ValueError, match=key):
         ShiftCorrection.from_dict(values)
+
+
+def test_a_soft_grey_portrait_is_less_sure_than_without_the_correction(portrait: Path) -> None:
+    """The committed portrait through the default model, with and without a correction in its calibration."""
+    estimator = AgeEstimator()
+    (face,) = estimator.estimate(portrait)
+    assert face.crop is not None
+    soft = Image.fromarray(face.crop.pixels).filter(ImageFilter.GaussianBlur(2)).convert("L").convert("RGB")
+    calibration = estimator.card.calibration
+    assert calibration is not None
+    answers = []
+    for shift in (None, FLAT):
+        estimator.card = replace(estimator.card, calibration=replace(calibration, shift=shift))
+        answers.append([*estimator.estimate(portrait), *estimator.estimate(soft, aligned=True)])
+    (sharp, spoilt), (sharp_after, spoilt_after) = answers
+    widths = [[high - low for low, high in map(Face.interval, faces)] for faces in answers]
+    assert (sharp_after.age, spoilt_after.age) == (sharp.age, spoilt.age)
+    assert widths[1][1] - widths[0][1] > 2 * (widths[1][0] - widths[0][0]) > 0
+    assert spoilt_after.probability_at_least(18) < spoilt.probability_at_least(18)
