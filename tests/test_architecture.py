@@ -14,7 +14,17 @@ PACKAGE = Path(__file__).parents[1] / "src" / "agelens"
 
 # The rooms, lowest first: a room may import from its own rank and from those below it.
 RANKS = (
-    {"errors", "files", "cores", "plugins", "protocol_buffer", "terms", "rehearsal"},
+    {
+        "errors",
+        "files",
+        "reading",
+        "stored_arrays",
+        "cores",
+        "plugins",
+        "protocol_buffer",
+        "terms",
+        "rehearsal",
+    },
     {"faces", "losses", "objectives", "metrics", "calibration", "model_file", "label_distribution", "shift"},
     {"data", "networks"},
     {"training", "inference"},
@@ -48,6 +58,8 @@ FORBIDDEN = {
 LIGHT = {
     "errors",
     "files",
+    "reading",
+    "stored_arrays",
     "cores",
     "plugins",
     "protocol_buffer",

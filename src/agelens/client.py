@@ -32,6 +32,7 @@ from agelens.errors import (
 from agelens.faces.image import read_image
 from agelens.inference.face import Face, Photo
 from agelens.label_distribution import AgeBins
+from agelens.reading import IMAGE_BYTES, read_bytes
 
 __all__ = ["AgeClient"]
 
@@ -331,7 +332,7 @@ def _content(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | Path):
-        return Path(source).read_bytes()
+        return read_bytes(source, IMAGE_BYTES)
     if isinstance(source, Image.Image | np.ndarray):
         stream = io.BytesIO()
         Image.fromarray(read_image(source)).save(stream, "PNG", compress_level=1)

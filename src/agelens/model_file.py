@@ -23,6 +23,7 @@ from agelens.errors import InputError, ModelFileError, NewerModelError
 from agelens.faces.alignment import CropGeometry
 from agelens.label_distribution import AgeBins
 from agelens.protocol_buffer import has_external_data
+from agelens.reading import read_bytes, reason
 
 __all__ = ["FORMAT_VERSION", "ModelCard", "open_model_file"]
 
@@ -32,9 +33,8 @@ FORMAT_VERSION = 2
 PROBE_SECONDS = 30.0
 """Time in which a network must answer two crops when its file is opened."""
 
+_LARGEST_FILE = 2**31  # bytes, as of any protocol buffer
 _SOUND_AGES = (-50.0, 250.0)  # years that a network may answer on crops without a face
-_LARGEST_CROP = 1024  # pixels of a side
-_FARTHEST_LANDMARK = 10.0  # sides of the crop
 
 _PREFIX = "agelens."
 _STRUCTURED = ("geometry", "normalisation", "decoding", "licence", "provenance")
@@ -110,11 +110,14 @@ class ModelCard:
         try:
             tau = float(tau_text)
         except ValueError:
-            _damaged(path, "tau", f"{tau_text!r} is no number")
+            _damaged(path, "tau", f"{_shown(tau_text)} is no number")
         if not (math.isfinite(tau) and tau > 0):
             _damaged(path, "tau", f"{tau_text} is not positive")
         structured = {key: _mapping(mapping, key, path) for key in _STRUCTURED}
-        _check_geometry(structured["geometry"], path)
+        try:
+            CropGeometry.from_dict(structured["geometry"])
+        except ValueError as error:
+            _damaged(path, "geometry", str(error))
         return cls(
             name=_text(mapping, "name", path),
             age_bins=bins,
@@ -158,22 +161,18 @@ def open_model_file(
             path, f"onnxruntime cannot read it as an ONNX model: {_first_line(error)}"
         ) from error
     card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, path)
-    try:
-        CropGeometry.from_dict(card.geometry)
-    except ValueError as error:
-        raise ModelFileError(path, f"damaged model file: agelens.geometry: {error}") from error
     _check_graph(session, card, path)
     _probe(session, card, path)
     return session, card
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise ModelFileError(path, "no such file")
     try:
-        return path.read_bytes()
+        return read_bytes(path, _LARGEST_FILE)
+    except FileNotFoundError as error:
+        raise ModelFileError(path, "no such file") from error
     except OSError as error:
-        raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from error
+        raise ModelFileError(path, f"cannot be read: {reason(error)}") from error
 
 
 def _check_content(content: bytes, path: Path) -> None:
@@ -236,7 +235,7 @@ def _check_version(mapping: Mapping[str, str], path: str | Path) -> None:
     if text is None:
         raise ModelFileError(path, f"not an agelens model: its metadata lacks {_PREFIX}format_version")
     if re.fullmatch("[1-9][0-9]{0,8}", text) is None:
-        _damaged(path, "format_version", f"{text!r} is no version")
+        _damaged(path, "format_version", f"{_shown(text)} is no version")
     if int(text) > FORMAT_VERSION:
         raise NewerModelError(
             path,
@@ -250,26 +249,11 @@ def _calibration(mapping: Mapping[str, str], path: str | Path) -> Calibration | 
     if value is None:
         return None
     if not isinstance(value, dict):
-        _damaged(path, "calibration", f"expected a JSON object or null, found {value!r}")
+        _damaged(path, "calibration", f"expected a JSON object or null, found {_shown(value)}")
     try:
         return Calibration.from_dict(value)
     except ValueError as error:
         _damaged(path, "calibration", str(error))
-
-
-def _check_geometry(geometry: dict[str, Any], path: str | Path) -> None:
-    size, template = geometry.get("size"), geometry.get("template")
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_CROP:
-        _damaged(path, "geometry", f"size must be 1 to {_LARGEST_CROP} pixels, found {_shown(size)}")
-    points = template if isinstance(template, list) else []
-    if len(points) != 5 or not all(
-        isinstance(point, list) and len(point) == 2 and all(map(_is_coordinate, point)) for point in points
-    ):
-        _damaged(path, "geometry", f"template must be five points x y, found {_shown(template)}")
-
-
-def _is_coordinate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FARTHEST_LANDMARK
 
 
 def _shown(value: object) -> str:
@@ -281,7 +265,7 @@ def _shown(value: object) -> str:
 def _mapping(mapping: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:
     value = _json(mapping, key, path)
     if not isinstance(value, dict):
-        _damaged(path, key, f"expected a JSON object, found {value!r}")
+        _damaged(path, key, f"expected a JSON object, found {_shown(value)}")
     return value
 
 

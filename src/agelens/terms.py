@@ -58,5 +58,5 @@ def is_open(permission: Permission) -> bool:
 def read_terms(table: Mapping[str, Any]) -> Terms:
     """Read the terms of a part as a run or a model file keeps them: ``permits`` and ``text``."""
     permits = table.get("permits")
-    known = cast(Permission, permits) if permits in _RANKS else "unknown"
+    known = cast(Permission, permits) if isinstance(permits, str) and permits in _RANKS else "unknown"
     return Terms(known, str(table.get("text") or UNKNOWN.text))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ import pandas as pd
 from agelens.data.manifest import image_paths
 from agelens.errors import InputError
 from agelens.faces.alignment import CropGeometry
+from agelens.reading import SETTINGS_BYTES, read_json, reason
 
 __all__ = ["GEOMETRY_NAME", "crop_geometry", "same_alignment"]
 
@@ -60,9 +60,9 @@ def same_alignment(one: CropGeometry | None, other: CropGeometry | None) -> bool
 
 def _read(path: Path) -> CropGeometry:
     try:
-        return CropGeometry.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return CropGeometry.from_dict(read_json(path, SETTINGS_BYTES))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is not a crop geometry: {error}") from error
+        raise InputError(f"{path}: is not a crop geometry: {reason(error)}") from error
 
 
 def _text(geometry: CropGeometry | None) -> str:

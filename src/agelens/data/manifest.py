@@ -18,6 +18,7 @@ import csv
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from agelens.data.columns import GENDERS, LABELS, MAXIMUM_AGE, SPLITS
 from agelens.errors import ManifestError, MissingExtraError, OutputError
 from agelens.files import write_atomically
+from agelens.reading import TABLE_BYTES, open_regular, open_table
 
 __all__ = [
     "COLUMNS",
@@ -126,7 +128,7 @@ def _format(path: Path) -> str:
 def _read_csv(path: Path) -> pd.DataFrame:
     rows: list[list[str]] = []
     # surrogateescape: a file name need not be valid UTF-8 on the disk it names.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+    with open_table(path) as handle:
         reader = csv.reader(handle, strict=True)
         try:
             header = next(reader, None)
@@ -147,7 +149,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     _require_pyarrow()
-    with open(path, "rb") as handle:
+    with open_regular(path, TABLE_BYTES) as handle:
         try:
             return pd.read_parquet(handle, engine="pyarrow")
         except (ValueError, OSError, KeyError) as error:
@@ -187,9 +189,9 @@ def _inspect(df: pd.DataFrame, path: str | Path, ages: bool) -> tuple[pd.DataFra
     for name in ("path", "age") if labelled and "age_low" not in names else ("path",):
         if name not in names:
             raise ManifestError(path, f"the column is missing (found: {', '.join(names)})", column=name)
-    for name in names:
-        if names.count(name) > 1:
-            raise ManifestError(path, "the column appears more than once", column=name)
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ManifestError(path, "the column appears more than once", column=twice)
     if len(df) == 0:
         raise ManifestError(path, "the table has no rows")
     table = df.reset_index(drop=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agelens.errors import InputError
+from agelens.reading import TABLE_BYTES, open_table, read_text
 
 __all__ = [
     "images_below",
@@ -47,11 +49,12 @@ def read_table(
     """
     rows: list[Mapping[str, str]] = []
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        with open_table(path) as handle:
             reader = csv.reader(handle, delimiter=delimiter)
             names = [name.strip() for name in (next(reader, []) if columns is None else columns)]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise InputError(f"{path}: the column {twice[0]!r} is there twice")
+            if len(set(names)) < len(names):
+                twice = Counter(names).most_common(1)[0][0]
+                raise InputError(f"{path}: the column {twice!r} is there twice")
             for fields in reader:
                 if not any(field.strip() for field in fields):
                     continue
@@ -99,7 +102,7 @@ def read_lines(path: Path) -> list[str]:
         InputError: It cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(path, TABLE_BYTES, encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     return [line.strip() for line in text.rstrip().splitlines()]

@@ -27,6 +27,7 @@ from agelens.data.protocol_split import apply_protocol
 from agelens.data.protocols import load_protocol
 from agelens.errors import RunError, SplitError
 from agelens.files import write_atomically
+from agelens.reading import read_json, reason
 
 __all__ = [
     "FOLDS_NAME",
@@ -146,9 +147,9 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunError(path, f"cannot be read: {error}") from error
+        raise RunError(path, f"cannot be read: {reason(error)}") from error
     if not isinstance(facts, dict):
         raise RunError(path, "cannot be read: it holds no record of a run")
     return facts

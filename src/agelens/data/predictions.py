@@ -8,8 +8,6 @@ they stand in the order of the table. Nothing in it is unpickled.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,8 @@ from agelens.data.prediction_columns import BOX_COLUMNS, DISTRIBUTIONS_NAME
 from agelens.errors import InputError, PredictionsError
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
+from agelens.reading import open_table, reason
+from agelens.stored_arrays import read_arrays
 
 __all__ = [
     "Predictions",
@@ -32,7 +32,6 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 _NUMBERS = ("low", "high", "p_at_least", *BOX_COLUMNS, "confidence")
-_DAMAGE = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +112,7 @@ def read_predictions(path: str | Path, distributions: str | Path | None = None) 
         PredictionsError: A file cannot be read or breaks the contract.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        with open_table(path) as handle:
             frame = pd.read_csv(handle, dtype=str, keep_default_na=False)
     except OSError as error:
         raise PredictionsError(path, f"cannot be read: {error.strerror or error}") from error
@@ -185,10 +184,10 @@ def _refuse(path: str | Path, frame: pd.DataFrame, column: str, wrong: pd.Series
 
 def _read_distributions(path: str | Path, frame: pd.DataFrame) -> tuple[FloatArray, AgeBins]:
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-            paths, stored, ages = arrays["path"], arrays["distribution"], arrays["age_bins"]
-    except _DAMAGE as error:
-        raise PredictionsError(path, f"cannot be read as distributions: {error}") from error
+        arrays = read_arrays(path, ("path", "distribution", "age_bins"))
+    except (OSError, ValueError) as error:
+        raise PredictionsError(path, f"cannot be read as distributions: {reason(error)}") from error
+    paths, stored, ages = arrays["path"], arrays["distribution"], arrays["age_bins"]
     bins = _bins(ages, path)
     if paths.ndim != 1 or stored.shape != (len(paths), len(bins)):
         raise PredictionsError(path, f"distribution {stored.shape} must be ({len(paths)}, {len(bins)})")

@@ -20,7 +20,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +45,7 @@ from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.files import write_atomically
+from agelens.reading import IMAGE_BYTES, parse_json, read_bytes
 from agelens.rehearsal import spread
 
 __all__ = ["PREPARED_GEOMETRY", "PrepareSummary", "crop_path", "prepare"]
@@ -252,8 +252,10 @@ class _Journal:
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                 except ValueError:
+                    break
+                if not isinstance(record, dict) or (number and "key" not in record):
                     break
                 if number == 0 and record != self._settings:
                     raise InputError(
@@ -345,7 +347,7 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
     """Prepare one image: write its crop and say how it was made, or why there is none."""
     try:
         try:
-            stamp, content = _stamp(task.path), _content(task.path)
+            stamp, content = _stamp(task.path), read_bytes(task.path, IMAGE_BYTES)
         except OSError as error:
             raise ImageError(task.path, error.strerror or str(error)) from error
         image = read_image(content)
@@ -367,14 +369,6 @@ def _outcome(task: _Task, detector: FaceDetector, settings: _Settings) -> dict[s
             outcome["landmarks"] = _text(face.landmarks.ravel())
             outcome["pose"] = round(estimate_yaw(face.landmarks), 2)
     return outcome
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a file; a pipe or a device might never end."""
-    mode = path.stat().st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
-        raise ImageError(path, "is no regular file")
-    return path.read_bytes()
 
 
 def _text(numbers: Iterable[float]) -> str:

@@ -44,6 +44,7 @@ from agelens.evaluation.systems import System, folds_of, open_system
 from agelens.faces.crops import ImageKind
 from agelens.files import write_atomically
 from agelens.metrics import AAR, BootstrapInterval
+from agelens.reading import NETWORK_BYTES, read_bytes
 
 __all__ = ["Evaluation", "evaluate", "evaluate_system"]
 
@@ -369,6 +370,6 @@ def _intervals_name(predictions: Predictions, calibration: Calibration | None) -
 
 def _file_digest(source: str) -> str:
     try:
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(source, NETWORK_BYTES)).hexdigest()
     except OSError:
         return ""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agelens.errors import InputError, PublishedResultsError
+from agelens.reading import open_table, reason
 
 __all__ = ["PUBLISHED", "PublishedResult", "QuotedSystem", "quoted_systems", "read_published"]
 
@@ -120,14 +121,14 @@ def read_published(path: str | Path = PUBLISHED) -> tuple[PublishedResult, ...]:
             deviation or number of parameters is no number, or a row occurs twice.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as handle:
+        with open_table(path, encoding="utf-8", errors="strict") as handle:
             reader = csv.DictReader(handle, strict=True)
             header = tuple(reader.fieldnames or ())
             if missing := [column for column in _COLUMNS if column not in header]:
                 raise PublishedResultsError(path, "the column is missing", column=missing[0])
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PublishedResultsError(path, f"cannot be read: {error}") from error
+        raise PublishedResultsError(path, f"cannot be read: {reason(error)}") from error
     seen: dict[tuple[str, ...], int] = {}
     results = []
     for number, row in enumerate(rows, start=1):

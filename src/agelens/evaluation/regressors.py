@@ -18,6 +18,7 @@ from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import Crop, ImageKind, crop_faces
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
+from agelens.reading import NETWORK_BYTES, read_bytes
 
 __all__ = ["Regressor", "open_regressor"]
 
@@ -54,7 +55,7 @@ def open_regressor(folder: str | Path) -> Regressor | None:
 
     facts = run.facts.get("geometry")
     geometry = None if not facts else CropGeometry.from_dict(facts).with_size(size)
-    digest = hashlib.sha256(run.network_file(stage).read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_bytes(run.network_file(stage), NETWORK_BYTES)).hexdigest()
     return Regressor(run.path, run.recipe.name, geometry, ages, digest)
 
 

@@ -26,7 +26,6 @@ import pandas as pd
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import read_manifest, write_manifest
@@ -48,7 +47,7 @@ from agelens.label_distribution import AgeBins, probability_at_least, softmax
 from agelens.metrics import mae
 from agelens.training.fit import Reporter, run_on_crops
 from agelens.training.recipe import Recipe
-from agelens.training.run import Run, best_stage, load_stage
+from agelens.training.run import Run, best_stage, fit_calibration, load_stage, validation_mae
 
 __all__ = ["train_folds"]
 
@@ -226,7 +225,7 @@ def _test(run: Run, split: ProtocolSplit, fold: Fold) -> None:
         bins = network.head.age_bins
         if run.recipe.train.validation:
             validation = run.read_arrays(stage, "validation.npz")
-            calibration = Calibration.fit(validation["logits"], validation["ages"], bins)
+            calibration = fit_calibration(run, stage, validation, bins)
             distribution = calibration.distribution(outputs.logits)
             low, high = calibration.interval(distribution, bins, _INTERVAL_LEVEL)
             arrays |= {"low": low, "high": high}
@@ -253,7 +252,7 @@ def _tested(folder: Path, fold: Fold) -> dict[str, NDArray[Any]]:
 def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
     arrays = _tested(folder, fold)
     stage = str(arrays["stage"])
-    validation = Run.open(folder / fold.name).read_json(stage, "validation.json")
+    run = Run.open(folder / fold.name)
     ages = rows["age"].to_numpy(dtype=np.float64)[fold.rows("test")]
     return FoldResult(
         fold=fold.name,
@@ -261,7 +260,7 @@ def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
         images=len(ages),
         mae=mae(arrays["age"], ages),
         stage=stage,
-        validation_mae=float(validation["estimates"]["age"]["MAE"]),
+        validation_mae=validation_mae(run, stage),
     )
 
 

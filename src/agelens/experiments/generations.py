@@ -6,6 +6,7 @@ columns the estimates of the distribution head, the regression head and both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,11 @@ def generation_table(
     for folder in runs:
         run = Run.open(folder)
         for stage in run.finished_stages():
-            validation = run.read_json(stage, "validation.json")["estimates"]
+            validation = run.read_json(stage, "validation.json").get("estimates", {})
             for name, values in estimate_stage(run, stage, chosen).estimates().items():
                 figures = {"MAE": mae(values, ages)}
                 figures |= {f"CA({n})": cumulative_accuracy(values, ages, n) for n in (3, 5, 7)}
-                figures["val MAE"] = float(validation[name]["MAE"])
+                figures["val MAE"] = float(validation.get(name, {}).get("MAE", math.nan))
                 errors = np.abs(values - ages)
                 difference = None
                 if name in reference:

@@ -13,7 +13,6 @@ are trained.
 from __future__ import annotations
 
 import csv
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -25,13 +24,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agelens.data.manifest import read_manifest
-from agelens.errors import AgelensError, OutputError, RecipeError, SplitError
+from agelens.errors import AgelensError, OutputError, RecipeError, RunError, SplitError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
 from agelens.evaluation.systems import Answers, open_system, over_seeds
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
+from agelens.reading import open_table, parse_toml, read_text, reason
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, best_stage, validation_mae
@@ -116,13 +116,16 @@ class Suite(_Settings):
         """
         shipped = str(source) in suite_names()
         try:
-            text = (_folder() / f"{source}.toml" if shipped else Path(source)).read_text(encoding="utf-8")
-            suite = cls.model_validate(tomllib.loads(text))
+            text = read_text(_folder() / f"{source}.toml" if shipped else Path(source))
         except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(suite_names())
-            raise RecipeError(source, "file", f"cannot be read: {error}; shipped suites: {known}") from error
-        except tomllib.TOMLDecodeError as error:
+            known = f"shipped suites: {', '.join(suite_names())}"
+            raise RecipeError(source, "file", f"cannot be read: {reason(error)}; {known}") from error
+        try:
+            table = parse_toml(text)
+        except ValueError as error:
             raise RecipeError(source, "file", f"is not TOML: {error}") from error
+        try:
+            suite = cls.model_validate(table)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "suite"
@@ -325,8 +328,12 @@ def _seconds(run: Run) -> float:
     """Training time of all stages, from their logs."""
     total = 0.0
     for stage in run.finished_stages():
-        with open(run.stage(stage) / "log.csv", newline="", encoding="utf-8") as handle:
-            total += float(list(csv.DictReader(handle))[-1]["seconds"])
+        log = run.stage(stage) / "log.csv"
+        try:
+            with open_table(log) as handle:
+                total += float(list(csv.DictReader(handle))[-1]["seconds"])
+        except (OSError, LookupError, TypeError, ValueError, csv.Error) as error:
+            raise RunError(log, f"has no seconds: {reason(error)}") from error
     return total
 
 

@@ -16,7 +16,6 @@ import itertools
 import json
 import re
 import statistics
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import method_named
 from agelens.networks.backbones import make_backbone
+from agelens.reading import parse_toml
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
@@ -325,7 +325,7 @@ def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[d
         validation = run.read_json(stage, "validation.json")
         place = {**point.values, "seed": point.seed, "folder": point.folder, "stage": stage}
         if "permutations" in validation and split == "val":
-            ranked = {**validation["permutations"], **validation["permutations"]["by kind"]}
+            ranked = {**validation["permutations"], **validation["permutations"].get("by kind", {})}
             accuracies = {name: float(ranked[name]) for name in _ACCURACIES if name in ranked}
             found.append({**place, "estimate": "permutations", **accuracies})
         told = validation.get("estimates")
@@ -418,8 +418,8 @@ def _resolve(name: str, known: Mapping[str, Any]) -> str:
 def _values(text: str) -> tuple[Any, ...]:
     """Read values as a TOML array; words need no quotes."""
     try:
-        values: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError:
+        values: list[Any] = parse_toml(f"values = [{text}]")["values"]
+    except ValueError:
         values = [_value(part.strip()) for part in text.split(",")]
     if any(value == "" for value in values):
         raise InputError(f"--grid: an empty value in {text!r}")
@@ -428,8 +428,8 @@ def _values(text: str) -> tuple[Any, ...]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agelens.errors import RunError
 from agelens.files import write_atomically
+from agelens.reading import open_table, reason
 from agelens.training.run import Run
 
 __all__ = ["TradeoffPoint", "plot_tradeoff", "tradeoff"]
@@ -46,20 +47,20 @@ def tradeoff(run: Run) -> list[TradeoffPoint]:
     path = run.stage(_STAGE) / "log.csv"
     points = []
     if run.finished(_STAGE):
-        source = run.read_json(_STAGE, "validation.json")["finishes"]
-        before = run.read_json(_STAGE, "validation.json")["before"]
-        if not {"AAR", "sigma"} <= before.keys():
+        told = run.read_json(_STAGE, "validation.json")
+        source, before = told.get("finishes", _STAGE), told.get("before", {})
+        if not {"MAE", "AAR", "sigma"} <= before.keys():
             raise RunError(run.stage(source), "has no AAR on the validation split")
         points.append(TradeoffPoint(0, before["MAE"], before["sigma"], before["AAR"]))
     try:
-        with open(path, newline="", encoding="utf-8") as handle:
+        with open_table(path) as handle:
             for row in csv.DictReader(handle):
                 figures = (float(row[f"val {name}"]) for name in ("MAE age", "sigma", "AAR"))
                 points.append(TradeoffPoint(int(row["epoch"]), *figures))
     except FileNotFoundError as error:
         raise RunError(run.path, "has no balanced stage; train with --finish balanced") from error
-    except (OSError, KeyError, ValueError) as error:
-        raise RunError(path, f"has no MAE, σ and AAR: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RunError(path, f"has no MAE, σ and AAR: {reason(error)}") from error
     return points
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agelens.calibration import Calibration
 from agelens.data.crops import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_digest, split_rows
@@ -16,7 +15,14 @@ from agelens.model_file import ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 from agelens.networks.stored import load_network
 from agelens.training.provenance import licence_of, named_without_folders, with_teachers
-from agelens.training.run import Run, best_stage, load_stage, validation_facts, warning_of
+from agelens.training.run import (
+    Run,
+    best_stage,
+    fit_calibration,
+    load_stage,
+    validation_facts,
+    warning_of,
+)
 from agelens.training.stage import Validation, validate_ages
 from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -77,9 +83,7 @@ def export_run(
     validated = recipe.train.validation  # else the arrays are of images that were trained on
     calibration = None
     if validated:
-        calibration = Calibration.fit(
-            arrays.get("logits"), arrays["ages"], network.head.age_bins, bounds=arrays.get("bounds")
-        )
+        calibration = fit_calibration(opened, selected, arrays, network.head.age_bins)
     if not opened.facts.get("geometry"):
         raise RunError(opened.path, "was trained on crops of unknown geometry (no geometry.json beside them)")
     geometry = CropGeometry.from_dict(opened.facts["geometry"])
@@ -89,13 +93,13 @@ def export_run(
         "licence": licence_of(recipe, opened.facts),
         "provenance": {
             "data": with_teachers(recipe.card.data, opened.facts.get("teachers"), "data"),
-            "split_digest": opened.facts["split_digest"],
-            "images": opened.facts["images"],
+            "split_digest": opened.fact("split_digest"),
+            "images": opened.fact("images"),
             "stage": selected,
             **(validation_facts(table) if validated else {"validation_mae": None}),
             "recipe": named_without_folders(recipe.model_dump(mode="json"), method.teachers),
-            "software": opened.facts["software"],
-            "start": opened.facts["start"],
+            "software": opened.fact("software"),
+            "start": opened.fact("start"),
             "teachers": opened.facts.get("teachers"),
             **({"warning": warning} if (warning := warning_of(opened, selected)) else {}),
             **({"plugins": opened.facts["plugins"]} if opened.facts.get("plugins") else {}),
@@ -130,6 +134,6 @@ def _judge_validation(run: Run, network: AnyNetwork, manifest: str | Path) -> Va
     rows = read_manifest(manifest)
     validation = split_rows(rows, "val")
     digest = split_digest(rows) if "digest" in rows else None
-    if (digest, len(validation)) != (run.facts["split_digest"], run.facts["images"]["val"]):
+    if (digest, len(validation)) != (run.fact("split_digest"), run.fact("images").get("val")):
         raise RunError(run.path, f"was not trained on the split of {manifest}")
     return validate_ages(network, load_crops(validation), run.recipe.network.input_size)

@@ -22,6 +22,7 @@ __all__ = [
     "CHIP_LANDMARKS",
     "DEFAULT_GEOMETRY",
     "GEOMETRIES",
+    "LARGEST_CROP",
     "AlignedFace",
     "CropGeometry",
     "align_chip",
@@ -32,6 +33,12 @@ __all__ = [
 ]
 
 Points = tuple[tuple[float, float], ...]
+
+
+LARGEST_CROP = 1024
+"""Longest side of a crop in pixels."""
+
+_FARTHEST_LANDMARK = 10.0  # sides of the crop
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,25 @@ class CropGeometry:
             ValueError: A key is missing or a value has another form.
         """
         try:
-            template = tuple((float(x), float(y)) for x, y in mapping["template"])
-            return cls(name=str(mapping["name"]), size=int(mapping["size"]), template=template)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a crop geometry: {mapping!r}") from error
+            name, size, template = mapping["name"], mapping["size"], mapping["template"]
+            points = tuple((float(x), float(y)) for x, y in template)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"not a crop geometry: {_shown(mapping)}") from error
+        if type(size) is not int or not 1 <= size <= LARGEST_CROP:
+            raise ValueError(
+                f"not a crop geometry: size must be 1 to {LARGEST_CROP} pixels, found {_shown(size)}"
+            )
+        if not isinstance(name, str) or len(points) != 5 or not np.all(np.abs(points) <= _FARTHEST_LANDMARK):
+            raise ValueError(
+                f"not a crop geometry: template must be five points x y, found {_shown(template)}"
+            )
+        return cls(name, size, points)
+
+
+def _shown(value: object) -> str:
+    """A value of a file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + " …"
 
 
 DEFAULT_GEOMETRY = CropGeometry(

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError, features
 from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
+from agelens.reading import IMAGE_BYTES
 
 __all__ = [
     "MAX_PIXELS",
@@ -202,9 +203,11 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int
     if seekable is not None and seekable() and stream.tell() == 0:
         handle = stream
     else:
-        content: object = stream.read()
+        content: object = stream.read(IMAGE_BYTES + 1)  # a pipe need not end
         if not isinstance(content, bytes):
             raise InputError(f"{_form(stream)} that reads {type(content).__name__}; an image is {_FORMS}")
+        if len(content) > IMAGE_BYTES:
+            raise UnreadableImageError(name, f"has more than {IMAGE_BYTES} bytes")
         handle = io.BytesIO(content)
     if not (head := handle.read(64)):
         raise UnreadableImageError(name, "is empty")

@@ -11,6 +11,7 @@ from agelens.errors import InputError, OutputError
 from agelens.inference.entries import Entry
 from agelens.inference.tally import Tally
 from agelens.inference.writers import PredictionFormat
+from agelens.reading import parse_json
 
 __all__ = ["PredictionJournal", "write_entries"]
 
@@ -56,7 +57,9 @@ class PredictionJournal:
                         f"{self.path} is of a run with other settings; remove it, or give another --out"
                     )
                 if number:
-                    done.add(str(record["path"]))
+                    if not _is_entry(record):
+                        break
+                    done.add(record["path"])
                 whole += len(line)
         return whole, done
 
@@ -94,10 +97,22 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
+
+
+def _is_entry(record: dict[str, Any]) -> bool:
+    """Whether a record is one of :meth:`PredictionJournal.add`."""
+    counts = record.get("counts")
+    return (
+        isinstance(record.get("path"), str)
+        and isinstance(record.get("entry"), str)
+        and isinstance(counts, dict)
+        and counts.keys() == vars(Tally()).keys()
+        and all(type(count) is int for count in counts.values())
+    )
 
 
 def write_entries(entries: Iterator[str], form: PredictionFormat, out: TextIO) -> None:

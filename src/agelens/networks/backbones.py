@@ -34,6 +34,7 @@ from agelens.networks.students import StridedStudent, normal_student, small_stud
 from agelens.networks.vgg import VGG16, vgg16_backbone, vgg_keys
 from agelens.networks.zca import Whitened
 from agelens.plugins import Origin, available, is_importable_name, origin, resolve
+from agelens.reading import NETWORK_BYTES, open_regular, reason
 from agelens.rehearsal import cut_channels, rehearsing
 
 __all__ = [
@@ -402,9 +403,10 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
         CheckpointError: The file cannot be read, or its weights belong to another network.
     """
     try:
+        open_regular(path, NETWORK_BYTES).close()
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(path, f"cannot read weights: {error}") from error
+        raise CheckpointError(path, f"cannot read weights: {reason(error)}") from error
     prefix = "backbone."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
@@ -414,8 +416,8 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     try:
         backbone.load_state_dict({**counts, **state})
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(path, f"weights of another network: {shorten(reason, 300)}") from error
+        told = shorten(" ".join(str(error).split()), 300)
+        raise CheckpointError(path, f"weights of another network: {told}") from error
 
 
 def _unknown(name: str, timm_names: Sequence[str]) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Protocol, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from agelens.errors import CheckpointError, PluginError
+from agelens.errors import CheckpointError, InputError, PluginError
 from agelens.files import write_atomically
 from agelens.networks.age_network import AgeNetwork
 from agelens.networks.guided import GuidedStudent
@@ -23,6 +24,7 @@ from agelens.networks.heads import HeadedNetwork
 from agelens.networks.identity import IdentityNetwork
 from agelens.networks.pvp import PermutationNetwork
 from agelens.plugins import resolve
+from agelens.reading import NETWORK_BYTES, open_regular, parse_json, reason
 
 __all__ = [
     "NETWORKS",
@@ -90,14 +92,23 @@ def load_network(path: str | Path) -> Any:
     """
     tensors, described = read_tensors(Path(path))
     try:
-        kind = resolve("networks", described.get("kind", "age"), NETWORKS)
+        kind = resolve("networks", str(described.get("kind", "age")), NETWORKS)
     except PluginError as error:
         raise CheckpointError(path, f"does not describe a network of ours: {error}") from error
     try:
         network: Any = kind.rebuild(described)
         network.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, f"does not describe a network of ours: {error}") from error
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        AttributeError,
+        InputError,
+    ) as error:
+        what = shorten(" ".join(str(error).split()), 300)
+        raise CheckpointError(path, f"does not describe a network of ours: {what}") from error
     return network.eval()
 
 
@@ -119,13 +130,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: Missing, damaged, or not written by us.
     """
     try:
+        open_regular(path, NETWORK_BYTES).close()
         with safe_open(path, framework="pt") as handle:
-            metadata = json.loads(handle.metadata()["json"])
+            metadata = parse_json(handle.metadata()["json"])
+            if not isinstance(metadata, dict):
+                raise ValueError("its description is no table")
             return {name: handle.get_tensor(name) for name in handle.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(path, "is missing") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(path, f"is damaged or not ours: {error}") from error
+        raise CheckpointError(path, f"is damaged or not ours: {reason(error)}") from error
 
 
 def described_by_us(path: Path) -> bool:
@@ -135,9 +149,10 @@ def described_by_us(path: Path) -> bool:
         CheckpointError: Missing or damaged.
     """
     try:
+        open_regular(path, NETWORK_BYTES).close()
         with safe_open(path, framework="pt") as handle:
             return "json" in (handle.metadata() or {})
     except FileNotFoundError as error:
         raise CheckpointError(path, "is missing") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(path, f"is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(path, f"is damaged or no safetensors file: {reason(error)}") from error

@@ -12,6 +12,7 @@ import pandas as pd
 from agelens.data.datasets import data_set
 from agelens.errors import InputError, ModelFileError, PluginError, RunError
 from agelens.model_file import open_model_file
+from agelens.reading import NETWORK_BYTES, read_bytes, reason
 from agelens.terms import PERMISSIONS, Terms, is_open, read_terms, strictest
 from agelens.training.method import TeacherSetting
 from agelens.training.recipe import Recipe
@@ -81,9 +82,9 @@ def teacher_facts(
             if difference := _other_crops(run.facts.get("geometry"), geometry):
                 raise RunError(run.path, difference)
             try:
-                content = file.read_bytes()
+                content = read_bytes(file, NETWORK_BYTES)
             except OSError as error:
-                raise RunError(file, f"cannot be read: {error.strerror or error}") from error
+                raise RunError(file, f"cannot be read: {reason(error)}") from error
             card, taught = run.recipe.card, run.facts.get("teachers")  # it may be a student itself
             data = with_teachers(card.data, taught, "data")
             licence = licence_of(run.recipe, run.facts)

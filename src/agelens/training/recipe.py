@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
+from agelens.reading import parse_toml, read_text, reason
 from agelens.rehearsal import cut_recipe, rehearsing
 from agelens.training.transforms import Augmentation
 
@@ -368,16 +368,16 @@ def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.suffix == ".toml" or path.exists():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(path, "file", f"cannot be read: {error}") from error
+            raise RecipeError(path, "file", f"cannot be read: {reason(error)}") from error
     else:
         if str(source) not in recipe_names():
             raise RecipeError(source, "name", f"no such recipe; there are {', '.join(recipe_names())}")
         text = _folder().joinpath(f"{source}.toml").read_text(encoding="utf-8")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise RecipeError(source, "file", f"is not TOML: {error}") from error
 
 
@@ -385,15 +385,20 @@ def _folder() -> Any:
     return resources.files("agelens").joinpath("recipes")
 
 
+_DEEPEST = 16  # parts of a key
+
+
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError("--set", override, "must read key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     *parents, last = key.split(".")
+    if len(parents) > _DEEPEST:  # validation tells of such a value, and would not come to an end
+        raise RecipeError("--set", parents[0], f"a key of more than {_DEEPEST} parts")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
@@ -410,8 +415,10 @@ def recipe_tricks(source: str | Path, *, alone: bool = False) -> list[str]:
     Raises:
         RecipeError: As :meth:`Recipe.load`.
     """
-    tricks = _read(source).get("trick", {})
-    return [name for name, values in tricks.items() if not alone or values.get("alone", True)]
+    offered = _read(source).get("trick", {})
+    if not isinstance(offered, dict) or not all(isinstance(values, dict) for values in offered.values()):
+        raise RecipeError(source, "trick", "must be a table of tables", offered)
+    return [name for name, values in offered.items() if not alone or values.get("alone", True)]
 
 
 def _switch_on(table: dict[str, Any], source: str | Path) -> None:
@@ -419,7 +426,12 @@ def _switch_on(table: dict[str, Any], source: str | Path) -> None:
     offered, wanted = table.pop("trick", {}), table.pop("tricks", [])
     if not isinstance(wanted, list) or not isinstance(offered, dict):
         raise RecipeError(source, "tricks", "must be a list of names of [trick.<name>] tables", wanted)
+    for name, values in offered.items():
+        if not isinstance(values, dict):
+            raise RecipeError(source, f"trick.{name}", "must be a table", values)
     for name in wanted:
+        if not isinstance(name, str):
+            raise RecipeError(source, "tricks", "must be names", name)
         if name not in offered:
             raise RecipeError(source, "tricks", f"no such trick; there are {', '.join(offered)}", name)
         _merge(table, {key: value for key, value in offered[name].items() if key != "alone"})

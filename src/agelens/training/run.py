@@ -20,7 +20,6 @@ import contextlib
 import csv
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -29,19 +28,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agelens.calibration import Calibration
 from agelens.errors import InputError, RunError
 from agelens.files import is_leftover, write_atomically
+from agelens.label_distribution import AgeBins
 from agelens.metrics import aar, uselessness
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork
 from agelens.networks.stored import load_network
 from agelens.plugins import require
+from agelens.reading import open_table, read_json, reason
 from agelens.rehearsal import VARIABLE, rehearsing
+from agelens.stored_arrays import read_arrays
 from agelens.training.recipe import Recipe, Selection
+from agelens.training.run_checks import check_arrays, check_facts, check_validation
 
 __all__ = [
     "RUN_FORMAT",
     "Run",
     "best_stage",
+    "fit_calibration",
     "load_stage",
     "locate_network",
     "validation_band_accuracy",
@@ -52,6 +57,8 @@ __all__ = [
 
 RUN_FORMAT = 1
 _NETWORK = "network.safetensors"
+_VALIDATION = "validation.json"
+_VALIDATION_ARRAYS = "validation.npz"
 
 
 class Run:
@@ -108,18 +115,29 @@ class Run:
         """
         folder = Path(path)
         try:
-            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except OSError as error:
+            facts = read_json(folder / "run.json")
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(folder, "is not a run folder (no run.json)") from error
-        except ValueError as error:
-            raise RunError(folder / "run.json", f"is damaged: {error}") from error
-        if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        except (OSError, ValueError) as error:
+            raise RunError(folder / "run.json", f"is damaged: {reason(error)}") from error
+        if not isinstance(facts, dict) or type(facts.get("format")) is not int:
             raise RunError(folder / "run.json", "is damaged: no format")
         if facts["format"] > RUN_FORMAT:
             raise RunError(
                 folder, f"was written in run format {facts['format']}; this agelens reads {RUN_FORMAT}"
             )
+        check_facts(facts, folder / "run.json")
         return cls(folder, _stored_recipe(folder), facts)
+
+    def fact(self, key: str) -> Any:
+        """Give a fact that every run has.
+
+        Raises:
+            RunError: This one lacks it.
+        """
+        if key not in self.facts:
+            raise RunError(self.path / "run.json", f"is damaged: no {key}")
+        return self.facts[key]
 
     def stage(self, name: str) -> Path:
         """The folder of one stage, e.g. ``generation-2``."""
@@ -167,9 +185,13 @@ class Run:
         """
         path = self.stage(stage) / name
         try:
-            table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            table = read_json(path)
         except (OSError, ValueError) as error:
-            raise RunError(path, f"cannot be read: {error}") from error
+            raise RunError(path, f"cannot be read: {reason(error)}") from error
+        if not isinstance(table, dict):
+            raise RunError(path, "is damaged: it is no table")
+        if name == _VALIDATION:
+            check_validation(table, path)
         return table
 
     def write_arrays(self, stage: str, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -185,10 +207,12 @@ class Run:
         """
         path = self.stage(stage) / name
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise RunError(path, f"cannot be read: {error}") from error
+            arrays = read_arrays(path)
+        except (OSError, ValueError) as error:
+            raise RunError(path, f"cannot be read: {reason(error)}") from error
+        if name == _VALIDATION_ARRAYS:
+            check_arrays(arrays, path)
+        return arrays
 
     def log(self, stage: str, row: Mapping[str, Any]) -> None:
         """Append one epoch to the stage's log, dropping rows of that epoch or later.
@@ -198,8 +222,11 @@ class Run:
         """
         path = self.stage(stage) / "log.csv"
         rows: list[dict[str, str]] = []
-        with contextlib.suppress(FileNotFoundError), open(path, newline="", encoding="utf-8") as handle:
-            rows = [old for old in csv.DictReader(handle) if int(old["epoch"]) < int(row["epoch"])]
+        try:
+            with contextlib.suppress(FileNotFoundError), open_table(path) as handle:
+                rows = [old for old in csv.DictReader(handle) if int(old["epoch"]) < int(row["epoch"])]
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise RunError(path, f"is no log of epochs: {reason(error)}") from error
         with (
             write_atomically(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as handle,
@@ -310,9 +337,22 @@ def validation_band_accuracy(run: Run, stage: str) -> float:
         raise RunError(run.path, "was validated on ages, not on bands; select by mae or aar") from error
 
 
+def fit_calibration(run: Run, stage: str, arrays: Mapping[str, NDArray[Any]], bins: AgeBins) -> Calibration:
+    """Calibrate on what a finished stage says of the validation images.
+
+    Raises:
+        RunError: The arrays do not fit the network.
+        InputError: It only regresses.
+    """
+    try:
+        return Calibration.fit(arrays.get("logits"), arrays["ages"], bins, bounds=arrays.get("bounds"))
+    except (KeyError, ValueError) as error:
+        raise RunError(run.stage(stage) / _VALIDATION_ARRAYS, f"cannot be calibrated on: {error}") from error
+
+
 def validation_facts(table: Mapping[str, Any]) -> dict[str, float]:
     """The MAE of ages and the accuracy of bands in a stage's ``validation.json``, for a model's card."""
-    told = {"validation_mae": table["estimates"]["age"].get("MAE")}
+    told = {"validation_mae": table.get("estimates", {}).get("age", {}).get("MAE")}
     told["validation_band_accuracy"] = table.get("band accuracy")
     return {name: float(value) for name, value in told.items() if value is not None}
 
@@ -343,5 +383,5 @@ def _validation_aar(run: Run, stage: str) -> float:
     arrays = run.read_arrays(stage, "validation.npz")  # older runs have no AAR in validation.json
     try:
         return aar(arrays["age"], arrays["ages"]).aar
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise RunError(run.path, f"cannot be judged by AAR: {error}") from error

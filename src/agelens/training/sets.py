@@ -11,6 +11,7 @@ import pandas as pd
 
 from agelens.data.splits import split_rows
 from agelens.errors import RecipeError, RunError
+from agelens.reading import open_table, reason
 from agelens.training.method import TeacherSetting
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Stage
@@ -113,14 +114,14 @@ def check_unseen(rows: pd.DataFrame, runs: Mapping[str, Path], manifest: str | P
     tests = set(split_rows(rows, "test")["digest"]) - {""} if "digest" in rows else set()
     for part, folder in runs.items():
         try:
-            with open(folder / "split.csv", encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            with open_table(folder / "split.csv") as handle:
                 seen = {
                     row["digest"]: row
                     for row in csv.DictReader(handle)
                     if row.get("split") in ("train", "val") and row.get("digest") in tests
                 }
         except (OSError, csv.Error) as error:
-            raise RunError(folder / "split.csv", f"cannot be read: {error}") from error
+            raise RunError(folder / "split.csv", f"cannot be read: {reason(error)}") from error
         if seen:
             first = next(iter(seen.values()))
             raise RunError(

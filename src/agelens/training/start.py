@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agelens.errors import InputError, RunError
+from agelens.errors import CheckpointError, InputError, RunError
 from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import load_backbone, make_backbone
 from agelens.networks.stored import described_by_us, read_tensors
+from agelens.reading import NETWORK_BYTES, read_bytes, reason
 from agelens.terms import UNKNOWN, Terms, read_terms, strictest
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
@@ -82,8 +83,16 @@ def starts_by_backbone(texts: Sequence[str]) -> dict[str, str]:
 
 
 def start_digest(start: str | Path) -> str:
-    """Digest the file of a start: SHA-256, 64 hexadecimal digits."""
-    return hashlib.sha256(start_file(start).read_bytes()).hexdigest()
+    """Digest the file of a start: SHA-256, 64 hexadecimal digits.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    path = start_file(start)
+    try:
+        return hashlib.sha256(read_bytes(path, NETWORK_BYTES)).hexdigest()
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {reason(error)}") from error
 
 
 def start_terms(start: str | Path) -> Terms:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from agelens.apps.command import command, output, print_table
 from agelens.data.columns import SPLITS
 from agelens.errors import InputError
+from agelens.reading import parse_toml
 from agelens.rehearsal import cut_side
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def prepare(
             help="Images are cut to one face, or whole photos. [default: as the data set declares]",
         ),
     ] = None,
-    size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops in pixels.")] = 128,
     geometry: Annotated[
         str,
         typer.Option(help="Position of the face in the crop: agelens-v1, or arcface for identity networks."),
@@ -176,8 +176,8 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise InputError(f"--set must read key=value (value: {text!r})")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key, parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return key, value
 
 

@@ -13,6 +13,7 @@ import typer
 
 from agelens.apps.command import command, fail, output
 from agelens.errors import InputError
+from agelens.reading import IMAGE_BYTES
 
 if TYPE_CHECKING:
     from agelens.faces.image import Source
@@ -156,7 +157,7 @@ def _sources(paths: list[str]) -> tuple[list[Source], list[PassedOver]]:
     sources: list[Source] = []
     passed_over: list[PassedOver] = []
     for path in paths:
-        sources += [sys.stdin.buffer.read()] if path == "-" else find_images([path], passed_over.append)
+        sources += [_piped()] if path == "-" else find_images([path], passed_over.append)
     failures = [entry for entry in passed_over if entry.failed]
     if not sources and failures:
         raise InputError(f"{failures[0].path}: {failures[0].reason}")
@@ -165,6 +166,14 @@ def _sources(paths: list[str]) -> tuple[list[Source], list[PassedOver]]:
     if len(failures) > _SHOWN:
         typer.echo(f"… and {len(failures) - _SHOWN} more", err=True)
     return sources, passed_over
+
+
+def _piped() -> bytes:
+    """The image on stdin."""
+    content = sys.stdin.buffer.read(IMAGE_BYTES + 1)
+    if len(content) > IMAGE_BYTES:
+        raise InputError(f"-: stdin has more than {IMAGE_BYTES} bytes, no image")
+    return content
 
 
 def _detector(name: str, threads: int, settings: dict[str, Any]) -> Any:

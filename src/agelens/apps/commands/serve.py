@@ -11,6 +11,7 @@ import typer
 
 from agelens.apps.command import command
 from agelens.errors import InputError
+from agelens.reading import read_text, reason
 
 __all__ = ["read_token", "serve"]
 
@@ -121,6 +122,6 @@ def read_token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("AGELENS_TOKEN") or None
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return read_text(file).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot read the token: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"{file}: cannot read the token: {reason(error)}") from error

@@ -29,6 +29,7 @@ from pathlib import Path
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.data.owner_files import images_below, parse_number, read_table, without_header
 from agelens.errors import InputError
+from agelens.reading import open_table
 from agelens.terms import Terms
 
 __all__ = ["CHALEARN", "chalearn"]
@@ -74,8 +75,8 @@ def chalearn(folder: Path) -> Iterator[Row | Finding | Root]:
 def _labels(path: Path) -> list[tuple[str, str, str]]:
     """Name, mean and deviation of each row; a first row without numbers is the header."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
-            delimiter = ";" if ";" in handle.readline() else ","
+        with open_table(path) as handle:
+            delimiter = ";" if ";" in handle.readline(2**16) else ","
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     records = read_table(path, ("name", "mean", "deviation"), delimiter=delimiter)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from agelens.data.dataset import DataSet, Finding, Root, Row
 from agelens.errors import InputError
+from agelens.reading import read_text, reason
 from agelens.terms import Terms
 
 __all__ = ["FGNET", "FIVE_OF_68", "fgnet", "read_points"]
@@ -81,10 +82,10 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
         InputError: It cannot be read or does not hold 68 points.
     """
     try:
-        text = Path(path).read_text(encoding="ascii")
+        text = read_text(path, encoding="ascii")
         numbers = np.array(text.partition("{")[2].partition("}")[0].split(), dtype=np.float64)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no points: {error}") from error
+        raise InputError(f"{path}: no points: {reason(error)}") from error
     if numbers.shape != (68 * 2,) or not np.isfinite(numbers).all():
         raise InputError(f"{path}: {numbers.size / 2:g} points, not 68")
     return numbers.reshape(68, 2)
