@@ -80,18 +80,20 @@ class CropGeometry:
             ValueError: A key is missing or a value has another form.
         """
         try:
-            name, size, template = mapping["name"], mapping["size"], mapping["template"]
-            points = tuple((float(x), float(y)) for x, y in template)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            name, size, template = str(mapping["name"]), mapping["size"], mapping["template"]
+        except (KeyError, TypeError) as error:
             raise ValueError(f"not a crop geometry: {_shown(mapping)}") from error
         if type(size) is not int or not 1 <= size <= LARGEST_CROP:
-            raise ValueError(
-                f"not a crop geometry: size must be 1 to {LARGEST_CROP} pixels, found {_shown(size)}"
+            raise ValueError(f"size must be 1 to {LARGEST_CROP} pixels, found {_shown(size)}")
+        try:
+            points = tuple((float(x), float(y)) for x, y in template)
+            sound = len(points) == 5 and not any(
+                isinstance(side, bool) for point in template for side in point
             )
-        if not isinstance(name, str) or len(points) != 5 or not np.all(np.abs(points) <= _FARTHEST_LANDMARK):
-            raise ValueError(
-                f"not a crop geometry: template must be five points x y, found {_shown(template)}"
-            )
+        except (TypeError, ValueError, OverflowError):
+            sound = False
+        if not sound or not np.all(np.abs(points) <= _FARTHEST_LANDMARK):
+            raise ValueError(f"template must be five points x y, found {_shown(template)}")
         return cls(name, size, points)
 
 
