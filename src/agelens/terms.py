@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 __all__ = ["PERMISSIONS", "UNKNOWN", "Permission", "Terms", "is_open", "read_terms", "strictest"]
 
@@ -58,5 +58,5 @@ def is_open(permission: Permission) -> bool:
 def read_terms(table: Mapping[str, Any]) -> Terms:
     """Read the terms of a part as a run or a model file keeps them: ``permits`` and ``text``."""
     permits = table.get("permits")
-    known = cast(Permission, permits) if isinstance(permits, str) and permits in _RANKS else "unknown"
+    known: Permission = permits if isinstance(permits, str) and permits in _RANKS else "unknown"
     return Terms(known, str(table.get("text") or UNKNOWN.text))
