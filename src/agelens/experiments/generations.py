@@ -53,7 +53,7 @@ def estimate_stage(run: Run, stage: str, manifest: pd.DataFrame) -> CropOutputs:
 def generation_table(
     runs: Sequence[str | Path], manifest: str | Path, split: str = "test", replicates: int = 2000
 ) -> list[GenerationRow]:
-    """Judge every finished stage of some runs on one split.
+    """Judge every finished stage of some runs on one split; stages that estimate no ages are left out.
 
     Differences are paired: both networks see the same resampled images. The first stage of the first run is
     what the others are compared with.
@@ -78,7 +78,9 @@ def generation_table(
     for folder in runs:
         run = Run.open(folder)
         for stage in run.finished_stages():
-            validation = run.read_json(stage, "validation.json").get("estimates", {})
+            validation = run.read_json(stage, "validation.json").get("estimates")
+            if validation is None:  # a ranker, or the hints: no ages
+                continue
             for name, values in estimate_stage(run, stage, chosen).estimates().items():
                 figures = {"MAE": mae(values, ages)}
                 figures |= {f"CA({n})": cumulative_accuracy(values, ages, n) for n in (3, 5, 7)}

@@ -29,6 +29,7 @@ __all__ = ["RankerStage"]
 _VALIDATION_SEQUENCES = 450
 _VALIDATION_SEED = 20_200
 _BATCH = 32  # sequences
+_REHEARSED = 12  # permutations
 
 
 @dataclass
@@ -48,7 +49,10 @@ class RankerStage(OrdinalDarkStage):
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.permutations = permutation_set(settings.length, settings.permutations, self.recipe.seed)
+        count = settings.permutations
+        if self.recipe.rehearsal:  # the search for them, not their number in the network, takes time
+            count = min(count, _REHEARSED)
+        self.permutations = permutation_set(settings.length, count, self.recipe.seed)
 
     @property
     def name(self) -> str:
