@@ -21,6 +21,7 @@ from agelens.inference.estimator import AgeEstimator
 from agelens.label_distribution import AgeBins
 from agelens.methods.baseline import Baseline
 from agelens.networks.age_network import Outputs
+from agelens.networks.heads import HEADS
 from agelens.networks.stored import load_network
 from agelens.objectives import OBJECTIVES, Objective
 from agelens.training.recipe import Recipe, recipe_names
@@ -46,7 +47,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> P
 
 
 def _recipe(objective: str, heads: tuple[str, ...] = (), **settings: object) -> Recipe:
-    reg = objective in ("l1", "l2", "ssr-net", "c3ae")
+    head = OBJECTIVES[objective].head if objective in OBJECTIVES else "ldl"
+    learns = getattr(HEADS[str(head)], "learns", ("ldl",))
     backbone = objective if objective in ("ssr-net", "c3ae") else "resnet10-tiny"
     table = {
         "name": "test",
@@ -57,7 +59,7 @@ def _recipe(objective: str, heads: tuple[str, ...] = (), **settings: object) -> 
             "backbone": backbone,
             "input_size": 64 if backbone == "ssr-net" else 32,
             "enlarge": backbone == "ssr-net",
-            "heads": heads or (("reg",) if reg else ("ldl",)),
+            "heads": heads or learns,
         },
         "train": {"epochs": 3, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.003},
     }

@@ -23,8 +23,47 @@ def _numbers(backbone: str, head: str) -> int:
     return parameter_count(network) + sum(2 * norm.num_features for norm in norms)
 
 
-def test_ssr_net_has_the_published_number_of_weights() -> None:
-    assert _numbers("ssr-net", "stagewise") == 40_915
+@pytest.mark.parametrize(
+    ("backbone", "head", "numbers", "file", "printed"),
+    [
+        ("ssr-net", "stagewise", 40_915, 326_368, 0.32),
+        ("compact-mobilenet", "reg", 226_309, 1_026_616, 1.0),
+        ("compact-mobilenet-50", "reg", 842_421, 3_491_112, None),
+        ("compact-densenet", "reg", 242_009, 1_055_832, 1.1),
+        ("compact-densenet-13", "reg", 108_377, 496_048, None),
+    ],
+)
+def test_the_numbers_are_those_of_the_authors_files(
+    backbone: str, head: str, numbers: int, file: int, printed: float | None
+) -> None:
+    """What the papers print is the size of a Keras file: float32 numbers, and what HDF5 adds for each array.
+
+    Numbers and bytes were counted in the authors' published files (MORPH 2).
+    """
+    assert _numbers(backbone, head) == numbers
+    assert 60_000 < file - 4 * numbers < 165_000
+    if printed is not None:  # to the digits printed; SSR-Net's 0.326 is cut, not rounded
+        digits = len(str(printed).partition(".")[2])
+        assert file / 1e6 == pytest.approx(printed, abs=0.5 * 10**-digits + 0.002)
+
+
+@pytest.mark.parametrize(("head", "outputs"), [("reg", 81), ("ordinal", 100 * 81)])
+def test_or_cnn_and_its_baseline_take_1_7_mib(head: str, outputs: int) -> None:
+    layers = (75 * 20 + 20) + (20 * 49 * 40 + 40) + (40 * 121 * 80 + 80) + (80 * 80 + 80)
+    numbers = _numbers("compact-or-cnn", head)
+    assert numbers == layers + 4 * (20 + 40 + 80) + outputs
+    assert round(4 * numbers / 2**20, 1) == 1.7
+
+
+def test_c3ae_has_the_numbers_of_its_table() -> None:
+    """Table 1 of the paper adds up to 36,377: one scale, no excitation, a bias in each convolution."""
+    printed = 896 + 3 * 9248 + 4 * 128 + 1056 + 6156 + 13
+    assert printed == 36_377
+    backbone = make_backbone("c3ae")
+    excitation = parameter_count(backbone.excite)
+    biases, scales = 4 * 32, 2 * 512 * 12  # not here: batch norm follows; here: two scales more
+    assert _numbers("c3ae", "cascade") == printed - biases + excitation + scales
+    assert printed - biases == pytest.approx(printed, rel=0.02)
 
 
 def test_the_compact_regressors_are_about_a_megabyte() -> None:

@@ -85,9 +85,12 @@ WITHOUT_MAP = {
     "compact-densenet-13",
     "compact-mobilenet",
     "compact-mobilenet-50",
+    "compact-or-cnn",
     "ssr-net",
 }
 """Compact systems whose features are not the mean over one map."""
+SHALLOW = {"ranking-cnn"}
+"""Networks whose map is an eighth of the image."""
 
 
 def test_the_names_of_the_backbones() -> None:
@@ -104,13 +107,14 @@ def test_the_names_of_the_backbones() -> None:
         "tiny-age",
         *OF_TWO_TEACHERS,
         *WITHOUT_MAP,
+        *SHALLOW,
     }
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS - WITHOUT_MAP),
+        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS - WITHOUT_MAP - SHALLOW),
         "timm:resnet10t",
         "mobilenetv3_small_050",
     ],

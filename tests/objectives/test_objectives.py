@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -45,14 +46,24 @@ def _scores(objective: str) -> Tensor:
         "comparisons": (rows, 2 * k - 1),
         "codings": (rows, 30, 4),
         "cascade": (rows, 13),
+        "anchored": (rows,),
+        "bridge": (rows, 6),
+        "forest": (rows, 2, 3, 4),
+        "embedding": (rows, 2 * 3 + 50 * k),
+        "margin": (rows, 3 * k),
+        "widths": (rows, 2 * k),
     }
     head = OBJECTIVES[objective].head
     shape = shapes.get(str(head), (rows, k - 1))
     scores = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return scores + 22 if head in ("reg", "stagewise") else scores
+    if head == "widths":
+        scores[:, k:] = torch.arange(1, k + 1) / 2  # deviations of the ages, the same for every image
+    return scores + 22 if head in ("reg", "stagewise", "anchored") else scores
 
 
-def _settings(objective: str) -> dict[str, int]:
+def _settings(objective: str) -> dict[str, Any]:
+    if objective == "avdl":  # its search is tried in test_adaptive
+        return {"change": 0.0, "features": torch.ones(len(AGES), 2, dtype=torch.float64)}
     return {"classes": 4} if objective == "label-diversity" else {}
 
 

@@ -26,6 +26,7 @@ from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeNetwork, Head
 from agelens.networks.backbones import make_backbone
 from agelens.networks.heads import HEADS, age_network
+from agelens.networks.scoring_head import ScoringHead
 from agelens.objectives import OBJECTIVES, Objective, find_objective
 from agelens.objectives.contract import CONTEXT, settings_of
 from agelens.plugins import Origin, origin, resolve
@@ -128,9 +129,18 @@ class BaselineStage(Stage):
         """
         scores = outputs.raw if hasattr(outputs, "raw") else outputs.logits
         labels = AgeLabels.of(batch.targets)
-        known = {"counts": self.counts, "deviations": labels.deviations}
+        known = {
+            "counts": self.counts,
+            "deviations": labels.deviations,
+            "features": outputs.features.detach(),
+        }
         data = {name: known[name] for name in self.objective.context()}
         return {"loss": self.objective.loss(scores, labels.ages, self.bin_ages, **self.loss_settings, **data)}
+
+    def stepped(self, network: AgeNetwork, outputs: Any, batch: Batch) -> None:
+        """Let the head see the batch."""
+        if isinstance(network.head, ScoringHead):
+            network.head.observe(outputs.raw, AgeLabels.of(batch.targets).ages)
 
 
 class BaselineSettings(BaseModel):

@@ -25,9 +25,10 @@ from agelens.errors import CheckpointError, InputError, PluginError
 from agelens.networks.backbone import Backbone
 from agelens.networks.c3ae import C3AE
 from agelens.networks.chain import ChainBackbone
-from agelens.networks.compact import CompactDenseNet, CompactMobileNet
+from agelens.networks.compact import CompactDenseNet, CompactMobileNet, CompactOrCNN
 from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.pvp import pvp_backbone
+from agelens.networks.ranking_cnn import RankingCNN
 from agelens.networks.resnet import ResNet
 from agelens.networks.ssr_net import SSRNet
 from agelens.networks.students import StridedStudent, normal_student, small_student
@@ -306,11 +307,14 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "compact-mobilenet-50": functools.partial(_untrained, CompactMobileNet, width=0.5),
     "compact-densenet": functools.partial(_untrained, CompactDenseNet),
     "compact-densenet-13": functools.partial(_untrained, CompactDenseNet, depth=13),
+    "compact-or-cnn": functools.partial(_untrained, CompactOrCNN),
+    "ranking-cnn": functools.partial(_untrained, RankingCNN),
 }
 """Name to ``factory(pretrained=False)``: Tables 1 and 2 of [1], and a network for a start from identity.
 All pretrained weights are ImageNet's. Below, those of two-teacher distillation (112 px, or the size in the
 name; ``@0.25`` behind a vgg16, pvp or paper's student scales its width), the thin and tiny VGG-16 of DLDL-v2
-(hybrid pooling: the last max pool, then the mean), and the compact networks of 64 px."""
+(hybrid pooling: the last max pool, then the mean), the compact networks of 60 and 64 px, and
+Ranking-CNN's hundred networks for the ages 0 … 100."""
 
 
 def make_backbone(name: str, pretrained: bool = False) -> Backbone:

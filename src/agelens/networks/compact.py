@@ -1,12 +1,13 @@
-"""The compact regressors that small age networks are compared with: MobileNet and DenseNet at 64 px.
+"""The compact networks that small age networks are compared with: MobileNet, DenseNet and OR-CNN's.
 
-Both end in 32 features, so a linear layer behind them is their papers' last one. Layers are those of the
-published comparison ([1], Sec. 4): MobileNet of width α, 20 channels, 32 features; DenseNet of growth 12
+MobileNet and DenseNet, at 64 px, end in 32 features, so a linear layer behind them is their papers' last
+one. Layers are those of the published comparison ([1], Sec. 4): MobileNet of width α, 20 channels, 32 features; DenseNet of growth 12
 without bottleneck, 128, then 32 features.
 
 [1] Yang et al., SSR-Net: a compact soft stagewise regression network for age estimation, IJCAI 2018.
 [2] Howard et al., MobileNets: efficient convolutional neural networks for mobile vision applications, 2017.
 [3] Huang et al., Densely connected convolutional networks, CVPR 2017.
+[4] Niu et al., Ordinal regression with multiple output CNN for age estimation, CVPR 2016.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from agelens.networks.backbone import Backbone
 
-__all__ = ["CompactDenseNet", "CompactMobileNet"]
+__all__ = ["CompactDenseNet", "CompactMobileNet", "CompactOrCNN"]
 
 # Channels behind the first convolution and stride of each separable block, Table 1 of [2].
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -82,6 +83,31 @@ class CompactDenseNet(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) normalised images to (B, 32) features."""
         features: Tensor = self.last(self.layers(images).mean((2, 3)))
+        return features
+
+
+class CompactOrCNN(Backbone):
+    """The network of OR-CNN and of its baseline MR-CNN [4]: images of 60 px to 80 features.
+
+    Convolutions of 20 5x5, 40 7x7 and 80 11x11 kernels without padding, pools behind the first two, a
+    connected layer of 80. Batch norm stands in for local response normalisation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for channels, kernel in ((20, 5), (40, 7), (80, 11)):
+            layers += [nn.Conv2d(before, channels, kernel), nn.BatchNorm2d(channels), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if channels < 80 else []
+            before = channels
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(80, 80)
+        self.num_features = 80
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, 60, 60) normalised images to (B, 80) features."""
+        features: Tensor = self.last(self.layers(images).mean((2, 3)))  # one place at 60 px
         return features
 
 

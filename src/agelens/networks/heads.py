@@ -8,6 +8,7 @@ The logits of the ordinal heads are ln P(y = k) = ln(P(y > k - 1) - P(y > k)).
     probabilities, PAA 2023 (CORN).
 [4] Zhang et al., Quantifying facial age by posterior of age comparisons, BMVC 2017.
 [5] Berg, Oskarsson and O'Connor, Deep ordinal regression with label diversity, ICPR 2020.
+[6] Chen et al., Using Ranking-CNN for age estimation, CVPR 2017.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agelens.errors import InputError
 from agelens.label_distribution import AgeBins
+from agelens.networks.adaptive_heads import EmbeddingHead, MarginHead, WidthsHead
 from agelens.networks.age_network import AgeHead, AgeNetwork, Head
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
 from agelens.networks.cascade_head import CascadeHead
+from agelens.networks.mixture_heads import AnchoredHead, BridgeHead, ForestHead
+from agelens.networks.ranking_cnn import FEATURES
 from agelens.networks.scoring_head import RawOutputs, RegressionHead, ScoringHead
 from agelens.networks.stagewise_head import StagewiseHead
 from agelens.objectives.diversity import Codings, random_codings
@@ -38,6 +43,7 @@ __all__ = [
     "DistributionHead",
     "HeadedNetwork",
     "OrdinalHead",
+    "RankingHead",
     "age_network",
     "as_distribution",
 ]
@@ -126,6 +132,49 @@ class ConditionalHead(OrdinalHead):
         return F.logsigmoid(raw).cumsum(dim=1).exp()
 
 
+class RankingHead(OrdinalHead):
+    """K - 1 binary networks, each with a hidden layer of its own; the estimate counts the votes ([6]).
+
+    In [6] every network is separate: ``separate`` on the features of the backbone ``ranking-cnn``, of which
+    each reads its own eight. The economical form shares the backbone.
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages.
+        width: Units of each hidden layer.
+        separate: Whether each network has features of its own.
+    Raises:
+        InputError: ``separate`` with other features than 8 a network.
+    """
+
+    kind: ClassVar[str] = "ranking"
+
+    def __init__(
+        self, num_features: int, age_bins: AgeBins, *, width: Codings = 16, separate: bool = False
+    ) -> None:
+        ScoringHead.__init__(self, num_features, age_bins)
+        self._settings = {"width": width, "separate": separate}
+        tasks = len(age_bins) - 1
+        if separate and num_features != FEATURES * tasks:
+            raise InputError(
+                f"{tasks} separate networks have {FEATURES * tasks} features, not {num_features}: the "
+                "backbone ranking-cnn has those of the ages 0-100"
+            )
+        self.hidden = nn.Conv1d(
+            num_features, tasks * width, 1, groups=tasks if separate else 1
+        )  # over one place: grouped linear layers
+        self.linear = nn.Conv1d(tasks * width, tasks, 1, groups=tasks)
+
+    def settings(self) -> dict[str, Any]:
+        """Units of each hidden layer; whether each network has features of its own."""
+        return dict(self._settings)
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Logits (B, K - 1)."""
+        scores: Tensor = self.linear(torch.relu(self.hidden(features[:, :, None])))
+        return scores[:, :, 0]
+
+
 class ComparisonsHead(ScoringHead):
     """K - 1 comparisons with references, and a posterior over the K bins made of them ([4])."""
 
@@ -204,8 +253,15 @@ HEADS: dict[str, Callable[..., Head]] = {
     "ordinal": OrdinalHead,
     "coral": CoralHead,
     "corn": ConditionalHead,
+    "ranking": RankingHead,
     "comparisons": ComparisonsHead,
     "codings": CodingsHead,
+    "embedding": EmbeddingHead,
+    "margin": MarginHead,
+    "widths": WidthsHead,
+    "anchored": AnchoredHead,
+    "bridge": BridgeHead,
+    "forest": ForestHead,
     "stagewise": StagewiseHead,
     "cascade": CascadeHead,
 }

@@ -72,6 +72,14 @@ class ScoringHead(Head):
         assert outputs.logits is not None
         return torch.softmax(outputs.logits.float(), dim=1) @ self.ages
 
+    def observe(self, raw: Tensor, ages: Tensor) -> None:
+        """See a training batch after its step, to change what the head keeps (buffers); default: nothing.
+
+        Args:
+            raw: (B, …) scores that it was trained on, without a gradient.
+            ages: (B,) labelled years.
+        """
+
     def forward(self, features: Tensor) -> RawOutputs:
         """Score (B, C) features, in float32 behind the linear layers."""
         raw = self.raw(features).float()

@@ -8,6 +8,7 @@ entry point ``agelens.objectives``.
 from __future__ import annotations
 
 from agelens.errors import PluginError
+from agelens.objectives.adaptive import aldl, avdl, pml
 from agelens.objectives.cascade import c3ae
 from agelens.objectives.contract import Objective
 from agelens.objectives.distribution import (
@@ -20,7 +21,9 @@ from agelens.objectives.distribution import (
     unimodal_concentrated,
 )
 from agelens.objectives.diversity import label_diversity
+from agelens.objectives.mixture import bridgenet, drf
 from agelens.objectives.ordinal import coral, corn, megaage_posterior, or_cnn
+from agelens.objectives.probabilistic import poe
 from agelens.objectives.regression import l1, l2
 from agelens.plugins import resolve
 
@@ -41,6 +44,14 @@ OBJECTIVES: dict[str, Objective] = {
     "corn": Objective(corn, head="corn"),
     "megaage-posterior": Objective(megaage_posterior, head="comparisons"),
     "label-diversity": Objective(label_diversity, head="codings"),
+    "poe": Objective(poe, head="embedding"),
+    "pml": Objective(pml, head="margin"),
+    "avdl": Objective(avdl),
+    "aldl": Objective(aldl, head="widths"),
+    "ranking-cnn": Objective(or_cnn, head="ranking"),
+    "arn": Objective(l2, head="anchored"),
+    "drf": Objective(drf, head="forest"),
+    "bridgenet": Objective(bridgenet, head="bridge"),
     "ssr-net": Objective(l1, head="stagewise"),
     "c3ae": Objective(c3ae, head="cascade"),
 }

@@ -18,11 +18,12 @@ Positive = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 """A setting that must not be negative."""
 
-CONTEXT = ("counts", "deviations")
+CONTEXT = ("counts", "deviations", "features")
 """Arguments that are data, not settings, passed to a loss that has them:
 
 - ``counts`` (K,): number of training images of each age bin;
-- ``deviations`` (B,): deviation of each label, years; NaN where the label has none.
+- ``deviations`` (B,): deviation of each label, years; NaN where the label has none;
+- ``features`` (B, C): what the head has read, without a gradient.
 """
 
 
@@ -44,7 +45,8 @@ class Objective:
             the settings that a recipe may replace, with the paper's values as defaults, but for those of
             :data:`CONTEXT`, which are data.
         head: A name of ``networks.heads.HEADS``, or a class with that interface. Settings that loss and head
-            name alike are one setting.
+            name alike are one setting. What an objective keeps from step to step is a persistent buffer of
+            the head, changed by its ``observe`` after each step; the loss sees it among the scores.
     """
 
     loss: Callable[..., Tensor]

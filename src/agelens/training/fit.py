@@ -255,6 +255,7 @@ class _Trainer:
             self.optimizer.step()
             self._average(epoch * self.steps + step)
             with torch.no_grad():
+                self.stage.stepped(self.plain, outputs, batch)
                 scored = self.stage.score(self.plain, outputs, batch)
             for name, value in (*parts.items(), *scored.items()):
                 sums[name] = sums.get(name, 0.0) + float(value.detach())

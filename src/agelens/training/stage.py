@@ -117,8 +117,8 @@ class Stage(ABC):
     """One network to train.
 
     The loop calls ``ready``, ``look`` and ``to`` once, then ``network``; in each epoch ``begin`` and
-    ``order``, in each step ``inputs``, the network, ``loss`` and ``score``; after each epoch ``validate``;
-    at the end ``result``, ``validate`` and ``describe``.
+    ``order``, in each step ``inputs``, the network, ``loss``, ``stepped`` and ``score``; after each epoch
+    ``validate``; at the end ``result``, ``validate`` and ``describe``.
     """
 
     recipe: Recipe
@@ -248,6 +248,9 @@ class Stage(ABC):
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Compute ``loss`` and its parts from the network's outputs and their batch, each ()."""
+
+    def stepped(self, network: Any, outputs: Any, batch: Batch) -> None:  # noqa: B027
+        """Change what the network keeps besides its weights, after each step; without a gradient."""
 
     def score(self, network: Any, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Figures of a training batch for the log besides the losses.
