@@ -180,7 +180,7 @@ def test_each_binary_network_has_a_hidden_layer_of_its_own() -> None:
 def test_separate_networks_share_nothing() -> None:
     torch.manual_seed(0)
     backbone = RankingCNN(3).eval()
-    head = RankingHead(24, AgeBins(20, 23), width=2, separate=True)
+    head = RankingHead(24, AgeBins(20, 23), width=8, separate=True)
     head.raw(backbone(torch.randn(2, 3, 32, 32)))[:, 1].sum().backward()
     convolutions = [layer for layer in backbone.layers if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == 3

@@ -1,8 +1,8 @@
 """The compact networks that small age networks are compared with: MobileNet, DenseNet and OR-CNN's.
 
 MobileNet and DenseNet, at 64 px, end in 32 features, so a linear layer behind them is their papers' last
-one. Layers are those of the published comparison ([1], Sec. 4): MobileNet of width α, 20 channels, 32 features; DenseNet of growth 12
-without bottleneck, 128, then 32 features.
+one. Layers are those of the published comparison ([1], Sec. 4): MobileNet of width α, 20 channels, 32
+features; DenseNet of growth 12 without bottleneck, 128, then 32 features.
 
 [1] Yang et al., SSR-Net: a compact soft stagewise regression network for age estimation, IJCAI 2018.
 [2] Howard et al., MobileNets: efficient convolutional neural networks for mobile vision applications, 2017.

@@ -175,11 +175,11 @@ class ForestHead(ScoringHead):
         draw = torch.Generator().manual_seed(seed)
         nodes = torch.randint(units, (trees * (leaves - 1),), generator=draw)
         self.register_buffer("nodes", nodes, persistent=False)
-        lefts, rights = torch.zeros(leaves - 1, leaves), torch.zeros(leaves - 1, leaves)
+        lefts, rights = torch.zeros(leaves, leaves - 1), torch.zeros(leaves, leaves - 1)
         for leaf in range(leaves):
             node = leaf + leaves  # children of n are 2n and 2n + 1, the root is 1
             while node > 1:
-                (rights if node % 2 else lefts)[node // 2 - 1, leaf] = 1.0
+                (rights if node % 2 else lefts)[leaf, node // 2 - 1] = 1.0
                 node //= 2
         self.register_buffer("lefts", lefts, persistent=False)
         self.register_buffer("rights", rights, persistent=False)
@@ -197,7 +197,9 @@ class ForestHead(ScoringHead):
     def raw(self, features: Tensor) -> Tensor:
         """Ln P(leaf), means in years, ln variances (B, T, 3, L)."""
         splits = self.linear(features).float()[:, self.nodes].unflatten(1, (self._settings["trees"], -1))
-        paths = F.logsigmoid(splits) @ self.lefts + F.logsigmoid(-splits) @ self.rights
+        # Sums, not products of matrices, which mixed precision would round.
+        paths = (F.logsigmoid(splits)[:, :, None] * self.lefts).sum(dim=3)
+        paths = paths + (F.logsigmoid(-splits)[:, :, None] * self.rights).sum(dim=3)
         means, log_variances = self.means.expand_as(paths), self.log_variances.expand_as(paths)
         return torch.stack((paths, means, log_variances), dim=2)
 

@@ -29,11 +29,12 @@ def divergences(means: Tensor, log_variances: Tensor) -> Tensor:
     Returns:
         (B, B) in nats.
     """
-    variances, precisions = log_variances.exp(), (-log_variances).exp()
-    ratios = variances @ precisions.T
-    squares = (means**2) @ precisions.T - 2 * means @ (means * precisions).T + (means**2 * precisions).sum(1)
-    one_way = ratios + squares - means.shape[1]
-    return (one_way + one_way.T) / 2
+    # Sums, not products of matrices, which mixed precision would round before they cancel.
+    apart = means[:, None] - means
+    ratios = log_variances[:, None] - log_variances
+    precisions = (-log_variances).exp()
+    squares = apart**2 * (precisions[:, None] + precisions)
+    return (2 * (ratios.cosh() - 1) + squares).sum(dim=2) / 2
 
 
 def ordinal_triplets(apart: Tensor, ages: Tensor, margin: float) -> Tensor:
