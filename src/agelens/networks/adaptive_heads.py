@@ -97,8 +97,8 @@ class MarginHead(ScoringHead):
     def raw(self, features: Tensor) -> Tensor:
         """Logits, centres in years, ln deviations (B, 3K)."""
         logits: Tensor = self.linear(features)
-        margins = torch.cat((self.centres, self.log_deviations)).expand(len(logits), -1)
-        return torch.cat((logits.float(), margins), dim=1)
+        margins = [values.expand_as(logits) for values in (self.centres, self.log_deviations)]
+        return torch.cat((logits.float(), *margins), dim=1)
 
     def logits(self, raw: Tensor) -> Tensor:
         """The logits (B, K)."""
@@ -145,7 +145,7 @@ class WidthsHead(ScoringHead):
     def raw(self, features: Tensor) -> Tensor:
         """Logits, then the deviations in years (B, 2K)."""
         logits: Tensor = self.linear(features)
-        return torch.cat((logits.float(), self.widths.expand(len(logits), -1)), dim=1)
+        return torch.cat((logits.float(), self.widths.expand_as(logits)), dim=1)
 
     def logits(self, raw: Tensor) -> Tensor:
         """The logits (B, K)."""

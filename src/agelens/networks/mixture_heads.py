@@ -81,6 +81,7 @@ class BridgeHead(RegressionHead):
     kind: ClassVar[str] = "bridge"
     rule: ClassVar[str] = "Σ g_i(x) r_i(x), clipped to the bins"
     centres: Tensor
+    outside: Tensor
 
     def __init__(self, num_features: int, age_bins: AgeBins, *, depth: Depth = 3) -> None:
         super().__init__(num_features, age_bins)
@@ -90,6 +91,10 @@ class BridgeHead(RegressionHead):
         self.edges = nn.Linear(num_features, 4 * (leaves - 1))
         centres = torch.linspace(age_bins.minimum, age_bins.maximum, leaves)
         self.register_buffer("centres", centres, persistent=False)
+        outside = torch.zeros(leaves - 1, 4)  # bridges that lead beyond the youngest and the oldest node
+        for level in range(1, depth):
+            outside[2**level - 1, 0] = outside[2 ** (level + 1) - 2, 3] = -1e4
+        self.register_buffer("outside", outside, persistent=False)
 
     def settings(self) -> dict[str, Any]:
         """The depth of the tree."""
@@ -102,10 +107,8 @@ class BridgeHead(RegressionHead):
         first = 1
         for _ in range(1, self.depth):
             nodes = shares.shape[1]
-            level = edges[:, first : first + nodes]
-            outside = torch.zeros_like(level[:1])
-            outside[:, 0, 0] = outside[:, -1, 3] = -1e4
-            mass = shares[:, :, None] * torch.softmax(level + outside, dim=2)
+            level = (edges + self.outside)[:, first : first + nodes]
+            mass = shares[:, :, None] * torch.softmax(level, dim=2)
             left = mass[:, :, 1] + F.pad(mass[:, :-1, 3], (1, 0))
             right = mass[:, :, 2] + F.pad(mass[:, 1:, 0], (0, 1))
             shares = torch.stack((left, right), dim=2).flatten(1)
