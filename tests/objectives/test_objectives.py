@@ -49,7 +49,7 @@ def _scores(objective: str) -> Tensor:
         "anchored": (rows,),
         "bridge": (rows, 6),
         "forest": (rows, 2, 3, 4),
-        "embedding": (rows, 2 * 3 + 50 * k),
+        "embedding": (rows, 2 * 3 + 4 * k),
         "margin": (rows, 3 * k),
         "widths": (rows, 2 * k),
     }
@@ -64,7 +64,7 @@ def _scores(objective: str) -> Tensor:
 def _settings(objective: str) -> dict[str, Any]:
     if objective == "avdl":  # its search is tried in test_adaptive
         return {"change": 0.0, "features": torch.ones(len(AGES), 2, dtype=torch.float64)}
-    return {"classes": 4} if objective == "label-diversity" else {}
+    return {"label-diversity": {"classes": 4}, "poe": {"samples": 4}}.get(objective, {})
 
 
 # --- plain loops, a row at a time
