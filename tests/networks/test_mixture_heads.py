@@ -171,7 +171,7 @@ def test_each_binary_network_has_a_hidden_layer_of_its_own() -> None:
     raw = head.raw(features)
     hidden = torch.relu(features @ head.hidden.weight[:, :, 0].T + head.hidden.bias).reshape(4, 3, 5)
     for task in range(3):
-        by_hand = hidden[:, task] @ head.linear.weight[task, :, 0] + head.linear.bias[task]
+        by_hand = hidden[:, task] @ head.votes.weight[task, :, 0] + head.votes.bias[task]
         torch.testing.assert_close(raw[:, task], by_hand)
     votes = (raw > 0).sum(dim=1)
     torch.testing.assert_close(head.decode(head(features)).age, 20.0 + votes)
@@ -184,7 +184,7 @@ def test_separate_networks_share_nothing() -> None:
     head.raw(backbone(torch.randn(2, 3, 32, 32)))[:, 1].sum().backward()
     convolutions = [layer for layer in backbone.layers if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == 3
-    for layer in [*convolutions, head.hidden, head.linear]:
+    for layer in [*convolutions, head.hidden, head.votes]:
         assert layer.weight.grad is not None
         touched = layer.weight.grad.flatten(1).abs().sum(dim=1).reshape(3, -1).sum(dim=1) > 0
         assert touched.tolist() == [False, True, False]

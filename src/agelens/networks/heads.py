@@ -163,7 +163,7 @@ class RankingHead(OrdinalHead):
         self.hidden = nn.Conv1d(
             num_features, tasks * width, 1, groups=tasks if separate else 1
         )  # over one place: grouped linear layers
-        self.linear = nn.Conv1d(tasks * width, tasks, 1, groups=tasks)
+        self.votes = nn.Conv1d(tasks * width, tasks, 1, groups=tasks)
 
     def settings(self) -> dict[str, Any]:
         """Units of each hidden layer; whether each network has features of its own."""
@@ -171,7 +171,7 @@ class RankingHead(OrdinalHead):
 
     def raw(self, features: Tensor) -> Tensor:
         """Logits (B, K - 1)."""
-        scores: Tensor = self.linear(torch.relu(self.hidden(features[:, :, None])))
+        scores: Tensor = self.votes(torch.relu(self.hidden(features[:, :, None])))
         return scores[:, :, 0]
 
 

@@ -59,7 +59,7 @@ class AnchoredHead(RegressionHead):
     def years(self, features: Tensor) -> Tensor:
         """Ages (B,) of (B, C) features, unclipped."""
         shares = torch.softmax(self.assignment(features).float(), dim=1)
-        regressed = (shares * self.linear(features).float()).sum(dim=1)
+        regressed: Tensor = (shares * self.linear(features).float()).sum(dim=1)
         return regressed * (self.age_bins.maximum - self.age_bins.minimum) + self.age_bins.minimum
 
 

@@ -48,7 +48,7 @@ def aldl(scores: Tensor, ages: Tensor, bin_ages: Tensor) -> Tensor:
         ValueError: Shapes disagree.
     """
     check_scores(scores, ages, bin_ages, fewer=-len(bin_ages))
-    logits, of_ages = scores.split(len(bin_ages), dim=1)
+    logits, of_ages = scores.chunk(2, dim=1)
     widths = of_ages.gather(1, age_index(ages, bin_ages)[:, None])[:, 0]
     return _divergence(logits, gaussians(ages, widths, bin_ages))
 
@@ -176,7 +176,7 @@ def pml(
         ValueError: Shapes disagree.
     """
     check_scores(scores, ages, bin_ages, fewer=-2 * len(bin_ages))
-    logits, centres, widths = scores.split(len(bin_ages), dim=1)
+    logits, centres, widths = scores.chunk(3, dim=1)
     labelled = age_index(ages, bin_ages)[:, None]
     own = ordinal_margins(
         centres.gather(1, labelled)[:, 0], widths.gather(1, labelled)[:, 0].exp(), bin_ages, scale
