@@ -52,7 +52,7 @@ def drf(scores: Tensor, ages: Tensor, bin_ages: Tensor) -> Tensor:
 
 
 def memberships(ages: Tensor, bin_ages: Tensor, parts: int) -> Tensor:
-    """How much an age belongs to each of M overlapping ranges: 1 at the centre, 0 at the next centres.
+    """Membership of an age in each of M overlapping ranges: 1 at the centre, 0 at the next centres.
 
     Args:
         ages: (B,) years, clamped to the bins.
