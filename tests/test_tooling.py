@@ -43,3 +43,30 @@ def test_what_judges_the_code_is_pinned(name: str) -> None:
     declared = PYPROJECT["build-system"]["requires"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
     (requirement,) = [text for text in declared if re.match(rf"{name}\b(?!-)", text)]
     assert re.fullmatch(rf"{name}(~=|==)[\d.]+", requirement)
+
+
+LOCKED = {"ci": ("train", "report", "opencv", "serve", "heic", "dev"), "serve": ("serve", "opencv", "heic")}
+LEFT_OUT = {"agelens", "torch", "torchvision"}  # which build of torch fits depends on the machine
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_the_lock_has_every_requirement_in_an_allowed_version_with_hashes(name: str) -> None:
+    requirements = pytest.importorskip("packaging.requirements", reason="versions are compared by packaging")
+    text = (PROJECT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    locked: dict[str, list[str]] = {}
+    for line in lines:
+        pinned, *hashes = line.split("--hash=")
+        assert hashes, pinned
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", digest) for digest in hashes), pinned
+        requirement = requirements.Requirement(pinned.strip())
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", pinned
+        locked.setdefault(requirement.name.lower().replace("_", "-"), []).append(pin.version)
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    declared = [*PYPROJECT["project"]["dependencies"], *(text for e in LOCKED[name] for text in extras[e])]
+    for text in declared:
+        requirement = requirements.Requirement(text)
+        if requirement.name not in LEFT_OUT:
+            versions = locked[requirement.name.lower()]
+            assert all(requirement.specifier.contains(version) for version in versions), (text, versions)
