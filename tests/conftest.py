@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -230,3 +233,15 @@ def reader_folder(
     (made / "crops" / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (made / "other.csv").write_text("\n".join(other) + "\n", encoding="utf-8")
     return made
+
+
+@pytest.fixture(scope="session")
+def mutations() -> ModuleType:
+    """``scripts/check_mutations.py``, which damages images."""
+    spec = importlib.util.spec_from_file_location("check_mutations", PROJECT / "scripts/check_mutations.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # which its dataclasses ask for
+    spec.loader.exec_module(module)
+    return module

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -200,21 +202,18 @@ def test_senders_who_leave_are_no_errors(
         assert [line for line in running.log if line["level"] in {"error", "critical"}] == []
 
 
-def test_libtiff_writes_into_the_log_as_json(serving: Callable[..., Any], until: Callable[..., None]) -> None:
-    """It prints errors to descriptor 2 by itself, one for each line of a damaged image."""
-    stream = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 300), np.uint8)
-    Image.fromarray(pixels).save(stream, "TIFF", compression="tiff_adobe_deflate")
-    tiff = bytearray(stream.getvalue())
-    tiff[2000:9000] = bytes(7000)
-    head = HEAD.replace(
-        b"image/jpeg", b"image/tiff"
-    ) + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(tiff)
-    with serving() as running:
-        status, document = running.exchange(head + bytes(tiff))
-        assert (status, document["type"]) == (422, "urn:agelens:problem:unreadable-image")
-        until(lambda: any(line.get("request_id") == document["request_id"] for line in running.log))
-        until(lambda: any(line.get("source") == "stderr" for line in running.log))
+def test_what_is_written_past_python_is_logged_as_json() -> None:
+    """Libraries print to descriptor 2 by themselves."""
+    code = (
+        "import os\n"
+        "from agelens.serve.logs import json_logs\n"
+        "with json_logs():\n"
+        "    os.write(2, b'a decoder: \\x1b[31m bad code word\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["source"]) == ("warning", "stderr")
+    assert line["event"] == "a decoder: [31m bad code word"
 
 
 def test_stuck_workers_are_told(

@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import threading
-import warnings
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
+from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
 from agelens.reading import IMAGE_BYTES
@@ -133,6 +133,25 @@ def load_image(
         UnreadableImageError: Missing, no permission, a folder, empty, truncated, not an image, or no pixels.
         InputError: An object that is no image, or an array of another layout; the message has the wanted one.
     """
+    with quiet_pillow():
+        return _load(source, max_pixels, channels, reduce_above)
+
+
+def decoding_cost(content: bytes) -> float:
+    """Estimate from its header what decoding an image would cost: see `agelens.faces.decoding_cost.cost`.
+
+    Returns:
+        Millions of pixels of a plain JPEG; 0 if it cannot be opened.
+    """
+    try:
+        handle = io.BytesIO(content)
+        with quiet_pillow(), _opened(handle, "image", _formats(content[:64], "image")) as picture:
+            return cost(picture, handle)
+    except ImageError:
+        return 0.0
+
+
+def _load(source: Source, max_pixels: int, channels: Channels, reduce_above: int) -> LoadedImage:
     if isinstance(source, np.ndarray):
         array = _from_array(source, max_pixels)
         return _loaded(array if channels == "rgb" else np.ascontiguousarray(array[:, :, ::-1]))
@@ -152,20 +171,6 @@ def load_image(
     if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
         raise InputError(f"{_form(source)}; an image is {_FORMS}")
     return _from_stream(source, "image", max_pixels, reduce_above)
-
-
-def decoding_cost(content: bytes) -> float:
-    """Estimate from its header what decoding an image would cost: see `agelens.faces.decoding_cost.cost`.
-
-    Returns:
-        Millions of pixels of a plain JPEG; 0 if it cannot be opened.
-    """
-    try:
-        handle = io.BytesIO(content)
-        with _opened(handle, "image", _formats(content[:64], "image")) as picture:
-            return cost(picture, handle)
-    except ImageError:
-        return 0.0
 
 
 def _loaded(pixels: NDArray[np.uint8]) -> LoadedImage:
@@ -232,8 +237,7 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int
 def _opened(handle: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Image:
     """Open an image; nothing is decoded yet."""
     try:
-        # Pillow's own limit is one global number; ours is checked below. Its warnings are about details.
-        with _opening, warnings.catch_warnings(action="ignore"):
+        with _opening:  # Pillow's own limit is one global number; ours is checked below
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 return Image.open(handle, formats=formats)
@@ -301,6 +305,8 @@ def _with_end(handle: BinaryIO, size: tuple[int, int]) -> NDArray[np.uint8] | No
 
 def _decoded(picture: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
     _check_size(picture.width, picture.height, name, max_pixels)
+    if picture.format == "TIFF":
+        silence_libtiff()
     try:
         picture.load()
         return rgb_pixels(picture, _orientation(picture))

@@ -80,7 +80,7 @@ def log_to(stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
 
 @contextlib.contextmanager
 def json_logs(level: int = logging.INFO) -> Iterator[None]:
-    """Log to stderr, and log what else is written there: libtiff, for one, writes text past Python.
+    """Log to stderr, and log what else is written there: some libraries write past Python.
 
     Meanwhile descriptor 2 is a pipe. A few lines a second of what comes out of it are logged, each cut short;
     the others are counted. Afterwards stderr is as before.

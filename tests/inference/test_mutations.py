@@ -1,0 +1,122 @@
+"""Damaged images of every format get one answer each: a sample of ``scripts/check_mutations.py``."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from agelens import AgeEstimator
+from agelens.apps.cli import app
+from agelens.errors import UnreadableImageError
+from agelens.faces.decoder_messages import quiet_pillow
+from agelens.faces.image import read_image
+
+
+@pytest.fixture(scope="module")
+def images(mutations: ModuleType) -> list[Any]:
+    """180 of them."""
+    return list(mutations.Images(1, 0, 180))
+
+
+def test_images_are_damaged_as_their_seed_says(mutations: ModuleType, images: list[Any]) -> None:
+    whole = mutations.pictures()
+    assert {image.form for image in images} == set(whole)
+    assert {image.kind for image in images} == set(mutations.KINDS)
+    assert sum(image.content == whole[image.form] for image in images) < 10
+    again, other = mutations.damaged(7, 1, whole), mutations.damaged(7, 2, whole)
+    assert again == images[7] != other
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "none"])
+def test_python_answers_each(
+    mutations: ModuleType, images: list[Any], small_model: Path, detector: str, capfd: Any, caplog: Any
+) -> None:
+    chosen = images[::4] if detector == "mtcnn" else images
+    contents = [image.content for image in chosen]
+    photos = list(AgeEstimator(small_model, detector=detector).estimate_many(contents))
+    assert [photo.source for photo in photos] == contents
+    outcomes = Counter(map(mutations.outcome_of, photos))
+    assert outcomes.keys() <= {
+        *("ages", "no face", "ages, with a remark", "no face, with a remark"),
+        *("UnreadableImageError", "ImageTooLargeError"),
+    }
+    assert 0.2 < outcomes["UnreadableImageError"] / len(photos) < 0.9
+    assert (capfd.readouterr().err, caplog.records) == ("", [])
+
+
+def test_the_command_line_answers_each(
+    mutations: ModuleType, images: list[Any], small_model: Path, tmp_path: Path, capfd: Any
+) -> None:
+    for image in images[:120]:
+        (tmp_path / image.name).write_bytes(image.content)
+    arguments = ["--format", "jsonl", "--model", str(small_model), "--detector", "none"]
+    done = CliRunner().invoke(app, ["predict", str(tmp_path), *arguments])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [image.name for image in images[:120]]
+    assert mutations.rows_wrong([Path(row["path"]).name for row in rows], names) == []
+    assert all((row["error"] is None) == bool(row["faces"]) for row in rows)
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert capfd.readouterr().err == ""
+
+
+def test_rows_are_counted(mutations: ModuleType) -> None:
+    assert mutations.rows_wrong(["a", "b", "b", "d"], ["a", "b", "c"]) == [
+        "b: 2 rows",
+        "c: 0 rows",
+        "d: 1 rows",
+    ]
+
+
+def damaged_tiffs() -> list[bytes]:
+    """One that libtiff complains of to stderr, one that Pillow warns of, and one that Pillow logs."""
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 300), np.uint8)
+    Image.fromarray(pixels).save(stream, "TIFF", compression="tiff_adobe_deflate")
+    tiff = bytearray(stream.getvalue())
+    tiff[2000:9000] = bytes(7000)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "TIFF", description="x" * 100)
+    content = stream.getvalue()
+    entry = content.index((270).to_bytes(2, "little") + (2).to_bytes(2, "little"))
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(stream, "TIFF")
+    colours = stream.getvalue()
+    samples = colours.index((277).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    return [
+        bytes(tiff),
+        content[: entry + 4] + (2**20).to_bytes(4, "little") + content[entry + 8 :],
+        colours[: samples + 8] + b"\x7f" + colours[samples + 9 :],
+    ]
+
+
+def test_decoders_say_nothing_on_stderr(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    complained, warned, logged = damaged_tiffs()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for content in (complained, logged):
+            with pytest.raises(UnreadableImageError):
+                read_image(content)
+        assert read_image(warned).shape == (60, 300, 3)
+        before, level = list(warnings.filters), logging.getLogger("PIL").level
+        with quiet_pillow():
+            with quiet_pillow():
+                pass
+            assert warnings.filters != before
+        assert warnings.filters == before
+    assert (caught, caplog.records) == ([], [])
+    assert capfd.readouterr().err == ""
+    assert logging.getLogger("PIL").level == level
