@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from agelens.data.predictions import read_predictions
 from agelens.errors import AgelensError, ModelFileError
 from agelens.evaluation.published import read_published
 from agelens.model_file import open_model_file
-from agelens.reading import SETTINGS_BYTES, parse_json, parse_toml, read_bytes, read_text
+from agelens.reading import SETTINGS_BYTES, parse_json, parse_toml, read_at_most, read_bytes, read_text
 from agelens.stored_arrays import read_arrays
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -177,3 +178,15 @@ def test_arrays_that_ask_for_too_much(monkeypatch, tmp_path: Path, content: byte
 def test_arrays_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it holds no b"):
         read_arrays(arrays_file(tmp_path / "a.npz", header("(1,)") + b"1"), ("b",))
+
+
+def test_a_limit_takes_no_memory_that_the_file_does_not_need(tmp_path: Path) -> None:
+    path = tmp_path / "small.bin"
+    path.write_bytes(b"x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        assert read_bytes(path, 2**31) == b"x" * 3_000_000
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert read_at_most(io.BytesIO(b"abcdef"), 4) == b"abcd"

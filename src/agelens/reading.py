@@ -27,6 +27,7 @@ __all__ = [
     "open_table",
     "parse_json",
     "parse_toml",
+    "read_at_most",
     "read_bytes",
     "read_json",
     "read_text",
@@ -39,6 +40,8 @@ IMAGE_BYTES = 2**30
 
 TABLE_BYTES = 2**30
 """Largest table, or list of lines."""
+
+_PART = 2**20
 
 JSON_BYTES = 2**24
 """Largest JSON file."""
@@ -95,10 +98,20 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         OSError: As :func:`open_regular`.
     """
     with open_regular(path, most) as handle:
-        content = handle.read(most + 1)
+        content = read_at_most(handle, most + 1)
     if len(content) > most:  # it grew
         raise _too_large(len(content), path, most)
     return content
+
+
+def read_at_most(stream: BinaryIO, most: int) -> bytes:
+    """Read a stream to its end, or ``most`` bytes of it, with no more memory than what there is needs."""
+    parts: list[bytes] = []
+    left = most
+    while left and (part := stream.read(min(left, _PART))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def read_text(

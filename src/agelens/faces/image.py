@@ -17,7 +17,7 @@ from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingEx
 from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
-from agelens.reading import IMAGE_BYTES
+from agelens.reading import IMAGE_BYTES, read_at_most
 
 __all__ = [
     "MAX_PIXELS",
@@ -208,9 +208,10 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int
     if seekable is not None and seekable() and stream.tell() == 0:
         handle = stream
     else:
-        content: object = stream.read(IMAGE_BYTES + 1)  # a pipe need not end
-        if not isinstance(content, bytes):
-            raise InputError(f"{_form(stream)} that reads {type(content).__name__}; an image is {_FORMS}")
+        first: object = stream.read(64)
+        if not isinstance(first, bytes):
+            raise InputError(f"{_form(stream)} that reads {type(first).__name__}; an image is {_FORMS}")
+        content = first + read_at_most(stream, IMAGE_BYTES + 1 - len(first))  # a pipe need not end
         if len(content) > IMAGE_BYTES:
             raise UnreadableImageError(name, f"has more than {IMAGE_BYTES} bytes")
         handle = io.BytesIO(content)

@@ -13,7 +13,7 @@ import typer
 
 from agelens.apps.command import command, fail, output
 from agelens.errors import InputError
-from agelens.reading import IMAGE_BYTES
+from agelens.reading import IMAGE_BYTES, read_at_most
 
 if TYPE_CHECKING:
     from agelens.faces.image import Source
@@ -170,7 +170,7 @@ def _sources(paths: list[str]) -> tuple[list[Source], list[PassedOver]]:
 
 def _piped() -> bytes:
     """The image on stdin."""
-    content = sys.stdin.buffer.read(IMAGE_BYTES + 1)
+    content = read_at_most(sys.stdin.buffer, IMAGE_BYTES + 1)
     if len(content) > IMAGE_BYTES:
         raise InputError(f"-: stdin has more than {IMAGE_BYTES} bytes, no image")
     return content
