@@ -96,3 +96,20 @@ def test_a_tile_of_an_image_may_reach_a_little_beyond_it(monkeypatch: pytest.Mon
         UnreadableImageError, match="tiles of 4096 x 4096 pixels, for an image of 3000 x 3000"
     ):
         read_image(tiled_tiff(3000, 4096))
+
+
+def gif(canvas: tuple[int, int]) -> bytes:
+    """A frame of 200 x 200 on a canvas (GIF89a, 18)."""
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((200, 200)).save(stream, "GIF")
+    content = stream.getvalue()
+    return content[:6] + struct.pack("<HH", *canvas) + content[10:]
+
+
+def test_a_gif_of_a_small_frame_on_a_large_canvas_is_refused() -> None:
+    assert read_image(gif((200, 200))).shape == (200, 200, 3)
+    assert read_image(gif((2000, 2000))).shape == (2000, 2000, 3)
+    with pytest.raises(
+        UnreadableImageError, match="a canvas of 64968 x 200 pixels, for a frame of 200 x 200"
+    ):
+        read_image(gif((64968, 200)))

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -558,3 +559,13 @@ def test_addresses_are_refused_with_a_way(address):
 def test_a_device_is_refused():
     with pytest.raises(UnreadableImageError, match="/dev/zero: is a device, not an image"):
         read_image("/dev/zero")
+
+
+def test_signalling_nans_are_black_without_a_warning() -> None:
+    bits = np.full((8, 8), 0x7F800001, np.uint32)
+    bits[0] = np.float32(0.5).view(np.uint32)
+    content = encoded(Image.fromarray(bits.view(np.float32)), "TIFF")
+    with warnings.catch_warnings(action="error"):
+        image = read_image(content)
+    assert image[0].min() == image[0].max() == 128
+    assert image[1:].max() == 0

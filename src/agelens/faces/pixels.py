@@ -99,7 +99,8 @@ def _on_white(strip: Image.Image) -> NDArray[np.uint8]:
 
 def _finite(strip: Image.Image) -> NDArray[np.float64]:
     """The values of a strip; 0 for those that are no number or infinite."""
-    return np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=0.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=0.0, neginf=0.0)
 
 
 def _range(picture: Image.Image) -> tuple[float, float]:
