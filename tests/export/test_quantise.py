@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -86,6 +87,19 @@ def test_smaller_files_say_nearly_the_same(
     assert facts["from"] == AgeEstimator(model).card.digest != card.digest
     assert facts["mae_after"] == round(done.mae_after, 4)
     assert facts.get("calibration_images") == (20 if form == "int8" else None)
+
+
+def test_labels_that_are_bands_count_by_their_distance(model: Path, manifest: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(manifest)
+    exact = compress(model, manifest, tmp_path / "exact.onnx", form="float16")
+    rows["age_low"] = rows["age_high"] = rows.pop("age")  # a band of one age is that age
+    narrow = manifest.with_name("narrow.csv")
+    rows.to_csv(narrow, index=False)
+    one = compress(model, narrow, tmp_path / "one.onnx", form="float16")
+    assert (one.mae_before, one.mae_after) == pytest.approx((exact.mae_before, exact.mae_after), abs=1e-5)
+    rows["age_low"], rows["age_high"] = 0, 120
+    rows.to_csv(narrow, index=False)
+    assert compress(model, narrow, tmp_path / "all.onnx", form="float16").mae_after == 0
 
 
 def test_weights_and_activations_are_eight_bits(model: Path, manifest: Path, tmp_path: Path) -> None:

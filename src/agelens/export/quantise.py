@@ -39,7 +39,7 @@ from agelens.errors import InputError, ModelFileError, SplitError
 from agelens.export.onnx_graph import store_as_half, weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.files import write_atomically
-from agelens.metrics import mae
+from agelens.metrics import band_distance, mae
 from agelens.model_file import ModelCard
 from agelens.training.transforms import resize_crops
 
@@ -59,7 +59,7 @@ class Compressed:
         card: Of the new file.
         bytes_before, bytes_after: Of the files.
         images: How many crops both were judged on.
-        mae_before, mae_after: Years.
+        mae_before, mae_after: Years; a label that is a band counts by the distance to it.
         largest_change: Of one estimate, years.
     """
 
@@ -125,7 +125,7 @@ def compress(
     judged = load_crops(rows[splits == split], cache=False)
     before = _ages(Path(model).read_bytes(), judged, wanted.size, model)
     after = _ages(graph.SerializeToString(), judged, wanted.size, out)
-    errors = float(mae(before, judged.ages)), float(mae(after, judged.ages))
+    errors = _error(before, judged), _error(after, judged)
     facts: dict[str, Any] = {
         "form": form,
         "from": card.digest,
@@ -233,6 +233,13 @@ def _blocks(crops: CropSet, size: int, batch: int = _BATCH) -> Iterator[NDArray[
     for start in range(0, len(crops), batch):
         block = torch.from_numpy(crops.crops(slice(start, start + batch)))
         yield resize_crops(block, size).numpy()
+
+
+def _error(estimates: NDArray[np.float64], crops: CropSet) -> float:
+    """Mean absolute error, years; of bands, the mean distance to them."""
+    if crops.bounds is None:
+        return float(mae(estimates, crops.ages))
+    return band_distance(estimates, *crops.bounds.T)
 
 
 def _ages(content: bytes, crops: CropSet, size: int, path: str | Path) -> NDArray[np.float64]:

@@ -59,6 +59,11 @@ _FAIRFACE_TERMS = (
     "from ImageNet weights (Apache-2.0)"
 )
 
+_FAIRFACE_TAUGHT_TERMS = (
+    "any use, with attribution: trained on FairFace (CC BY 4.0, Kärkkäinen and Joo, WACV 2021), "
+    "taught by a network that starts from ImageNet weights (Apache-2.0)"
+)
+
 MODELS = {
     "resnet10-tiny-lrn-utkface": ShippedModel(
         "resnet10-tiny-lrn-utkface.onnx",
@@ -99,6 +104,16 @@ MODELS = {
         "efficientnet-lite0-fairface.onnx",
         use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
         terms=_FAIRFACE_TERMS,
+    ),
+    "student-strided-fairface": ShippedModel(
+        "student-strided-fairface.onnx",
+        use="for any use, tiny: 0.11 M weights, taught by efficientnet-lite0-fairface on the same faces",
+        terms=_FAIRFACE_TAUGHT_TERMS,
+    ),
+    "student-strided-fairface-int8": ShippedModel(
+        "student-strided-fairface-int8.onnx",
+        use="the same in 8 bits, as accurate: the smallest for any use",
+        terms=_FAIRFACE_TAUGHT_TERMS,
     ),
 }
 """The shipped models by name: one entry adds a model."""
