@@ -305,7 +305,7 @@ def test_an_unforeseen_error_is_a_problem_and_the_service_lives_on(
         raise RuntimeError("the sky falls")
 
     with monkeypatch.context() as patched:
-        patched.setattr("agelens.serve.batching.read_image", fail)
+        patched.setattr("agelens.serve.batching.decode", fail)
         failed = service.post("/v1/estimate", content=grey(1), headers=JPEG)
         document = problem(failed, 500, "internal")
         assert "sky" not in failed.text

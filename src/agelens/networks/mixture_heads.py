@@ -201,8 +201,9 @@ class ForestHead(ScoringHead):
         """Ln P(leaf), means in years, ln variances (B, T, 3, L)."""
         splits = self.linear(features).float()[:, self.nodes].unflatten(1, (self._settings["trees"], -1))
         # Sums, not products of matrices, which mixed precision would round.
-        paths = (F.logsigmoid(splits)[:, :, None] * self.lefts).sum(dim=3)
-        paths = paths + (F.logsigmoid(-splits)[:, :, None] * self.rights).sum(dim=3)
+        # Softplus: the graph of a log-sigmoid is log(sigmoid), -inf at a sure split, which times 0 is NaN.
+        paths = -(F.softplus(-splits)[:, :, None] * self.lefts).sum(dim=3)
+        paths = paths - (F.softplus(splits)[:, :, None] * self.rights).sum(dim=3)
         means, log_variances = self.means.expand_as(paths), self.log_variances.expand_as(paths)
         return torch.stack((paths, means, log_variances), dim=2)
 
