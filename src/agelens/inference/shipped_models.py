@@ -105,6 +105,11 @@ MODELS = {
         use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
         terms=_FAIRFACE_TERMS,
     ),
+    "efficientnet-lite0-fairface-refined": ShippedModel(
+        "efficientnet-lite0-fairface-refined.onnx",
+        use="for any use, its second generation: more accurate on FairFace, 128 px, slower",
+        terms=_FAIRFACE_TERMS,
+    ),
     "student-strided-fairface": ShippedModel(
         "student-strided-fairface.onnx",
         use="for any use, tiny: 0.11 M weights, taught by efficientnet-lite0-fairface on the same faces",
