@@ -246,6 +246,7 @@ def test_every_shipped_model_estimates(name: str, portrait: Path) -> None:
     assert estimator.card.licence
     open_to_all = "-fairface" in name
     assert ("any use, with attribution" if open_to_all else "non-commercial") in MODELS[name].terms
+    assert estimator.card.licence["permits"] == ("attribution" if open_to_all else "research")
     (face,) = estimator.estimate(portrait)
     assert 20 < face.age < 50
     low, high = face.interval(0.9)
