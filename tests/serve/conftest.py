@@ -96,8 +96,10 @@ class Running:
     @staticmethod
     def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
         received = b""
-        while chunk := connection.recv(65536):
-            received += chunk
+        # A service that closes on what it has not read resets the connection, behind its answer.
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(65536):
+                received += chunk
         head, _, body = received.partition(b"\r\n\r\n")
         assert MEDIA_TYPE.encode() in head, received
         return int(head.split()[1]), json.loads(body)
