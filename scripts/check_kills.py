@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import importlib
 import io
 import json
 import os
@@ -282,7 +283,7 @@ def _become(arguments: tuple[str, ...], folder: Path, writer: int) -> None:
         for stream in (1, 2):
             os.dup2(writer, stream)
         os.close(writer)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False)) for n in (1, 2))
         sys.argv = ["agelens", *arguments]
         from agelens.__main__ import main as agelens
 
@@ -301,6 +302,21 @@ def _become(arguments: tuple[str, ...], folder: Path, writer: int) -> None:
         os._exit(code)
 
 
+_LOADED = (
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "pandas",
+    "timm",
+    "agelens.apps.cli",
+    "agelens.data.prepare",
+    "agelens.experiments.folds",
+    "agelens.experiments.leaderboard",
+    "agelens.experiments.sweep",
+    "agelens.reports.leaderboard",
+)
+
+
 def _load() -> None:
     """Import what the commands import, so that a fork begins with its work."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -309,21 +325,10 @@ def _load() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import accelerate  # noqa: F401
-    import onnx  # noqa: F401
-    import onnxscript  # noqa: F401
-    import pandas  # noqa: F401
-    import timm  # noqa: F401
-
-    import agelens.apps.cli
-    import agelens.data.prepare
-    import agelens.experiments.folds
-    import agelens.experiments.leaderboard
-    import agelens.experiments.sweep
-    import agelens.reports.leaderboard  # noqa: F401
-
+    for name in _LOADED:
+        importlib.import_module(name)
     with contextlib.suppress(ImportError):
-        import torch.utils.tensorboard
+        importlib.import_module("torch.utils.tensorboard")
 
 
 # --- what is left

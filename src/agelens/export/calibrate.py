@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.calibration import LEVEL_GRID, Calibration, conformal_levels, conformal_scores
 from agelens.data.crops import CropSet, load_crops
@@ -23,6 +22,7 @@ from agelens.export.degraded import degraded
 from agelens.export.shift_fit import Faces, fit_shift
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.appearance import crop_appearance
+from agelens.faces.crops import resize_aligned
 from agelens.files import write_atomically
 from agelens.inference.shipped_models import model_path, open_model
 from agelens.label_distribution import AgeBins
@@ -141,20 +141,13 @@ def _answered(
             block = np.stack(
                 [degraded(crop, np.random.default_rng([1, start + i])) for i, crop in enumerate(block)]
             )
-        images = np.stack([_resized(crop, size) for crop in block])
+        images = np.stack([resize_aligned(crop, size) for crop in block])
         (distribution,) = session.run(["distribution"], {"images": images})
         distributions.append(distribution.astype(np.float64))
         appearances.append(crop_appearance(images))
     ages = crops.ages.astype(np.float64)
     bounds = np.stack([ages, ages], axis=1) if crops.bounds is None else crops.bounds.astype(np.float64)
     return Faces(np.concatenate(distributions), np.concatenate(appearances), ages, bounds)
-
-
-def _resized(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A crop as `AgeEstimator` resizes aligned images."""
-    if len(crop) == size:
-        return crop
-    return np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _fitted(groups: Sequence[Faces], card: ModelCard, split: str) -> Calibration:

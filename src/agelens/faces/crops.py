@@ -162,6 +162,11 @@ def _resized(image: NDArray[np.uint8], size: int) -> Crop:
     height, width = image.shape[:2]
     if height != width:
         raise InputError(f"{NOT_SQUARE}; this image is {width} x {height} pixels")
-    if height != size:
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    return Crop(image, None, "aligned", (width, height))
+    return Crop(resize_aligned(image, size), None, "aligned", (width, height))
+
+
+def resize_aligned(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Bring an aligned image (H, H, 3) to the side of a model's input: (size, size, 3)."""
+    if len(image) == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))

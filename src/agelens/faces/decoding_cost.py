@@ -2,7 +2,7 @@
 
 The number of pixels does not tell. A progressive JPEG may pass over its image thousands of times, each time
 with a few bytes; a TIFF may keep a small image in one tile of gigabytes; a GIF may put a small frame on a
-canvas of 65,535 pixels squared.
+canvas of 65,535 pixels squared, and a TIFF have strips for a few of its rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COSTS = {"AVIF": 10.0, "HEIF": 10.0}
 
 _MAX_PADDING = 1.25  # times the image's own pixels that one tile of a TIFF may have
 _SMALL_TILE = 2**22  # pixels that a tile may have whatever the image's size
-_MAX_CANVAS = 16  # times its first frame's pixels that the canvas of a GIF may have
+_MAX_EMPTY = 16  # times the pixels that a file has data for that its image may have
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 
 _JPEG = {"JPEG", "MPO"}
@@ -50,15 +50,10 @@ def refusal(picture: Image.Image, stream: BinaryIO) -> str | None:
             return (
                 f"has tiles of {width} x {length} pixels, for an image of {picture.width} x {picture.height}"
             )
-    if picture.format == "GIF":
-        frame = [part[1] for part in getattr(picture, "tile", ()) if part[1] is not None]
-        left, top, right, bottom = frame[0] if frame else (0, 0, *picture.size)
-        most = max(_SMALL_TILE, _MAX_CANVAS * (right - left) * (bottom - top))
-        if picture.width * picture.height > most:
-            return (
-                f"has a canvas of {picture.width} x {picture.height} pixels, for a frame of "
-                f"{right - left} x {bottom - top}"
-            )
+    parts = [part[1] for part in getattr(picture, "tile", ()) if part[1] is not None]
+    held = sum((right - left) * (bottom - top) for left, top, right, bottom in parts)
+    if parts and picture.width * picture.height > max(_SMALL_TILE, _MAX_EMPTY * held):
+        return f"is of {picture.width} x {picture.height} pixels, and its file has data for {held} of them"
     return None
 
 
