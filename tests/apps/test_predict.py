@@ -247,6 +247,36 @@ def test_a_killed_run_goes_on(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_module_is_loaded_ends_without_a_traceback(
+    portrait: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    code = f"""
+import os, sys
+class Finder:  # a signal comes in the middle of onnxruntime's import, which turns it into an ImportError
+    def find_spec(self, name, path, target=None):
+        if name == "onnxruntime.capi.onnxruntime_pybind11_state":
+            try:
+                os.kill(os.getpid(), {int(number)})
+                for _ in range(1000): pass
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed")
+sys.meta_path.insert(0, Finder())
+from agelens.__main__ import main
+main()
+"""
+    out = tmp_path / "ages.csv"
+    process = subprocess.run(
+        [sys.executable, "-c", code, "predict", portrait, "--out", out],
+        capture_output=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (process.returncode, process.stderr) == (130, b"interrupted; no file was written\n")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay", [0.05, 0.3, "writing"])
 def test_a_signal_ends_without_a_traceback_or_a_file(
     small_model: Path, portrait: Path, tmp_path: Path, number: signal.Signals, delay: float | str

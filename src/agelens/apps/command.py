@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 import typer
@@ -22,6 +23,9 @@ __all__ = ["app", "command", "fail", "output", "print_table"]
 
 # Control characters of file names, which a terminal would obey.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
+
+# Seconds until a signal that came while a module was loaded is sent again.
+_LOADING = 0.01
 
 app = typer.Typer(
     name="agelens",
@@ -74,8 +78,8 @@ def _interruptible(sigterm: bool) -> Iterator[None]:
     previous = {}
     if threading.current_thread() is threading.main_thread():
         wanted = {
-            signal.SIGINT: signal.default_int_handler,
-            signal.SIGTERM: signal.default_int_handler if sigterm else signal.SIG_DFL,
+            signal.SIGINT: _interrupt,
+            signal.SIGTERM: _interrupt if sigterm else signal.SIG_DFL,
         }
         for number, new in wanted.items():
             if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
@@ -86,6 +90,28 @@ def _interruptible(sigterm: bool) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; while a module is being loaded, as soon as it is.
+
+    An extension module that is interrupted on its way in tells so by an ImportError, and stays half-loaded.
+    """
+    while frame is not None and frame.f_code.co_filename != __file__:  # what the command calls
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(_LOADING, _send, (number,))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _send(number: int) -> None:
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def fail(message: str, code: int) -> None:
