@@ -29,7 +29,7 @@ from agelens.losses import annealed, hint_error
 from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage, distillation_settings
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
-from agelens.networks.guided import GuidedStudent
+from agelens.networks.guided import GuidedStudent, HintSource
 from agelens.networks.pvp import PermutationNetwork
 from agelens.networks.stored import load_network
 from agelens.training.provenance import named_without_folders, teacher_facts, with_teachers
@@ -660,6 +660,32 @@ def test_cards_name_runs_without_their_folders() -> None:
     assert cleaned["method"]["settings"]["ranker_run"] == "third"
     assert cleaned["network"]["start"] == "c"
     assert table["method"]["settings"]["teachers"] == ["some/where/first", "second"]
+
+
+def test_a_classifier_gives_hints_in_the_rankers_place(whole: Run, manifest: Path, tmp_path: Path) -> None:
+    classifier = whole.stage("classifier") / "network.safetensors"
+    settings = [*STRIDED, *distillation_settings([], ranker=classifier), "method.settings.lambda_2=0"]
+    settings += [
+        "method.settings.stages=['hint','student']",
+        "method.settings.lambda_1=0.5",
+        "train.epochs=1",
+    ]
+    settings += ["method.settings.label=1", "method.settings.guided_layers=[6,11]", "method.settings.views=0"]
+    run = train(Recipe.load("student-utkface", settings), manifest, tmp_path / "run", cpu=True)
+    teacher, hinted = (load_network(file) for file in (classifier, run.network_file("hint")))
+    images = torch.randn(2, 3, 64, 64)
+    source = HintSource(teacher, 64)
+    expected = [m.shape[1] for m in teacher.backbone.forward_with_maps(images, [5, 9])[1]]
+    assert list(hinted.hint_channels) == expected
+    for mine, theirs in zip(
+        source.maps(images, [5, 9]), teacher.backbone.forward_with_maps(images, [5, 9])[1], strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    first, *_ = _log(run, "hint")
+    assert float(first["loss"]) > 0
+    resnet = AgeNetwork(make_backbone("resnet10-tiny"), AgeHead(256, AgeBins(0, 100), ("ldl",)))
+    with pytest.raises(InputError, match="only a chain of numbered convolutions"):
+        HintSource(resnet, 64)
 
 
 def test_the_recipe_of_a_run_reads_back(whole: Run) -> None:

@@ -163,3 +163,29 @@ def test_the_papers_own_sets_give_sequences(first: int, last: int, length: int) 
     everywhere = SequenceSampler(ages, length, ())  # without the curriculum there are no groups to fill
     assert everywhere.notes == ()
     assert everywhere.epoch(5, np.random.default_rng(0), curriculum=False).shape == (5, length)
+
+
+def test_bands_are_ordered_where_they_do_not_meet() -> None:
+    """A face of a band is in the groups that hold all of it, never beside one whose label meets its own."""
+    random = np.random.default_rng(3)
+    bands = np.array([[0, 2], [3, 9], [10, 19], [20, 29], [30, 39], [40, 49], [50, 59], [60, 69], [70, 130]])
+    bounds = np.concatenate(
+        [bands[random.integers(9, size=300)], np.repeat(random.integers(0, 90, 300), 2).reshape(-1, 2)]
+    )
+    bounds = bounds.astype(np.float32)
+    ages = np.where(bounds[:, 0] == bounds[:, 1], bounds[:, 0], np.nan).astype(np.float32)
+    groups = [(low, min(high, 100)) for low, high in bands.tolist()]
+    sampler = SequenceSampler(ages, 8, groups, 0.5, bounds)
+    across, within = np.split(sampler.epoch(80, random), 2)
+    assert (bounds[across, 1][:, :-1] < bounds[across, 0][:, 1:]).all()
+    assert np.isnan(ages[across]).any()
+    assert not np.isnan(ages[within]).any()
+    assert (np.diff(ages[within], axis=1) > 0).all()
+    told = SequenceSampler(ages, 8, inter=0.5, bounds=bounds).notes  # no group of the paper holds 10 to 19
+    outside = sum(((bounds[:, 0] == low) & (bounds[:, 1] == low + 9)).sum() for low in (10, 30, 40, 50, 60))
+    assert f"{outside} faces are in no sequence: no age group holds the whole of their band" in told[-1]
+    banded = np.isnan(ages)
+    with pytest.raises(InputError, match="an inner-group sequence needs 8 different ages"):
+        SequenceSampler(ages[banded], 8, groups, 0.5, bounds[banded])
+    with pytest.raises(InputError, match="a sequence needs 10 different ages"):
+        SequenceSampler(ages[banded], 10, groups, 1.0, bounds[banded])

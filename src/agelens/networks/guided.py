@@ -17,7 +17,7 @@ from agelens.networks.chain import Chain, ChainBackbone
 from agelens.networks.students import StridedStudent
 from agelens.networks.zca import Whitened
 
-__all__ = ["GuidedOutputs", "GuidedStudent"]
+__all__ = ["GuidedOutputs", "GuidedStudent", "HintSource"]
 
 
 class GuidedOutputs(NamedTuple):
@@ -119,6 +119,28 @@ class GuidedStudent(nn.Module):
         inner = backbone.backbone if isinstance(backbone, Whitened) else backbone
         top: Any = inner.top if isinstance(inner, ChainBackbone) else inner.gdconv
         return [*behind, top, self.student.head]
+
+
+class HintSource(nn.Module):
+    """An age network in the ranker's place: a control that learned ages, not orders (ours).
+
+    Args:
+        network: Its backbone is a chain, whitened or not, such as a classifier's.
+        input_size: Side of the images it was trained on, pixels.
+    Raises:
+        InputError: The backbone has no numbered convolutions.
+    """
+
+    def __init__(self, network: AgeNetwork, input_size: int) -> None:
+        super().__init__()
+        backbone = network.backbone
+        self.whitening = backbone.whitening if isinstance(backbone, Whitened) else None
+        self.chain = chain_of(network)
+        self.input_size = input_size
+
+    def maps(self, images: Tensor, numbers: list[int]) -> list[Tensor]:
+        """Compute the hints: the maps after convolutions (1 = the first) of faces (B, 3, S, S)."""
+        return self.chain.maps(images if self.whitening is None else self.whitening(images), numbers)
 
 
 def chain_of(student: AgeNetwork) -> Chain:

@@ -16,8 +16,9 @@ from agelens.data.crops import CropSet
 from agelens.errors import InputError, RunError
 from agelens.losses import hint_error
 from agelens.methods.ordinal_dark.stage import OrdinalDarkStage, width_of
+from agelens.networks.age_network import AgeNetwork
 from agelens.networks.chain import normal_weights
-from agelens.networks.guided import GuidedStudent
+from agelens.networks.guided import GuidedStudent, HintSource
 from agelens.networks.pvp import PermutationNetwork
 from agelens.networks.stored import load_network
 from agelens.training.run import locate_network
@@ -34,24 +35,30 @@ class GuidedStage(OrdinalDarkStage):
     """Common part of the student's two stages: the ranker and its hints."""
 
     start: Mapping[str, Tensor] | None = None
-    ranker: PermutationNetwork | None = field(default=None, init=False, repr=False)
+    ranker: PermutationNetwork | HintSource | None = field(default=None, init=False, repr=False)
 
     def to(self, device: torch.device) -> None:
         """Move the ranker."""
         if self.ranker is not None:
             self.ranker.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def frozen_ranker(self, finished: Finished) -> PermutationNetwork:
-        """Fetch the ranker that gives hints: of ``settings.ranker_run``, or of this run.
+    def frozen_ranker(self, finished: Finished) -> PermutationNetwork | HintSource:
+        """Fetch the network that gives hints: of ``settings.ranker_run``, or this run's ranker.
 
         Raises:
             InputError: There is none, or its input has another size than the student's.
-            RunError: ``ranker_run`` is no run, or has no ranker.
+            RunError: ``ranker_run`` is no run, or has neither a ranker nor an age network that is a chain.
         """
+        ranker: Any
         if self.settings.ranker_run:
-            _, file = locate_network(self.settings.ranker_run, "ranker")
+            run, file = locate_network(self.settings.ranker_run, "ranker")
             ranker = load_network(file)
-            if not isinstance(ranker, PermutationNetwork):
+            if isinstance(ranker, AgeNetwork):
+                try:
+                    ranker = HintSource(ranker, run.recipe.network.input_size)
+                except InputError as error:
+                    raise RunError(file, "holds no ranker, nor a chain of numbered convolutions") from error
+            if not isinstance(ranker, PermutationNetwork | HintSource):
                 raise RunError(file, "holds no ranker")
         elif "ranker" in self.settings.stages:
             ranker = finished("ranker")
@@ -64,10 +71,10 @@ class GuidedStage(OrdinalDarkStage):
         if size != self.recipe.network.input_size:
             raise InputError(f"the ranker sees {size} px, the student {self.recipe.network.input_size}")
         ranker.eval().requires_grad_(False)
-        frozen: PermutationNetwork = ranker
+        frozen: PermutationNetwork | HintSource = ranker
         return frozen
 
-    def _hint_channels(self, ranker: PermutationNetwork | None) -> list[int]:
+    def _hint_channels(self, ranker: PermutationNetwork | HintSource | None) -> list[int]:
         if ranker is None:
             return []
         return [ranker.chain.channels(number) for number in self.settings.hint_layers]

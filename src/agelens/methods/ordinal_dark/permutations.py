@@ -113,13 +113,17 @@ class SequenceSampler:
     by group, for the groups overlap. The paper does not say how a face is drawn within a group: uniformly
     among the images whose age is still free.
 
+    Bands (ours) order faces too: two are in order where their bands do not meet. A face with a band is in the
+    groups that hold all of it, and in inter-group sequences only.
+
     Attributes:
-        ages: (N,) years; faces of the same whole year have one age.
+        ages: (N,) years; faces of the same whole year have one age; NaN for a band.
         length: n.
         groups: Age groups, both ends inside; ages above the last belong to the last. None: faces are drawn
             from the whole set. A group without images gives no face (the paper's own sets do not fill all:
             MORPH 2 begins at 16), one of fewer than n ages no inner-group sequence; ``notes`` tells.
         inter: Share of inter-group sequences; 1 : 8 in the paper.
+        bounds: (N, 2) both ends of the labels in years, the age twice; None: all are ages.
         notes: What the ages cannot fill, a line each.
     Raises:
         InputError: No group has the n ages that an inner-group sequence needs; or all groups together have
@@ -130,9 +134,11 @@ class SequenceSampler:
     length: int = 8
     groups: Sequence[tuple[int, int]] = AGE_GROUPS
     inter: float = 1 / 9
-    _years: NDArray[np.int64] = field(init=False, repr=False)
+    bounds: NDArray[np.float32] | None = None
+    _low: NDArray[np.int64] = field(init=False, repr=False)
+    _high: NDArray[np.int64] = field(init=False, repr=False)
     _members: list[NDArray[np.int64]] = field(init=False, repr=False)
-    _inner: list[int] = field(init=False, repr=False)
+    _inner: list[NDArray[np.int64]] = field(init=False, repr=False)
     _counts: list[int] = field(init=False, repr=False)
     notes: tuple[str, ...] = field(init=False, default=(), repr=False)
 
@@ -142,28 +148,34 @@ class SequenceSampler:
         for low, high in self.groups:
             if not 0 <= low <= high:
                 raise InputError(f"[{low}, {high}] is not an age group")
-        self._years = np.floor(self.ages).astype(np.int64)
+        bounds = np.stack([self.ages, self.ages], axis=1) if self.bounds is None else self.bounds
+        self._low, self._high = np.floor(bounds).astype(np.int64).T
         self._members, self._inner, self._counts = [], [], []
         if self.groups:
             self._fill_groups()
-        reached = self._years[np.concatenate(self._members)] if self.groups else self._years
-        if len(np.unique(reached)) < self.length:
+        reached = np.concatenate(self._members) if self.groups else np.arange(len(self._low))
+        if self._disjoint(reached) < self.length:
             raise InputError(f"a sequence needs {self.length} different ages; there are too few")
 
     def _fill_groups(self) -> None:
         """Sort the images into the groups that have any, and tell of the others."""
-        clipped = np.minimum(self._years, max(high for _, high in self.groups))
+        top = max(high for _, high in self.groups)
+        lowest, highest = np.minimum(self._low, top), np.minimum(self._high, top)
         found = [
-            (low, high, np.flatnonzero((clipped >= low) & (clipped <= high))) for low, high in self.groups
+            (low, high, np.flatnonzero((lowest >= low) & (highest <= high))) for low, high in self.groups
         ]
         filled = [group for group in found if len(group[2])]
         self._members = [members for _, _, members in filled]
-        self._counts = [len(np.unique(self._years[members])) for members in self._members]
-        self._inner = [number for number, count in enumerate(self._counts) if count >= self.length]
+        self._counts = [self._disjoint(members) for members in self._members]
+        of_an_age = [members[self._low[members] == self._high[members]] for members in self._members]
+        ages = [self._disjoint(members) for members in of_an_age]
+        self._inner = [
+            members for members, count in zip(of_an_age, ages, strict=True) if count >= self.length
+        ]
         empty = [f"[{low}, {high}]" for low, high, members in found if not len(members)]
         short = [
             f"[{low}, {high}] ({count})"
-            for (low, high, _), count in zip(filled, self._counts, strict=True)
+            for (low, high, _), count in zip(filled, ages, strict=True)
             if count < self.length
         ]
         if not filled:
@@ -177,7 +189,22 @@ class SequenceSampler:
             notes.append(
                 f"groups with fewer than {self.length} ages give no inner-group sequence: {', '.join(short)}"
             )
+        outside = len(self._low) - len(np.unique(np.concatenate(self._members)))
+        if outside and self.bounds is not None:
+            notes.append(
+                f"{outside} faces are in no sequence: no age group holds the whole of their band; "
+                "set method.settings.groups to the bands"
+            )
         self.notes = tuple(notes)
+
+    def _disjoint(self, images: NDArray[np.int64]) -> int:
+        """The most of these images that one sequence can hold: those whose labels do not meet."""
+        count, end = 0, -1
+        labels = np.unique(np.stack([self._high[images], self._low[images]], axis=1), axis=0)
+        for high, low in labels:  # the earliest end first
+            if low > end:
+                count, end = count + 1, high
+        return count
 
     def epoch(self, count: int, random: np.random.Generator, *, curriculum: bool = True) -> NDArray[np.int64]:
         """Draw the sequences of one epoch.
@@ -191,7 +218,8 @@ class SequenceSampler:
             (count, n) images; each row in age order.
         """
         if not curriculum:
-            return np.stack([self._distinct([None] * self.length, random) for _ in range(count)])
+            whole = np.arange(len(self._low))
+            return np.stack([self._distinct([whole] * self.length, random) for _ in range(count)])
         inter = round(count * self.inter)
         first = [self.inter_group(random) for _ in range(inter)]
         return np.stack(first + [self.inner_group(random) for _ in range(count - inter)])
@@ -205,30 +233,38 @@ class SequenceSampler:
         rounds, rest = divmod(self.length, len(self._members))
         wide = [number for number, count in enumerate(self._counts) if count > rounds]
         extra = random.choice(wide if len(wide) >= rest else len(self._members), rest, replace=False)
-        return self._distinct([*np.tile(np.arange(len(self._members)), rounds), *extra], random)
+        groups = [*np.tile(np.arange(len(self._members)), rounds), *extra]
+        return self._distinct([self._members[group] for group in groups], random)
 
     def inner_group(self, random: np.random.Generator) -> NDArray[np.int64]:
         """Draw one sequence within a group drawn uniformly, (n,) images in age order."""
         return self._distinct([self._inner[random.integers(len(self._inner))]] * self.length, random)
 
-    def _distinct(self, groups: Sequence[int | None], random: np.random.Generator) -> NDArray[np.int64]:
-        """One image of each of these groups (None: of the whole set), all of different ages."""
+    def _distinct(
+        self, choices: Sequence[NDArray[np.int64]], random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """One image of each of these choices, all of different ages."""
         for _ in range(_TRIES):
             images: list[int] = []
-            for group in groups:
-                free = np.arange(len(self._years)) if group is None else self._members[group]
-                taken = self._years[images]
+            for free in choices:
                 image = free[random.integers(len(free))]
-                if self._years[image] in taken:
-                    free = free[~np.isin(self._years[free], taken)]
-                    if not len(free):
+                if self._meets(np.array([image]), images)[0]:
+                    left = free[~self._meets(free, images)]
+                    if not len(left):
                         break
-                    image = free[random.integers(len(free))]
+                    image = left[random.integers(len(left))]
                 images.append(int(image))
             else:
                 row = np.array(images)
-                return row[np.argsort(self._years[row])]
+                return row[np.argsort(self._low[row])]
         raise InputError(f"no {self.length} different ages can be drawn from the groups {self.groups}")
+
+    def _meets(self, images: NDArray[np.int64], taken: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether the label of each image has a year in common with one of those taken; (B,)."""
+        others = np.array(taken, np.int64)
+        starts, ends = self._low[images, None], self._high[images, None]
+        met: NDArray[np.bool_] = np.any((starts <= self._high[others]) & (ends >= self._low[others]), axis=1)
+        return met
 
 
 def _all_units(length: int) -> NDArray[np.uint8]:

@@ -40,7 +40,7 @@ class RankerStage(OrdinalDarkStage):
     every time.
     """
 
-    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent")  # it orders faces by age
+    labels: ClassVar[tuple[str, ...]] = ("exact", "apparent", "band")  # bands that do not meet are in order
     permutations: NDArray[np.int64] = field(init=False, repr=False)
     _sampler: SequenceSampler | None = field(default=None, init=False, repr=False)
     _validation: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
@@ -68,7 +68,7 @@ class RankerStage(OrdinalDarkStage):
         super().look(train, val)
         settings = self.settings
         groups = settings.groups if settings.curriculum else ()
-        self._sampler = SequenceSampler(train.ages, settings.length, groups, settings.inter)
+        self._sampler = SequenceSampler(train.ages, settings.length, groups, settings.inter, train.bounds)
         self._validation = {}
         random = np.random.default_rng(_VALIDATION_SEED)
         notes = [*self._sampler.notes]
@@ -76,21 +76,19 @@ class RankerStage(OrdinalDarkStage):
         drawn: dict[str, NDArray[np.int64]]
         try:
             if not settings.curriculum:
-                sampler = replace(self._sampler, ages=val.ages)
+                sampler = replace(self._sampler, ages=val.ages, bounds=val.bounds)
                 drawn = {"all": sampler.epoch(2 * count, random, curriculum=False)}
             else:
                 kinds = {"inter": 1.0} | ({"inner": 0.0} if settings.inter < 1 else {})
                 samplers = {
-                    kind: replace(self._sampler, ages=val.ages, inter=inter) for kind, inter in kinds.items()
+                    kind: replace(self._sampler, ages=val.ages, bounds=val.bounds, inter=inter)
+                    for kind, inter in kinds.items()
                 }
                 drawn = {kind: sampler.epoch(count, random) for kind, sampler in samplers.items()}
                 notes += [f"validation: {note}" for note in [*samplers.values()][-1].notes]
         except InputError as error:
-            years = np.floor(val.ages)
-            whole = SequenceSampler(
-                val.ages, settings.length, [(int(years.min()), int(years.max()))], inter=0.0
-            )
-            drawn = {"all": whole.epoch(2 * count, random)}
+            whole = SequenceSampler(val.ages, settings.length, (), inter=0.0, bounds=val.bounds)
+            drawn = {"all": whole.epoch(2 * count, random, curriculum=False)}
             notes.append(f"validation sequences are drawn from all ages, not from the groups: {error}")
         for kind, sequences in drawn.items():
             self._validation[kind] = self._shuffled(sequences, random)

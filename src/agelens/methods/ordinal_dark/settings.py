@@ -55,7 +55,8 @@ class OrdinalDarkSettings(BaseModel):
         zca_epsilon: See :func:`fit_patch_zca`.
         initialise: ``normal``: all weights from N(0, 0.02), as the paper, the deviation divided by the root
             of the width; ``own``: as each network does.
-        ranker_run: A finished run whose ranker teaches, in place of this run's.
+        ranker_run: A finished run whose ranker teaches, in place of this run's; or, as a control, one whose
+            age network is a chain of convolutions (a classifier): it then gives the hints.
         teachers: Finished runs, or model files, that teach dark knowledge in place of this run's
             classifier.
         weights: Of the teachers; empty: equal.
