@@ -4,11 +4,11 @@
 Each image is a small photograph in one of the formats, damaged by a generator that its seed and number
 determine: flipped bits, a cut, a splice of two files, or edits of the header (checksums of PNG are mended, so
 that decoders look further). Every image must get exactly one answer, ages or an error of ours, within ten
-seconds; nothing may raise, be logged as a failure or complain on stderr, and no process may need more memory
-than ``--memory``.
+seconds, not counting those when other processes have the processor; nothing may raise, be logged as a failure
+or complain on stderr, and no process may need more memory than ``--memory``.
 
     python scripts/check_mutations.py                         # 500 images through each door
-    python scripts/check_mutations.py --number 10000 --doors api,cli,service
+    python scripts/check_mutations.py --number 10000 --done parts.jsonl        # goes on where it was stopped
     python scripts/check_mutations.py --seed 3 --first 1234 --number 1 --keep damaged   # one again, as a file
 
 The outcomes are counted by door. HEIC takes part where pillow-heif is installed, AVIF where Pillow reads it.
@@ -17,6 +17,7 @@ The outcomes are counted by door. HEIC takes part where pillow-heif is installed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import io
 import json
@@ -40,7 +41,8 @@ from PIL import Image, features
 
 PROJECT = Path(__file__).parents[1]
 PORTRAIT = PROJECT / "examples" / "astronaut.jpg"
-LONGEST = 10.0  # seconds that an image may take
+LONGEST = 10.0  # seconds that an image may take, without those when others have the processor
+_PATIENCE = 60.0  # seconds after which a process hangs, on a busy machine
 _START = 120.0  # seconds that a process may take to begin, on a busy machine
 _FOLDER = 300  # images that one call of the command line gets
 _SIDE = 200  # pixels of the pictures that are damaged
@@ -247,15 +249,45 @@ class Found:
     """What came of the images of one door."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    slowest: tuple[float, str] = (0.0, "")
+    slowest: tuple[float, float, str] = (0.0, 0.0, "")
     peak: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def timed(self, name: str, seconds: float) -> None:
-        """Note how long an image took, or the images until one."""
-        self.slowest = max(self.slowest, (seconds, name))
-        if seconds > LONGEST:
-            self.problems.append(f"{name}: took {seconds:.1f} s")
+    def timed(self, name: str, seconds: float, waited: float) -> None:
+        """Note how long an image took, or those until it; and how much of that it waited: `Clock`."""
+        self.slowest = max(self.slowest, (seconds - waited, seconds, name))
+        if seconds - waited > LONGEST:
+            self.problems.append(f"{name}: took {seconds:.1f} s, {waited:.1f} s of them waiting")
+
+    def add(self, other: Found) -> None:
+        """Add what came of further images."""
+        self.outcomes += other.outcomes
+        self.slowest, self.peak = max(self.slowest, other.slowest), max(self.peak, other.peak)
+        self.problems += other.problems
+
+
+class Clock:
+    """Seconds since it was made, and how many of them a process was ready and others had the processor.
+
+    Args:
+        process: Its number. Where the system does not tell (it is not Linux), it never waits.
+    """
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self.started, self.waited = time.perf_counter(), self._waited()
+
+    def read(self) -> tuple[float, float]:
+        """Both, at most the seconds."""
+        seconds = time.perf_counter() - self.started
+        return seconds, min(seconds, max(0.0, self._waited() - self.waited))
+
+    def _waited(self) -> float:
+        nanoseconds = 0
+        for path in Path(f"/proc/{self.process}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                nanoseconds += int(path.read_text().split()[1])
+        return nanoseconds / 1e9
 
 
 class Child:
@@ -277,7 +309,7 @@ class Child:
                 return
             *whole, unread = (unread + read).split(b"\n")
             yield from (line.decode() for line in whole)
-            patience = LONGEST + 2
+            patience = _PATIENCE
         raise TimeoutError(f"nothing came for {patience:.0f} s")
 
     def end(self, by: signal.Signals | None = None) -> tuple[int, int, list[str]]:
@@ -307,7 +339,7 @@ def through_api(images: Images, detector: str) -> Found:
                     continue
                 answered.append(told["number"])
                 found.outcomes[told["outcome"]] += 1
-                found.timed(images[told["number"]].name, told["seconds"])
+                found.timed(images[told["number"]].name, *told["seconds"])
         except TimeoutError as error:
             problem = str(error)
         code, peak, said = child.end(signal.SIGKILL if problem else None)
@@ -338,13 +370,13 @@ def _inside(seed: int, detector: str, numbers: list[int]) -> None:
         for number in numbers:
             content = images[number].content
             tell(begun=number)
-            begun[number] = time.perf_counter()
+            begun[number] = Clock(os.getpid())
             yield content
-            ended[number] = time.perf_counter()
+            ended[number] = begun[number].read()
 
     estimator = AgeEstimator(detector=detector)
     for number, photo in zip(numbers, estimator.estimate_many(sources()), strict=True):
-        seconds = ended.get(number, time.perf_counter()) - begun[number]  # the last includes its batch
+        seconds = ended.get(number) or begun[number].read()  # the last includes its batch
         tell(number=number, outcome=outcome_of(photo), seconds=seconds)
 
 
@@ -363,42 +395,50 @@ def _faces(number: int, remarks: Iterable[str]) -> str:
 
 
 def through_cli(images: Images, detector: str) -> Found:
-    """``agelens predict FOLDER`` on folders of some hundred files."""
+    """``agelens predict FOLDER`` on folders of some hundred files; on halves of what a hang leaves."""
     found, numbers = Found(), list(images.numbers)
-    for start in range(0, len(numbers), _FOLDER):
+    folders = [numbers[start : start + _FOLDER] for start in range(0, len(numbers), _FOLDER)]
+    while folders:
         with tempfile.TemporaryDirectory() as folder:
-            names = []
-            for image in map(images.__getitem__, numbers[start : start + _FOLDER]):
-                (Path(folder) / image.name).write_bytes(image.content)
-                names.append(image.name)
-            _predict(Path(folder), names, detector, found)
+            named = {images[number].name: number for number in folders.pop(0)}
+            for name, number in named.items():
+                (Path(folder) / name).write_bytes(images[number].content)
+            left = [named[name] for name in _predict(Path(folder), list(named), detector, found)]
+        half = -(-len(left) // 2)
+        folders[:0] = [part for part in (left[:half], left[half:]) if part]
     return found
 
 
-def _predict(folder: Path, names: list[str], detector: str, found: Found) -> None:
+def _predict(folder: Path, names: list[str], detector: str, found: Found) -> list[str]:
+    """Count the rows of a folder's files; give the files without one after a hang, unless it was the only."""
     child = Child("-m", "agelens", "predict", str(folder), "--format", "jsonl", "--detector", detector)
-    rows, problem, last = [], "", 0.0
+    rows, problem, clock = [], "", None
     try:
         for line in child.lines():
             rows.append(json.loads(line))
-            now = time.perf_counter()
-            if last:
-                found.timed(Path(rows[-1]["path"]).name, now - last)
-            last = now
-    except TimeoutError as error:
-        problem = f"after {len(rows)} rows {error}"
+            if clock is not None:  # the first row's time is the start's too
+                found.timed(Path(rows[-1]["path"]).name, *clock.read())
+            clock = Clock(child.process.pid)
+    except (TimeoutError, ValueError) as error:
+        problem = repr(error)
     code, peak, said = child.end(signal.SIGKILL if problem else None)
     found.peak = max(found.peak, peak)
-    if problem:
-        found.problems.append(f"{names[0]} …: {problem}")
     failed = 0
     for row in rows:
         failed += (error := row["error"] is not None and not row["error"].startswith("no face"))
         found.outcomes["error" if error else _faces(len(row["faces"]), row["remarks"])] += 1
-    found.problems += rows_wrong([Path(row["path"]).name for row in rows], names)
+    got = [Path(row["path"]).name for row in rows]
+    left = [name for name in names if name not in set(got)] if problem else []
+    found.problems += rows_wrong(got, [name for name in names if name not in left])
+    if problem:
+        if len(names) == 1 or not left:
+            found.problems.append(f"{names[0]}: {problem}")
+            return []
+        return left
     expected = [r"\d+ photos?: .*"] + [r"\d+ of \d+ images could not be used"] * bool(failed)
     if code != bool(failed) or len(said) != len(expected) or not all(map(re.fullmatch, expected, said)):
         found.problems.append(f"{names[0]} …: exit code {code}, stderr: {' | '.join(said[-12:])}")
+    return []
 
 
 def rows_wrong(got: list[str], wanted: list[str]) -> list[str]:
@@ -417,10 +457,10 @@ def through_service(images: Images, detector: str) -> Found:
     while left:
         child = Child("-m", "agelens", "serve", "--port", "0", "--workers", "1", "--detector", detector)
         port = int(next(child.lines()).rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST + 2)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
         while left:
             image = images[left.pop(0)]
-            started = time.perf_counter()
+            clock = Clock(child.process.pid)
             try:
                 connection.request(
                     "POST", "/v1/estimate", image.content, {"Content-Type": "application/octet-stream"}
@@ -433,7 +473,7 @@ def through_service(images: Images, detector: str) -> Found:
                     break
                 continue
             found.outcomes[outcome] += 1
-            found.timed(image.name, time.perf_counter() - started)
+            found.timed(image.name, *clock.read())
         connection.close()
         code, peak, said = child.end(signal.SIGTERM)
         found.peak = max(found.peak, peak)
@@ -482,20 +522,24 @@ def main() -> int:
     parser.add_argument("--doors", default=",".join(DOORS), help="default: %(default)s")
     parser.add_argument("--detector", default="mtcnn", help="default: %(default)s")
     parser.add_argument("--memory", type=float, default=600, help="MB that a process may need")
+    parser.add_argument("--part", type=int, default=1000, help="images after which processes begin anew")
+    parser.add_argument("--done", type=Path, help="file of the parts that are done, which it goes on from")
     parser.add_argument("--keep", type=Path, help="only write the images to this folder")
     options = parser.parse_args()
     if unknown := set(options.doors.split(",")) - set(DOORS):
         parser.error(f"no door {', '.join(sorted(unknown))}")
-    images = Images(options.seed, options.first, options.number)
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-        for image in images:
+        for image in Images(options.seed, options.first, options.number):
             (options.keep / image.name).write_bytes(image.content)
         return 0
     problems = 0
     for door in options.doors.split(","):
         started = time.monotonic()
-        found = DOORS[door](images, options.detector)
+        found = Found()
+        for first in range(options.first, options.first + options.number, options.part):
+            number = min(options.part, options.first + options.number - first)
+            found.add(part(door, Images(options.seed, first, number), options.detector, options.done))
         if found.peak > options.memory * 1e6:
             found.problems.append(f"{found.peak / 1e6:.0f} MB of memory")
         if found.outcomes.total() != options.number:
@@ -503,14 +547,36 @@ def main() -> int:
         for problem in found.problems:
             print(f"  PROBLEM {door}, seed {options.seed}: {problem}", flush=True)
         counts = ", ".join(f"{outcome}: {count}" for outcome, count in found.outcomes.most_common())
+        took, all_in_all, name = found.slowest
         print(
-            f"{door}: {options.number} images in {time.monotonic() - started:.0f} s; {counts}; "
-            f"slowest {found.slowest[0]:.2f} s ({found.slowest[1]}); {found.peak / 1e6:.0f} MB",
+            f"{door}: {options.number} images in {time.monotonic() - started:.0f} s; {counts}; slowest "
+            f"{took:.2f} s ({name}; {all_in_all:.2f} s with waiting); {found.peak / 1e6:.0f} MB",
             flush=True,
         )
         problems += len(found.problems)
     print(f"{problems} problems", flush=True)
     return bool(problems)
+
+
+def part(door: str, images: Images, detector: str, done: Path | None) -> Found:
+    """What came of images of one door: noted already, or found now and noted.
+
+    Args:
+        door: A key of `DOORS`.
+        images: The images.
+        detector: Name of the detector.
+        done: A file that has a line for each part, if there is one.
+    """
+    key = [door, detector, images.seed, images.numbers.start, images.numbers.stop]
+    for line in done.read_text().splitlines() if done is not None and done.exists() else ():
+        told = json.loads(line)
+        if told.pop("part") == key:
+            return Found(Counter(told["outcomes"]), tuple(told["slowest"]), told["peak"], told["problems"])
+    found = DOORS[door](images, detector)
+    if done is not None:
+        with done.open("a") as stream:
+            stream.write(json.dumps({"part": key, **vars(found)}) + "\n")
+    return found
 
 
 if __name__ == "__main__":

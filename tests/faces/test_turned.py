@@ -7,6 +7,7 @@ import pytest
 
 from agelens.faces.alignment import align_detected
 from agelens.faces.detection import DetectedFace
+from agelens.faces.detectors import ConfidentFaces, SoundFaces
 from agelens.faces.image import read_image
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.turned import detect_turned
@@ -77,3 +78,48 @@ def test_when_a_turned_picture_counts(answers, confidences):
 def test_a_picture_without_a_face_stays_one(mtcnn):
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     assert detect_turned(noise, mtcnn) == []
+
+
+class Reducing:
+    """MTCNN, which notes the sizes of the images that it is asked to make smaller and to search."""
+
+    name = "reducing"
+
+    def __init__(self, mtcnn, reduced, searched):
+        self.mtcnn, self.asked, self.searched = mtcnn, reduced, searched
+
+    def detect(self, image):
+        self.searched.append(image.shape[:2])
+        return self.mtcnn.detect(image)
+
+    def reduced(self, image):
+        self.asked.append(image.shape[:2])
+        smaller, detector = self.mtcnn.reduced(image)
+        return smaller, Reducing(detector, self.asked, self.searched)
+
+
+@pytest.fixture(scope="module")
+def small_search():
+    """The detector, for which an image of more than 600 pixels is large."""
+    return MTCNN(max_side=600)
+
+
+def test_a_large_picture_is_made_smaller_once(small_search):
+    """Without a face, so that it is searched four times."""
+    detector = Reducing(small_search, [], [])
+    found = detect_turned(np.zeros((3000, 200, 3), np.uint8), SoundFaces(ConfidentFaces(detector, 0.1)))
+    assert found == []
+    assert detector.asked == [(3000, 200)]
+    assert detector.searched == [(600, 40), (40, 600), (600, 40), (40, 600)]
+
+
+def test_a_face_in_a_large_turned_picture_is_where_it_is(small_search, portrait):
+    image = np.full((1000, 1200, 3), 128, np.uint8)
+    image[300:812, 500:1012] = read_image(portrait)
+    (upright,) = small_search.detect(image)
+    (found,) = detect_turned(image, small_search)
+    assert (found.box, found.confidence) == (upright.box, upright.confidence)
+    assert np.array_equal(found.landmarks, upright.landmarks)
+    (turned,) = detect_turned(np.ascontiguousarray(np.rot90(image)), small_search)
+    x, y = turned.landmarks.T
+    assert np.abs(np.stack([1200 - y, x], axis=1) - upright.landmarks).max() < 4

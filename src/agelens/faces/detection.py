@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetectedFace", "FaceDetector", "SizedSearch", "check_image", "largest_first"]
+__all__ = ["DetectedFace", "FaceDetector", "ReducingSearch", "SizedSearch", "check_image", "largest_first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,18 @@ class SizedSearch(Protocol):
 
     def smallest_face(self, width: int, height: int) -> float | None:
         """Compute the pixels of the smallest face that is looked for in an image of this size."""
+
+
+@runtime_checkable
+class ReducingSearch(Protocol):
+    """Detector that makes large images smaller before it searches them, and can do that by itself."""
+
+    def reduced(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], FaceDetector]:
+        """Make an image (H, W, 3) as small as it is searched.
+
+        Returns:
+            The smaller image, or the same, and a detector that finds in it, in its pixels, the same faces.
+        """
 
 
 def check_image(image: NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agelens.errors import InputError
-from agelens.faces.detection import DetectedFace, FaceDetector, SizedSearch
+from agelens.faces.detection import DetectedFace, FaceDetector, ReducingSearch, SizedSearch
 from agelens.faces.haar import Haar
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.none import WholeImage
@@ -52,6 +52,11 @@ class ConfidentFaces:
         """Find faces; see `FaceDetector`."""
         return [face for face in self.detector.detect(image) if face.confidence >= self.min_confidence]
 
+    def reduced(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], FaceDetector]:
+        """Make a large image smaller, if the detector can; see `ReducingSearch`."""
+        smaller, detector = _reduced(image, self.detector)
+        return smaller, ConfidentFaces(detector, self.min_confidence)
+
     def smallest_face(self, width: int, height: int) -> float | None:
         """Compute the smallest face that the detector looks for; None if it does not say."""
         return self.detector.smallest_face(width, height) if isinstance(self.detector, SizedSearch) else None
@@ -83,6 +88,11 @@ class SoundFaces:
         """
         return [self._sound(face) for face in self.detector.detect(image)]
 
+    def reduced(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], FaceDetector]:
+        """Make a large image smaller, if the detector can; see `ReducingSearch`."""
+        smaller, detector = _reduced(image, self.detector)
+        return smaller, SoundFaces(detector)
+
     def _sound(self, face: DetectedFace) -> DetectedFace:
         if not (np.isfinite(face.box).all() and face.width > 0 and face.height > 0):
             raise InputError(f"the detector {self.name!r} returned a face whose box is {face.box}")
@@ -93,6 +103,10 @@ class SoundFaces:
             landmarks=face.landmarks if _usable(face.landmarks, 5) else None,
             eyes=face.eyes if _usable(face.eyes, 2) else None,
         )
+
+
+def _reduced(image: NDArray[np.uint8], detector: FaceDetector) -> tuple[NDArray[np.uint8], FaceDetector]:
+    return detector.reduced(image) if isinstance(detector, ReducingSearch) else (image, detector)
 
 
 def _usable(points: NDArray[np.float64] | None, number: int) -> bool:

@@ -17,6 +17,7 @@ from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingEx
 from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
+from agelens.faces.png_rows import lacks_rows
 from agelens.reading import IMAGE_BYTES, read_at_most
 
 __all__ = [
@@ -227,6 +228,8 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int
         remarks: tuple[str, ...] = ()
         try:
             pixels = _decoded(picture, name, max_pixels)
+            if lacks_rows(picture, handle):
+                raise UnreadableImageError(name, "is damaged: its data end before its last row")
         except UnreadableImageError:
             if picture.format != "JPEG" or (ended := _with_end(handle, full_size)) is None:
                 raise

@@ -107,11 +107,7 @@ class MTCNN:
         """Find faces with their landmarks; see `FaceDetector`."""
         check_image(image)
         height, width = image.shape[:2]
-        smallest, shrink = self._search(width, height)
-        picture = Image.fromarray(image)
-        if shrink < 1:
-            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+        picture, smallest = self._searched(image)
         levels = self._pyramid(picture, smallest)
 
         boxes = self._propose(levels)
@@ -129,10 +125,29 @@ class MTCNN:
             ]
         )
 
+    def reduced(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], MTCNN]:
+        """Make a large image smaller; see `ReducingSearch`."""
+        if self._search(image.shape[1], image.shape[0])[1] == 1:
+            return image, self
+        picture, smallest = self._searched(image)
+        detector = object.__new__(MTCNN)  # with the same open networks
+        detector.__dict__.update(self.__dict__, min_face_size=smallest, max_side=None)
+        return np.asarray(picture), detector
+
     def smallest_face(self, width: int, height: int) -> float:
         """Compute the smallest face that is looked for; see `SizedSearch`."""
         smallest, shrink = self._search(width, height)
         return smallest / shrink
+
+    def _searched(self, image: NDArray[np.uint8]) -> tuple[Image.Image, float]:
+        """The image as it is searched, and the smallest face in its pixels."""
+        height, width = image.shape[:2]
+        smallest, shrink = self._search(width, height)
+        picture = Image.fromarray(image)
+        if shrink < 1:
+            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+            picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+        return picture, smallest
 
     def _search(self, width: int, height: int) -> tuple[float, float]:
         """The smallest face in pixels of the image as it is searched, and the scale at which it is."""
@@ -207,6 +222,7 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # a plan of memory for each size of image is kept, and of no use
     network = spell_out_prelu(path.read_bytes())
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 

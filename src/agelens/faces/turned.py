@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agelens.faces.detection import DetectedFace, FaceDetector, largest_first
+from agelens.faces.detection import DetectedFace, FaceDetector, ReducingSearch, largest_first
 
 __all__ = ["detect_turned"]
 
@@ -31,6 +31,14 @@ def detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[Dete
     Returns:
         The faces in pixels of the image as it is given, the largest first.
     """
+    if isinstance(detector, ReducingSearch):  # once, not for each way that it is turned
+        smaller, search = detector.reduced(image)
+        across, down = image.shape[1] / smaller.shape[1], image.shape[0] / smaller.shape[0]
+        return [face.scaled(across, down) for face in _detect_turned(smaller, search)]
+    return _detect_turned(image, detector)
+
+
+def _detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[DetectedFace]:
     faces = detector.detect(image)
     certainty = _certainty(faces)
     if certainty >= _UPRIGHT or (faces and all(face.landmarks is None for face in faces)):
