@@ -120,3 +120,56 @@ def test_decoders_say_nothing_on_stderr(
     assert (caught, caplog.records) == ([], [])
     assert capfd.readouterr().err == ""
     assert logging.getLogger("PIL").level == level
+
+
+class Stalling:
+    """In place of `_predict`: each file has a row, but at the images 3 and 7 nothing comes any more."""
+
+    def __init__(self) -> None:
+        self.folders: list[list[int]] = []
+
+    def __call__(self, folder: Path, names: list[str], detector: str, found: Any) -> list[str]:
+        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+        numbers = [int(name.partition("-")[0]) for name in names]
+        self.folders.append(numbers)
+        stalled = next((place for place, number in enumerate(numbers) if number in {3, 7}), len(names))
+        rows = max(0, stalled - 1) if stalled < len(names) else stalled  # one row waits for its batch
+        found.outcomes["ages"] += rows
+        if stalled < len(names) and len(names) == 1:
+            found.problems.append(f"{numbers[0]}: hangs")
+        return names[rows:] if stalled < len(names) > 1 else []
+
+
+def test_the_command_line_goes_on_after_a_hang(
+    mutations: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalling = Stalling()
+    monkeypatch.setattr(mutations, "_predict", stalling)
+    monkeypatch.setattr(mutations, "_FOLDER", 10)
+    found = mutations.through_cli(mutations.Images(1, 0, 20), "none")
+    assert (found.problems, found.outcomes["ages"]) == (["3: hangs", "7: hangs"], 18)
+    assert stalling.folders[0] == list(range(10))
+    assert stalling.folders[-1] == list(range(10, 20))
+
+
+def test_parts_that_are_done_are_not_done_again(
+    mutations: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def door(images: Any, _detector: str) -> Any:
+        asked.extend(images.numbers)
+        found = mutations.Found(Counter({"ages": 2}), peak=5)
+        found.timed("slow", 21.0, 3.0)
+        return found
+
+    monkeypatch.setitem(mutations.DOORS, "api", door)
+    first, second = mutations.Images(1, 0, 2), mutations.Images(1, 2, 2)
+    done = tmp_path / "parts.jsonl"
+    before = mutations.part("api", first, "none", done)
+    assert before.problems == ["slow: took 21.0 s, 3.0 s of them waiting"]
+    assert vars(mutations.part("api", first, "none", done)) == vars(before)
+    mutations.part("api", second, "none", done)
+    assert asked == [0, 1, 2, 3]
+    before.add(mutations.part("api", second, "none", done))
+    assert (before.outcomes["ages"], before.slowest, before.peak) == (4, (18.0, 21.0, "slow"), 5)
