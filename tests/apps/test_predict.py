@@ -135,9 +135,12 @@ def test_strange_names_are_escaped(predict: Callable[..., tuple[int, str, str]],
 def test_addresses_and_detectors_in_the_commands_words(
     predict: Callable[..., tuple[int, str, str]], portrait: Path
 ) -> None:
-    code, out, _ = predict("https://example.org/a.jpg", "--format", "csv")
-    assert code == 1
-    assert "curl -s ADDRESS | agelens predict -" in rows(out)[0]["error"]
+    code, out, err = predict("https://example.org/a.jpg?size=1")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.endswith("curl -s ADDRESS | agelens predict -\n")
+    code, out, err = predict("data:image/png;base64," + "A" * 90_000, portrait, "--format", "csv")
+    assert (code, len(rows(out)), len(err.splitlines())) == (1, 1, 2)
+    assert len(err) < 400
     assert predict(portrait, "--detector", "yunet")[::2] == (
         2,
         "error: --detector yunet needs --detector-model FILE: its network is not part of agelens\n",

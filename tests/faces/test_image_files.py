@@ -129,3 +129,24 @@ def test_an_empty_folder_is_reported_and_the_others_go_on(folder, tmp_path_facto
     assert found == [folder / "b.jpg"]
     assert [(entry.path, entry.failed) for entry in over] == [(empty, True)]
     assert over[0].reason.startswith("no images in this folder (")
+
+
+def test_addresses_and_patterns_without_a_match_do_not_end_the_search(folder):
+    passed = []
+    picture = "data:image/png;base64," + "A" * 90_000
+    arguments = ["https://example.org/a.jpg?size=1", picture, "*.gif", folder / "b.jpg"]
+    assert list(find_images(arguments, passed.append)) == [folder / "b.jpg"]
+    assert all(entry.failed for entry in passed)
+    address, text, pattern = passed
+    assert address.path == "https://example.org/a.jpg?size=1"
+    assert "curl -s ADDRESS | agelens predict -" in address.reason
+    assert (len(text.path), "base64 -d | agelens predict -" in text.reason) == (61, True)
+    assert pattern[:2] == ("*.gif", "matches no file")
+    with pytest.raises(InputError, match="is an address"):
+        list(find_images(arguments))
+
+
+def test_a_file_whose_name_is_an_address_is_a_file(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "data:1.jpg").touch()
+    assert [path.name for path in find_images(["data:1.jpg"])] == ["data:1.jpg"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 import threading
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
+from agelens.faces.addresses import address_refusal, shortened
 from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
@@ -166,7 +166,8 @@ def _load(source: Source, max_pixels: int, channels: Channels, reduce_above: int
                     raise UnreadableImageError(name, "is a device, not an image")
                 return _from_stream(handle, name, max_pixels, reduce_above)
         except (OSError, ValueError) as error:
-            raise UnreadableImageError(name, _reason(name, error)) from error
+            shown = name if address_refusal(name) is None else shortened(name)
+            raise UnreadableImageError(shown, _reason(name, error)) from error
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
     if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
@@ -193,8 +194,8 @@ def _reason(name: str, error: OSError | ValueError) -> str:
     """Why a path cannot be opened."""
     if isinstance(error, ValueError):  # a name with a zero byte
         return f"cannot be read: {error}"
-    if re.match(r"(https?|ftps?|data):", name, flags=re.IGNORECASE):
-        return "is an address, and agelens opens no connection: curl -s ADDRESS | agelens predict -"
+    if (refused := address_refusal(name)) is not None:
+        return refused
     if isinstance(error, IsADirectoryError):
         return "is a folder, not an image"
     if isinstance(error, FileNotFoundError) and os.path.islink(name):

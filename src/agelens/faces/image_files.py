@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agelens.errors import InputError
+from agelens.faces.addresses import address_refusal, shortened
 
 __all__ = ["SUFFIXES", "PassedOver", "find_images"]
 
@@ -28,12 +29,12 @@ class PassedOver(NamedTuple):
     """A file or folder that `find_images` passed over.
 
     Attributes:
-        path: The file or folder.
+        path: The file, folder or pattern; the beginning of an address.
         reason: Why, to follow the path in a message.
-        failed: Whether the user should expect images there: an unreadable or empty folder.
+        failed: Whether the user should expect images there: an unreadable or empty folder, for one.
     """
 
-    path: Path
+    path: Path | str
     reason: str
     failed: bool
 
@@ -51,37 +52,42 @@ def find_images(
 
     Args:
         paths: Arguments of the user.
-        passed_over: Called for every file of another ending, for what is no regular file, and for folders
-            that cannot be listed or have no images; without it, the latter two raise.
+        passed_over: Called for every file of another ending, for what is no regular file, for folders that
+            cannot be listed or have no images, for patterns that match nothing, and for addresses; without
+            it, all but the first raise.
     Yields:
         Image files.
     Raises:
-        InputError: A pattern that matches nothing; without ``passed_over`` also a folder without images, or
-            one that cannot be listed.
+        InputError: Without ``passed_over``, what it would have been called for, but files of another ending.
     """
-    for path in paths:
-        if os.path.isdir(path):
-            yield from _images_in(Path(path), passed_over)
-        elif not os.path.lexists(path) and glob.has_magic(str(path)):
-            matches = sorted(glob.glob(str(path), recursive=True))
-            if not matches:
-                raise InputError(f"{path}: matches no file")
-            for match in matches:
-                if not os.path.isdir(match):
-                    yield Path(match)
-                elif "**" not in str(path):  # which has found the files of every folder itself
-                    yield from _images_in(Path(match), passed_over)
-        else:
-            yield Path(path)
 
-
-def _images_in(folder: Path, passed_over: Callable[[PassedOver], None] | None) -> Iterator[Path]:
-    def report(path: Path, reason: str, failed: bool) -> None:
+    def report(path: Path | str, reason: str, failed: bool) -> None:
         if passed_over is not None:
             passed_over(PassedOver(path, reason, failed))
         elif failed:
             raise InputError(f"{path}: {reason}")
 
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _images_in(Path(path), report)
+        elif os.path.lexists(path):
+            yield Path(path)
+        elif (refused := address_refusal(str(path))) is not None:
+            report(shortened(str(path)), refused, True)
+        elif glob.has_magic(str(path)):
+            matches = sorted(glob.glob(str(path), recursive=True))
+            if not matches:
+                report(path, "matches no file", True)
+            for match in matches:
+                if not os.path.isdir(match):
+                    yield Path(match)
+                elif "**" not in str(path):  # which has found the files of every folder itself
+                    yield from _images_in(Path(match), report)
+        else:
+            yield Path(path)
+
+
+def _images_in(folder: Path, report: Callable[[Path | str, str, bool], None]) -> Iterator[Path]:
     found = failed = False
     for entry in _entries(folder, set()):
         if isinstance(entry, PassedOver):

@@ -141,7 +141,7 @@ def predict(
         with output(out) as handle:
             write_entries(_texts(task.entries(_shown(sources), workers), tally), form, handle)
     failures = [entry for entry in passed_over if entry.failed]
-    others = [entry.path for entry in passed_over if not entry.failed]
+    others = [Path(entry.path) for entry in passed_over if not entry.failed]
     if tally.photos > 1 or others:
         over = f"; passed over: {endings(others)}" if others else ""
         typer.echo(f"{tally}{over}", err=True)
