@@ -9,6 +9,7 @@ import json
 import math
 import re
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,18 @@ from agelens.label_distribution import AgeBins
 from agelens.protocol_buffer import has_external_data
 from agelens.reading import read_bytes, reason
 
-__all__ = ["FORMAT_VERSION", "ModelCard", "open_model_file"]
+__all__ = ["FORMAT_VERSION", "PROVIDERS", "ModelCard", "open_model_file"]
 
 FORMAT_VERSION = 2
 """The newest format that this agelens reads. It writes 2 for a calibration with a shift, else 1."""
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+"""Providers of onnxruntime by short name; all but the first need another build of it."""
 
 PROBE_SECONDS = 30.0
 """Time in which a network must answer two crops when its file is opened."""
@@ -129,23 +138,25 @@ class ModelCard:
 
 
 def open_model_file(
-    path: str | Path, *, threads: int = 1, content: bytes | None = None
+    path: str | Path, *, threads: int = 1, content: bytes | None = None, provider: str = "cpu"
 ) -> tuple[onnxruntime.InferenceSession, ModelCard]:
-    """Open a model file on the CPU.
+    """Open a model file.
 
     Args:
         path: The file.
         threads: Threads that compute one batch; at most the usable cores.
         content: The bytes of the file, if they were read already; ``path`` is then its name in messages.
+        provider: A key of `PROVIDERS`: the part of onnxruntime that computes.
     Returns:
         The session and the card.
     Raises:
-        InputError: ``threads`` cannot be used.
+        InputError: ``threads`` or ``provider`` cannot be used; nothing else is used in a provider's place.
         ModelFileError: No such file, no ONNX, not one of ours, with weights in another file, or with a
             network that does not answer in time or answers values that are no ages.
         NewerModelError: It was written by a newer agelens.
     """
     path = Path(path)
+    providers = _providers(provider)
     content = _content(path) if content is None else content
     _check_content(content, path)
     options = onnxruntime.SessionOptions()
@@ -155,15 +166,37 @@ def open_model_file(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
     options.log_severity_level = 4  # a defect of the file is reported by our error, once
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that another provider is used is told below
+            session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base of their own
         raise ModelFileError(
             path, f"onnxruntime cannot read it as an ONNX model: {_first_line(error)}"
         ) from error
+    if session.get_providers()[0] != providers[0]:
+        raise InputError(
+            f"provider {provider}: onnxruntime could not start it (a driver or a library is missing?)"
+        )
     card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, path)
     _check_graph(session, card, path)
     _probe(session, card, path)
     return session, card
+
+
+def _providers(provider: str) -> list[str]:
+    """The providers to ask onnxruntime for: the one named, and the CPU for operations that it lacks."""
+    if provider not in PROVIDERS:
+        raise InputError(f"provider is one of {', '.join(PROVIDERS)}, not {provider!r}")
+    wanted, cpu = PROVIDERS[provider], PROVIDERS["cpu"]
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        present = ", ".join(name for name, known in PROVIDERS.items() if known in available)
+        raise InputError(
+            f"provider {provider}: the installed onnxruntime {onnxruntime.__version__} does not have it, but "
+            f"{present}; another build may (onnxruntime-gpu for cuda, onnxruntime-openvino for openvino), "
+            "installed in the place of onnxruntime"
+        )
+    return list(dict.fromkeys((wanted, cpu)))
 
 
 def _content(path: Path) -> bytes:

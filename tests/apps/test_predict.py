@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from agelens.apps import cli
-from agelens.faces.image import read_image
+from agelens.faces.image import Source, read_image
+from agelens.inference.entries import Entry, PredictionTask
 from agelens.inference.estimator import AgeEstimator
 
 
@@ -356,3 +357,29 @@ def test_workers_give_the_same_in_the_same_order(
     assert out.read_text() == alone[1]
     code, _, err = predict(photos, "--workers", "100000")
     assert (code, err) == (2, "error: workers is at most 1024, not 100000\n")
+    code, _, err = predict(photos, "--provider", "tpu")
+    assert (code, err) == (2, "error: provider is one of cpu, cuda, openvino, coreml, not 'tpu'\n")
+
+
+def test_many_photos_are_shared_by_all_cores(
+    predict: Callable[..., tuple[int, str, str]],
+    portrait: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def entries(self: PredictionTask, sources: Iterable[Source], workers: int) -> Iterator[Entry]:
+        asked.append(workers)
+        return iter(())
+
+    monkeypatch.setattr(PredictionTask, "entries", entries)
+    monkeypatch.setattr("agelens.cores.usable_cores", lambda: 7)
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").symlink_to(portrait)
+    for many in (4, 3):
+        monkeypatch.setattr("agelens.apps.commands.predict._MANY", many)
+        predict(tmp_path)
+    predict(tmp_path, "--threads", "3")
+    predict(tmp_path, "--workers", "1")
+    assert asked == [1, 7, 2, 1]

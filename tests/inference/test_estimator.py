@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,6 +30,7 @@ from agelens.inference.face import Face
 from agelens.inference.shipped_models import DEFAULT_MODEL, MODELS, list_models, model_path, open_model
 from agelens.inference.waiting import WaitingPhoto, WaitingPhotos
 from agelens.label_distribution import AgeBins
+from agelens.model_file import PROVIDERS
 
 BINS = AgeBins(0, 100)
 
@@ -166,6 +168,36 @@ def test_crops_of_another_form_are_a_value_error(estimator: AgeEstimator, crops:
 def test_settings_out_of_range(small_model: Path, setting: str) -> None:
     with pytest.raises(InputError, match=f"{setting} is at least 1, not 0"):
         AgeEstimator(small_model, **{setting: 0})
+
+
+def test_a_provider_that_is_not_there_is_never_replaced(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="provider is one of cpu, cuda, openvino, coreml, not 'gpu'"):
+        AgeEstimator(small_model, provider="gpu")
+    present = onnxruntime.get_available_providers()
+    absent = next(name for name in ("cuda", "coreml") if PROVIDERS[name] not in present)
+    with pytest.raises(InputError, match=f"provider {absent}: the installed onnxruntime .* does not have it"):
+        AgeEstimator(small_model, provider=absent)
+    # A build that has it, without the driver: onnxruntime itself would go on with the CPU.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDERS[absent], *present])
+    with pytest.raises(InputError, match=f"provider {absent}: onnxruntime could not start it"):
+        AgeEstimator(small_model, provider=absent)
+
+
+def test_a_copy_keeps_the_provider(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    original = onnxruntime.InferenceSession
+
+    def record(content: bytes, options: Any, providers: list[str]) -> Any:
+        asked.append(providers)
+        return original(content, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setitem(PROVIDERS, "cuda", "CPUExecutionProvider")
+    monkeypatch.setitem(PROVIDERS, "cpu", "AzureExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    copy.deepcopy(AgeEstimator(small_model, provider="cuda"))
+    assert asked == [["CPUExecutionProvider", "AzureExecutionProvider"]] * 2
 
 
 def test_unknown_detector(small_model: Path, portrait: Path) -> None:

@@ -36,9 +36,11 @@ class AgeEstimator:
         threads: Threads that compute one batch; at most the usable cores.
         max_pixels: Larger images are refused before they are decoded.
         batch_size: Most crops that the network sees at once.
+        provider: Part of onnxruntime that computes the ages: ``cpu``, ``cuda``, ``openvino`` or ``coreml``;
+            faces are detected on the CPU.
     Raises:
         ModelFileError: No such model, or not one of ours.
-        InputError: Another argument cannot be used.
+        InputError: Another argument cannot be used; a provider that is not there is never replaced.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class AgeEstimator:
         threads: int = 1,
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 32,
+        provider: str = "cpu",
     ) -> None:
         self._max_pixels = check_count(max_pixels, "max_pixels")
         self._batch_size = check_count(batch_size, "batch_size")
         self._model, self._threads = ReopenableModel(model), bounded_threads(threads)
-        self._session, self.card = self._model.open(self._threads)
+        self._provider = provider
+        self._session, self.card = self._model.open(self._threads, provider)
         self.geometry = CropGeometry.from_dict(self.card.geometry)
         self._detector = detector
 
@@ -62,7 +66,7 @@ class AgeEstimator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._session, _ = self._model.open(self._threads)
+        self._session, _ = self._model.open(self._threads, self._provider)
 
     @cached_property
     def detector(self) -> FaceDetector:

@@ -174,9 +174,9 @@ class ReopenableModel:
         self._shipped = asked if asked in MODELS else None
         self._content: bytes | None = None
 
-    def open(self, threads: int) -> tuple[onnxruntime.InferenceSession, ModelCard]:
+    def open(self, threads: int, provider: str = "cpu") -> tuple[onnxruntime.InferenceSession, ModelCard]:
         """Open it by `open_model_file`, whose errors it raises too."""
-        return open_model_file(self.path, threads=threads, content=self._content)
+        return open_model_file(self.path, threads=threads, content=self._content, provider=provider)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

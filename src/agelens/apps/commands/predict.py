@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["models", "predict"]
 
+_MANY = 500  # photos from which on starting a process for every core pays
 _SHOWN = 10  # passed-over folders that have a line of their own
 
 
@@ -92,13 +93,22 @@ def predict(
         int | None, typer.Option(min=1, help="Larger images are refused before decoding.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the networks, at most the cores.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the photos.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes that share the photos. [all cores from 500 photos on; for fewer, one]"
+        ),
+    ] = None,
+    provider: Annotated[
+        str, typer.Option(help="Computes the ages: cpu, or cuda, openvino, coreml of another onnxruntime.")
+    ] = "cpu",
 ) -> None:
     """Estimate the age of every face in photos.
 
     An image that cannot be used is a row with its error, and the exit code is 1 at the end. A photo without a
     face is a row too, and no failure.
     """
+    from agelens.cores import usable_cores
     from agelens.faces.image import MAX_PIXELS
     from agelens.inference.entries import PredictionTask
     from agelens.inference.estimator import AgeEstimator
@@ -125,7 +135,10 @@ def predict(
         detector=_detector(detector, threads, settings) if settings else detector,
         threads=threads,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        provider=provider,
     )
+    if workers is None:
+        workers = max(1, usable_cores() // threads) if len(sources) >= _MANY else 1
     form: PredictionFormat = FORMATS[selected](level, threshold)
     if selected == Format.table:
         form = FORMATS[selected](level, threshold, [str(source) for source in sources if _is_name(source)])
@@ -135,6 +148,7 @@ def predict(
     if resume and out is not None:
         agreed = {"model": estimator.card.digest, "format": selected, "level": level, "threshold": threshold}
         agreed |= {"crops": crops, "aligned": aligned, "detector": detector, "max_pixels": max_pixels}
+        agreed["provider"] = provider
         agreed |= {name: str(value) for name, value in settings.items()}
         _resume(sources, task, workers, out, agreed, tally)
     else:
