@@ -25,7 +25,9 @@ FIELDS = CardFields(
 NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
-@pytest.mark.parametrize("head", ["embedding", "margin", "widths", "ranking", "anchored", "bridge", "forest"])
+@pytest.mark.parametrize(
+    "head", ["embedding", "margin", "widths", "ranking", "anchored", "bridge", "forest", "kernel"]
+)
 def test_a_head_is_exported(head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU())

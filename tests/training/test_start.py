@@ -23,6 +23,7 @@ NEED_A_START = {
     "lrn",
     "cen",
     "lae-guess-the-age",
+    "cnn-lsvr-utkface",
     "fgnet-lopo",
     "ordinal-dark",
     "ordinal-dark-small",

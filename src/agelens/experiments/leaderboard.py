@@ -31,6 +31,7 @@ from agelens.evaluation.published import quoted_systems, read_published
 from agelens.evaluation.systems import Answers, open_system, over_seeds
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
+from agelens.methods.lookup import method_named
 from agelens.reading import open_table, parse_toml, read_text, reason
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe
@@ -78,7 +79,7 @@ class Suite(_Settings):
         reference: Title of the system that the others are compared with; empty: the first.
         seeds: Of every system.
         rates: Learning rates, each tried with the first seed; the best on validation trains the other seeds.
-            Empty: the recipe's own.
+            Empty: the recipe's own. A system without epochs has none.
         set: Overrides for all systems, ``train.epochs=30``.
         quote: ``DATA SET`` or ``DATA SET:PROTOCOL`` whose published figures stand beside.
         system: The systems.
@@ -145,7 +146,12 @@ class Suite(_Settings):
 
     def trainings(self) -> int:
         """Number of trainings of the whole suite."""
-        return sum(max(len(self.rates), 1) + len(entry.seeds or self.seeds) - 1 for entry in self.system)
+        return sum(len(self.rates_of(entry)) + len(entry.seeds or self.seeds) - 1 for entry in self.system)
+
+    def rates_of(self, entry: Entry) -> tuple[float | None, ...]:
+        """The rates that a system is tuned on; (None,), the recipe's own, where there are no epochs."""
+        method = method_named(self.recipe(entry, self.seeds[0], None).method.name)
+        return (self.rates or (None,)) if method.has_epochs else (None,)
 
 
 @dataclass(frozen=True)
@@ -286,14 +292,14 @@ class _Trainer:
     def train(self, entry: Entry) -> list[Run]:
         """The runs of a system's seeds, at the rate that is best on validation."""
         first, *others = entry.seeds or self.suite.seeds
-        begun = self.number
+        begun, rates = self.number, self.suite.rates_of(entry)
         try:
-            tried = [self._run(entry, first, rate) for rate in self.suite.rates or (None,)]
+            tried = [self._run(entry, first, rate) for rate in rates]
             best = min(tried, key=lambda run: validation_mae(run, best_stage(run)))
-            rate = best.recipe.train.learning_rate if self.suite.rates else None
+            rate = best.recipe.train.learning_rate if None not in rates else None
             return [best, *(self._run(entry, seed, rate) for seed in others)]
         finally:  # trainings that a failure has left out do not count as time left
-            self.number = begun + max(len(self.suite.rates), 1) + len(others)
+            self.number = begun + len(rates) + len(others)
 
     def _run(self, entry: Entry, seed: int, rate: float | None) -> Run:
         self.number += 1

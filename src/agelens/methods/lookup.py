@@ -10,6 +10,7 @@ from agelens.errors import PluginError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedStage
 from agelens.methods.baseline import Baseline
+from agelens.methods.fixed_features import FixedFeatures
 from agelens.methods.identity import IdentityPretraining
 from agelens.methods.lae import LongTailed
 from agelens.methods.lrn import LabelRefinery
@@ -23,6 +24,7 @@ __all__ = ["FINISHERS", "METHODS", "make_stages", "method_named"]
 
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
+    "fixed-features": FixedFeatures,
     "identity": IdentityPretraining,
     "lae": LongTailed,
     "lrn": LabelRefinery,

@@ -26,6 +26,7 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.c3ae import C3AE
 from agelens.networks.chain import ChainBackbone
 from agelens.networks.compact import CompactDenseNet, CompactMobileNet, CompactOrCNN
+from agelens.networks.gabor import GaborPyramid
 from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.pvp import pvp_backbone
 from agelens.networks.ranking_cnn import RankingCNN
@@ -309,12 +310,14 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "compact-densenet-13": functools.partial(_untrained, CompactDenseNet, depth=13),
     "compact-or-cnn": functools.partial(_untrained, CompactOrCNN),
     "ranking-cnn": functools.partial(_untrained, RankingCNN),
+    "bif": functools.partial(_untrained, GaborPyramid),
+    "bif-std": functools.partial(_untrained, GaborPyramid, pool="std"),
 }
 """Name to ``factory(pretrained=False)``: Tables 1 and 2 of [1], and a network for a start from identity.
 All pretrained weights are ImageNet's. Below, those of two-teacher distillation (112 px, or the size in the
 name; ``@0.25`` behind a vgg16, pvp or paper's student scales its width), the thin and tiny VGG-16 of DLDL-v2
-(hybrid pooling: the last max pool, then the mean), the compact networks of 60 and 64 px, and
-Ranking-CNN's hundred networks for the ages 0 … 100."""
+(hybrid pooling: the last max pool, then the mean), the compact networks of 60 and 64 px,
+Ranking-CNN's hundred networks for the ages 0 … 100, and hand-made features of 60 px (Gabor filters)."""
 
 
 def make_backbone(name: str, pretrained: bool = False) -> Backbone:

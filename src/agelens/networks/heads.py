@@ -27,6 +27,7 @@ from agelens.networks.age_network import AgeHead, AgeNetwork, Head
 from agelens.networks.backbone import Backbone
 from agelens.networks.backbones import make_backbone
 from agelens.networks.cascade_head import CascadeHead
+from agelens.networks.kernel_head import KernelHead
 from agelens.networks.mixture_heads import AnchoredHead, BridgeHead, ForestHead
 from agelens.networks.ranking_cnn import FEATURES
 from agelens.networks.scoring_head import RawOutputs, RegressionHead, ScoringHead
@@ -262,6 +263,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "anchored": AnchoredHead,
     "bridge": BridgeHead,
     "forest": ForestHead,
+    "kernel": KernelHead,
     "stagewise": StagewiseHead,
     "cascade": CascadeHead,
 }

@@ -98,8 +98,14 @@ def fit(
                 reporter.note(f"{stage.name}: {note}")
         stage.to(accelerator.device)
         seed = run.recipe.seed + _STAGE_SEEDS * index
-        trainer = _Trainer(run, stage, accelerator, train, val, reporter, seed)
-        network = stage.result(trainer.train())
+        if stage.at_once:
+            if not accelerator.is_main_process:
+                accelerator.wait_for_everyone()
+                continue
+            network = stage.result(_solved(run, stage, accelerator.device, train, val, reporter, seed))
+        else:
+            trainer = _Trainer(run, stage, accelerator, train, val, reporter, seed)
+            network = stage.result(trainer.train())
         if accelerator.is_main_process:
             mirrored = run.recipe.network.mirror and isinstance(network, AgeNetwork)
             judged = MirroredNetwork(network) if mirrored else network  # type: ignore[arg-type]
@@ -110,6 +116,30 @@ def fit(
             # Last: its presence says that the stage is finished.
             save_network(network, run.network_file(stage.name), stage.describe(network))
         accelerator.wait_for_everyone()
+
+
+def _solved(
+    run: Run,
+    stage: Stage,
+    device: torch.device,
+    train: CropSet,
+    val: CropSet,
+    reporter: Reporter | None,
+    seed: int,
+) -> nn.Module:
+    """The network of a stage without epochs; its log has one row."""
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    network = stage.solve(train, val, device)
+    seconds = time.monotonic() - started
+    validated = stage.validate(network, val, run.recipe.network.input_size).figures
+    row: dict[str, Any] = {"epoch": 1, "size": run.recipe.network.input_size}
+    row |= {f"val {name}": value for name, value in validated.items()}
+    row |= {"images/s": round(len(train) / seconds, 1), "seconds": round(seconds, 1)}
+    run.log(stage.name, row)
+    if reporter is not None:
+        reporter.epoch(stage.name, 1, 1, row)
+    return network
 
 
 @dataclass(frozen=True)

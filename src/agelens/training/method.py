@@ -63,6 +63,9 @@ class Method(ABC):
     teachers: ClassVar[Mapping[str, TeacherSetting]] = MappingProxyType({})
     """Keys of ``method.settings`` that name teachers: their data and terms go into the student's card."""
 
+    has_epochs: ClassVar[bool] = True
+    """Whether its stages are trained in epochs, so that a learning rate can be tuned."""
+
     settings: Any
     """The validated settings, of ``settings_type``."""
 

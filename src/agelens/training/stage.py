@@ -118,12 +118,15 @@ class Stage(ABC):
 
     The loop calls ``ready``, ``look`` and ``to`` once, then ``network``; in each epoch ``begin`` and
     ``order``, in each step ``inputs``, the network, ``loss``, ``stepped`` and ``score``; after each epoch
-    ``validate``; at the end ``result``, ``validate`` and ``describe``.
+    ``validate``; at the end ``result``, ``validate`` and ``describe``. A stage that is solved ``at_once`` has
+    ``solve`` in place of the epochs.
     """
 
     recipe: Recipe
     labels: ClassVar[tuple[str, ...]] = ("exact", "apparent")
     """The kinds of labels it learns from: ``exact``, ``apparent``, ``band``."""
+    at_once: ClassVar[bool] = False
+    """Whether its network is found by :meth:`solve`, without epochs."""
     restarts: ClassVar[bool] = False
     """Whether a damaged checkpoint is passed over, and the stage begun again, instead of ending the run."""
 
@@ -183,6 +186,16 @@ class Stage(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """A new network at its start; the generator of torch is seeded before the call."""
+
+    def solve(self, train: CropSet, val: CropSet, device: torch.device) -> nn.Module:
+        """Find the network from all crops at once, where ``at_once``; the generator of torch is seeded.
+
+        Args:
+            train: The training crops.
+            val: The validation crops.
+            device: Of the network.
+        """
+        raise NotImplementedError(f"{self.name} is trained in epochs")
 
     def frozen(self, network: Any) -> Sequence[nn.Module]:
         """Parts of the network that keep their weights and stay in evaluation mode; default: the recipe's.
