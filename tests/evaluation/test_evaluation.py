@@ -383,7 +383,7 @@ class TestModel:
         assert 0.5 < row["confidence"] <= 1
 
     def test_refusals(self, small_model: Path, bright: Path) -> None:
-        with pytest.raises(InputError, match="'val'"):
+        with pytest.raises(InputError, match="'val'; --split all takes every row"):
             evaluate_system(small_model, bright, split="val")
         with pytest.raises(InputError, match="'raw'"):
             evaluate_system(small_model, bright, images="raw")

@@ -36,6 +36,11 @@ def test_names_with_ages_become_a_model_file(
         path = tmp_path / "faces" / f"{20 + number}_{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(draw_face(20 + number, size=64, seed=number)).save(path)
+    table = tmp_path / "faces" / "labels.csv"
+    table.write_text("path,age\n20_0.png,20\n")
+    with pytest.raises(SystemExit):
+        cli.app(["train", "lrn-utkface", "--data", str(table), "--out", str(tmp_path / "run"), "--cpu"])
+    assert f"agelens prepare {table} --out CROPS, whose manifest has them" in capsys.readouterr().err
     crops = tmp_path / "crops"
     out, _ = run(
         *("prepare", "names", tmp_path / "faces", "--out", crops),

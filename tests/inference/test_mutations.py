@@ -36,6 +36,10 @@ def test_images_are_damaged_as_their_seed_says(mutations: ModuleType, images: li
     assert sum(image.content == whole[image.form] for image in images) < 10
     again, other = mutations.damaged(7, 1, whole), mutations.damaged(7, 2, whole)
     assert again == images[7] != other
+    for form in ("jpg-turned", "png-alpha"):  # no date in them
+        with Image.open(io.BytesIO(whole[form])) as picture:
+            profile = picture.info["icc_profile"]
+        assert (profile[24:36], profile[36:40]) == (bytes(12), b"acsp")
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "none"])

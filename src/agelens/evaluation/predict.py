@@ -121,7 +121,7 @@ def selected_rows(manifest: pd.DataFrame, split: str | None) -> pd.DataFrame:
         return manifest
     rows = split_rows(manifest, split)
     if rows.empty:
-        raise InputError(f"the manifest has no rows with split {split!r}")
+        raise InputError(f"the manifest has no rows with split {split!r}; --split all takes every row")
     return rows
 
 

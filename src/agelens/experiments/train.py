@@ -172,9 +172,11 @@ def _check_parts(rows: pd.DataFrame, recipe: Recipe, manifest: str | Path) -> No
     """Check that the manifest has the parts that the recipe trains and validates on."""
     parts = set(rows["split"]) - {""} if "split" in rows else set()
     if recipe.train.validation and not {"train", "val"} <= parts:
+        way = f"agelens split {manifest} --protocol NAME --out NEW.csv (agelens protocols lists them)"
+        if crop_geometry(rows) is None:
+            way = f"agelens prepare {manifest} --out CROPS, whose manifest has them, and crops of the faces"
         raise SplitError(
-            f"{manifest}: needs rows with split 'train' and rows with split 'val'; make them with "
-            f"agelens split {manifest} --protocol NAME --out NEW.csv (agelens protocols lists them)"
+            f"{manifest}: needs rows with split 'train' and rows with split 'val'; make them with {way}"
         )
     if not recipe.train.validation and ("train" not in parts or "val" in parts):
         raise SplitError(
