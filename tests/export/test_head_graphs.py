@@ -15,6 +15,7 @@ from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.networks.backbones import LayeredBackbone
 from agelens.networks.heads import HEADS, age_network
+from agelens.networks.reference_heads import ReferenceHead
 
 FIELDS = CardFields(
     name="test",
@@ -26,7 +27,19 @@ NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 @pytest.mark.parametrize(
-    "head", ["embedding", "margin", "widths", "ranking", "anchored", "bridge", "forest", "kernel"]
+    "head",
+    [
+        "embedding",
+        "margin",
+        "widths",
+        "ranking",
+        "anchored",
+        "bridge",
+        "forest",
+        "kernel",
+        "window",
+        "comparing",
+    ],
 )
 def test_a_head_is_exported(head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -35,6 +48,9 @@ def test_a_head_is_exported(head: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)  # answers apart
+        if isinstance(network.head, ReferenceHead):
+            ages = network.head.ages.repeat_interleave(network.head.references)
+            network.head.refer(torch.randn(len(ages), 8), ages)
     card = export(network, FIELDS, tmp_path / "model.onnx", size=32, calibration=None, **NORMALISATION)
     assert card.decoding["head"] == head
     crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)

@@ -52,12 +52,16 @@ def _scores(objective: str) -> Tensor:
         "embedding": (rows, 2 * 3 + 4 * k),
         "margin": (rows, 3 * k),
         "widths": (rows, 2 * k),
+        "window": (rows, 4 * 3),
+        "comparing": (rows, 3 * 3),
     }
     head = OBJECTIVES[objective].head
     shape = shapes.get(str(head), (rows, k - 1))
     scores = torch.randn(shape, generator=generator, dtype=torch.float64)
     if head == "widths":
         scores[:, k:] = torch.arange(1, k + 1) / 2  # deviations of the ages, the same for every image
+    if head in ("window", "comparing"):
+        scores[:, -3:] = scores[0, -3:]  # the last layer, the same for every image
     return scores + 22 if head in ("reg", "stagewise", "anchored") else scores
 
 

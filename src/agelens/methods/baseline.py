@@ -23,9 +23,11 @@ from torch import Tensor
 from agelens.data.crops import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
-from agelens.networks.age_network import AgeNetwork, Head
+from agelens.methods.reference_sets import choose_references, keep_references
+from agelens.networks.age_network import AgeNetwork, Head, MirroredNetwork
 from agelens.networks.backbones import make_backbone
 from agelens.networks.heads import HEADS, age_network
+from agelens.networks.reference_heads import ReferenceHead
 from agelens.networks.scoring_head import ScoringHead
 from agelens.objectives import OBJECTIVES, Objective, find_objective
 from agelens.objectives.contract import CONTEXT, settings_of
@@ -33,7 +35,7 @@ from agelens.plugins import Origin, origin, resolve
 from agelens.training.labels import AgeLabels
 from agelens.training.method import Method
 from agelens.training.recipe import Recipe, validated
-from agelens.training.stage import Batch, Stage
+from agelens.training.stage import Batch, Stage, Validation
 
 __all__ = ["Baseline", "BaselineSettings", "BaselineStage"]
 
@@ -58,6 +60,7 @@ class BaselineStage(Stage):
     start: Mapping[str, Tensor] | None = None
     bin_ages: Tensor = field(init=False, repr=False)
     counts: Tensor = field(init=False, repr=False)
+    references: CropSet | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.bin_ages = torch.as_tensor(self.age_bins.ages, dtype=torch.float32)
@@ -79,10 +82,10 @@ class BaselineStage(Stage):
         return (*super().plugins(), *(() if used is None else (used,)))
 
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
-        """Count the training images of each age bin.
+        """Count the training images of each age bin; choose references for a head that compares.
 
         Raises:
-            InputError: A label is no exact age.
+            InputError: A label is no exact age, or there are no references.
         """
         for name, crops in (("train", train), ("val", val)):
             missing = int(np.isnan(crops.ages).sum())
@@ -93,6 +96,10 @@ class BaselineStage(Stage):
                 )
         counts = np.bincount(self.age_bins.index(train.ages), minlength=len(self.age_bins))
         self.counts = torch.as_tensor(counts, dtype=torch.float32)
+        head = _head_of(self.objective)
+        if isinstance(head, type) and issubclass(head, ReferenceHead):
+            count = self.head_settings["references"]
+            self.references = choose_references(train, self.age_bins, count, self.recipe.seed)
         return ()
 
     def to(self, device: torch.device) -> None:
@@ -136,6 +143,17 @@ class BaselineStage(Stage):
         }
         data = {name: known[name] for name in self.objective.context()}
         return {"loss": self.objective.loss(scores, labels.ages, self.bin_ages, **self.loss_settings, **data)}
+
+    def score(self, network: AgeNetwork, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The MAE in years, where a head estimates ages in training."""
+        return {} if outputs.logits is None else super().score(network, outputs, batch)
+
+    def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
+        """Judge a network as an age network; one that compares sees its references first."""
+        if self.references is not None:
+            inner: Any = network.network if isinstance(network, MirroredNetwork) else network
+            keep_references(inner, self.references, size)
+        return super().validate(network, crops, size)
 
     def stepped(self, network: AgeNetwork, outputs: Any, batch: Batch) -> None:
         """Let the head see the batch."""

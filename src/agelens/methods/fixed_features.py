@@ -57,7 +57,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _TRIED: Mapping[str, tuple[float, ...]] = {
-    "svr": (1e-2, 1e-1, 1.0, 10.0),
+    "svr": (0.1, 1.0, 10.0, 100.0, 1000.0),
     "cca": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     "kplsr": (4, 8, 16, 24, 32),
     "ohrank": PENALTIES,

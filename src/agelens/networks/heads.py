@@ -30,6 +30,7 @@ from agelens.networks.cascade_head import CascadeHead
 from agelens.networks.kernel_head import KernelHead
 from agelens.networks.mixture_heads import AnchoredHead, BridgeHead, ForestHead
 from agelens.networks.ranking_cnn import FEATURES
+from agelens.networks.reference_heads import ComparingHead, WindowHead
 from agelens.networks.scoring_head import RawOutputs, RegressionHead, ScoringHead
 from agelens.networks.stagewise_head import StagewiseHead
 from agelens.objectives.diversity import Codings, random_codings
@@ -264,6 +265,8 @@ HEADS: dict[str, Callable[..., Head]] = {
     "bridge": BridgeHead,
     "forest": ForestHead,
     "kernel": KernelHead,
+    "window": WindowHead,
+    "comparing": ComparingHead,
     "stagewise": StagewiseHead,
     "cascade": CascadeHead,
 }

@@ -24,6 +24,7 @@ from agelens.objectives.diversity import label_diversity
 from agelens.objectives.mixture import bridgenet, drf
 from agelens.objectives.ordinal import coral, corn, megaage_posterior, or_cnn
 from agelens.objectives.probabilistic import poe
+from agelens.objectives.references import ap, mwr
 from agelens.objectives.regression import l1, l2
 from agelens.plugins import resolve
 
@@ -52,6 +53,8 @@ OBJECTIVES: dict[str, Objective] = {
     "arn": Objective(l2, head="anchored"),
     "drf": Objective(drf, head="forest"),
     "bridgenet": Objective(bridgenet, head="bridge"),
+    "ap": Objective(ap, head="comparing"),
+    "mwr": Objective(mwr, head="window"),
     "ssr-net": Objective(l1, head="stagewise"),
     "c3ae": Objective(c3ae, head="cascade"),
 }
