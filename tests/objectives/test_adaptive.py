@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agelens.objectives.adaptive import aldl, avdl, gaussians, meta_deviations, ordinal_margins, pml
+from agelens.objectives.adaptive import aldl, avdl, gaussians, margins_of, meta_deviations, pml
 from agelens.objectives.distribution import dex, dldl, dldl_v2
 from agelens.objectives.probabilistic import divergences, ordinal_triplets, poe
 
@@ -163,23 +163,40 @@ def test_margins_by_hand() -> None:
     density = [math.exp(-1 / 8), 1.0, math.exp(-1 / 8)]  # centre 21, deviation 2
     mean = sum(density) / 3
     spread = math.sqrt(sum((d - mean) ** 2 for d in density) / 2)
-    margins = ordinal_margins(torch.tensor([21.0]), torch.tensor([2.0]), thirds, 0.1)
+    margins = margins_of(torch.tensor([21.0]), torch.tensor([2.0]), thirds, 0.1)
     assert margins[0].tolist() == pytest.approx([0.1 * (d - mean) / spread for d in density], rel=1e-4)
 
 
+def test_a_variational_margin_is_added_before_the_margins_are_scaled() -> None:
+    thirds = torch.tensor([20.0, 21.0, 22.0])
+    height = 1 / (2 * math.sqrt(2 * math.pi))  # of a Gaussian of two years
+    whole = [height * math.exp(-1 / 8) + 0.3, height, height * math.exp(-1 / 8) - 0.1]
+    mean = sum(whole) / 3
+    spread = math.sqrt(sum((m - mean) ** 2 for m in whole) / 2)
+    margins = margins_of(
+        torch.tensor([21.0]), torch.tensor([2.0]), thirds, 0.1, torch.tensor([[0.3, 0.0, -0.1]])
+    )
+    assert margins[0].tolist() == pytest.approx([0.1 * (m - mean) / spread for m in whole], rel=1e-4)
+
+
 def test_pml_holds_the_logits_back_by_the_margin_of_the_labelled_age() -> None:
-    logits, centres = _random(5, 6), BINS + _random(6, seed=1)
+    logits, centres, of_ages = _random(5, 6), BINS + _random(6, seed=1), _random(6, seed=2)
     widths = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5, 3.0], dtype=torch.float64)
-    scores = torch.cat((logits, centres.expand(5, -1), widths.log().expand(5, -1)), dim=1)
-    total = 0.0
-    for row in range(5):
-        y = min(max(AGES[row].item(), 20.0), 25.0)
-        age = int(y) - 20
-        margins = ordinal_margins(centres[age : age + 1], widths[age : age + 1], BINS, 0.01)
-        total += dldl_v2(logits[row : row + 1] - margins, AGES[row : row + 1], BINS).item()
-    assert pml(scores, AGES, BINS).item() == pytest.approx(total / 5, rel=1e-9)
+    features = _random(5, 2, seed=3)  # of no account
+    margins = [values.expand(5, -1) for values in (centres, widths.log(), of_ages)]
+    scores = torch.cat((logits, *margins, features), dim=1)
+    for weight in (0.0, 0.1):
+        total = 0.0
+        for row in range(5):
+            y = min(max(AGES[row].item(), 20.0), 25.0)
+            age = int(y) - 20
+            held = margins_of(
+                centres[age : age + 1], widths[age : age + 1], BINS, 0.01, weight * of_ages[None]
+            )
+            total += dldl_v2(logits[row : row + 1] - held, AGES[row : row + 1], BINS).item()
+        assert pml(scores, AGES, BINS, variational=weight).item() == pytest.approx(total / 5, rel=1e-9)
 
 
 def test_without_a_margin_pml_is_dldl_v2() -> None:
-    scores = _random(5, 18)
+    scores = _random(5, 24)
     torch.testing.assert_close(pml(scores, AGES, BINS, scale=0), dldl_v2(scores[:, :6], AGES, BINS))

@@ -50,7 +50,7 @@ def _scores(objective: str) -> Tensor:
         "bridge": (rows, 6),
         "forest": (rows, 2, 3, 4),
         "embedding": (rows, 2 * 3 + 4 * k),
-        "margin": (rows, 3 * k),
+        "margin": (rows, 4 * k + 2),
         "widths": (rows, 2 * k),
         "window": (rows, 4 * 3),
         "comparing": (rows, 3 * 3),

@@ -39,7 +39,7 @@ def _mwr_loop(scores: Tensor, ages: list[float], window: float) -> float:
     places = [math.log(y + 1) for y in ages]
     total, count = 0.0, 0
     for face, place in enumerate(places):
-        for offset in (-1, -0.5, 0, 0.5, 1):
+        for offset in (-8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8):
             ends = []
             for end, part in ((-window, 1), (window, 2)):
                 wanted = place + offset * window + end
@@ -58,7 +58,7 @@ def _mwr_loop(scores: Tensor, ages: list[float], window: float) -> float:
                 rank = min(1.0, max(-1.0, (2 * place - low - high) / (high - low)))
                 total += (said - rank) ** 2
                 count += 1
-    assert 0 < count < 5 * len(ages)
+    assert 0 < count < 11 * len(ages)
     return total / count
 
 

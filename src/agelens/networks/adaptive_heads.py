@@ -81,28 +81,67 @@ class EmbeddingHead(ScoringHead):
 
 
 class MarginHead(ScoringHead):
-    """Logits, and the centre and deviation of each age's margin, which train with them ([2]).
+    """Logits, and the margins of the ages, which train with them ([2]). Estimates know no margin.
 
-    A margin starts as a Gaussian of two years about its own age. Estimates know no margin.
+    The ordinal margin of an age starts as a Gaussian of two years about it. The variational one reads what
+    the last step changed for each age: the way that the running mean of its features moved, its spread, and
+    its distances to the other ages' means, all as cosine distances. What changes least, the ages with most
+    images, can be held back so. [2] gives the whole changed vectors to a convolutional network, before the
+    step; here a small network reads three numbers of each age, each brought to mean square 1 over the ages.
+
+    Args:
+        num_features: Length C of the feature vector.
+        age_bins: The K ages.
     """
 
     kind: ClassVar[str] = "margin"
+    means: Tensor
+    counts: Tensor
+    spreads: Tensor
+    changes: Tensor
 
     def __init__(self, num_features: int, age_bins: AgeBins) -> None:
         super().__init__(num_features, age_bins)
         self.linear = nn.Linear(num_features, len(age_bins))
         self.centres = nn.Parameter(self.ages.clone())
         self.log_deviations = nn.Parameter(torch.full_like(self.ages, log(2.0)))
+        self.variational = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.register_buffer("means", torch.zeros(len(age_bins), num_features))
+        self.register_buffer("counts", torch.zeros(len(age_bins)))
+        self.register_buffer("spreads", torch.zeros(len(age_bins)))
+        self.register_buffer("changes", torch.zeros(len(age_bins), 3))
 
     def raw(self, features: Tensor) -> Tensor:
-        """Logits, centres in years, ln deviations (B, 3K)."""
+        """Logits, centres in years, ln deviations, variational margins, features (B, 4K + C)."""
         logits: Tensor = self.linear(features)
-        margins = [values.expand_as(logits) for values in (self.centres, self.log_deviations)]
-        return torch.cat((logits.float(), *margins), dim=1)
+        of_ages = self.variational(self.changes)[:, 0].float()
+        margins = [values.expand_as(logits) for values in (self.centres, self.log_deviations, of_ages)]
+        return torch.cat((logits.float(), *margins, features.detach().float()), dim=1)
 
     def logits(self, raw: Tensor) -> Tensor:
         """The logits (B, K)."""
         return raw[:, : len(self.age_bins)]
+
+    def observe(self, raw: Tensor, ages: Tensor) -> None:
+        """Add the features of a batch to the statistics of their ages, and keep what that changed."""
+        features, labelled = raw[:, 4 * len(self.age_bins) :], age_index(ages, self.ages)
+        before, spreads = self.means.clone(), self.spreads.clone()
+        self.counts.index_add_(0, labelled, torch.ones_like(ages, dtype=self.counts.dtype))
+        offsets = (features - before[labelled]) / self.counts[labelled, None]
+        self.means.index_add_(0, labelled, offsets)
+        both = [1 - F.cosine_similarity(features, means[labelled]) for means in (before, self.means)]
+        self.spreads.index_add_(0, labelled, both[0] * both[1])
+        moved = 1 - F.cosine_similarity(before, self.means)
+        moved = torch.where((before == self.means).all(dim=1), torch.zeros_like(moved), moved)
+        apart = [_cosine_distances(means).mean(dim=1) for means in (before, self.means)]
+        changes = torch.stack((moved, self.spreads - spreads, apart[1] - apart[0]), dim=1)
+        self.changes.copy_(changes / changes.square().mean(dim=0).sqrt().clamp(min=1e-8))
+
+
+def _cosine_distances(means: Tensor) -> Tensor:
+    """(K, K) cosine distances; 1 to an age without an image."""
+    unit = F.normalize(means, dim=1)
+    return 1 - unit @ unit.T
 
 
 class WidthsHead(ScoringHead):

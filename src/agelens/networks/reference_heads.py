@@ -124,12 +124,12 @@ class WindowHead(ReferenceHead, RegressionHead):
         return dict(self._settings)
 
     def raw(self, features: Tensor) -> Tensor:
-        """What the objective compares (B, 4H)."""
+        """Parts that the objective compares (B, 4H)."""
         parts = self.linear(features).float()
         return torch.cat((parts, self.last.float().expand_as(parts[:, : len(self.last)])), dim=1)
 
     def moves(self, features: Tensor) -> Tensor:
-        """Where each window puts each face (B, K), on the scale of ``log_ages``."""
+        """Place of each face by each window (B, K), on the scale of ``log_ages``."""
         own = self.linear(features).float().chunk(3, dim=1)[0]
         _, lower, upper = self.linear(self.reference_features).float().chunk(3, dim=2)  # (K, R, H) each
         ends = lower[self.below] + upper[self.above]
@@ -197,7 +197,7 @@ class ComparingHead(ReferenceHead):
         return dict(self._settings)
 
     def raw(self, features: Tensor) -> Tensor:
-        """What is compared (B, 3H)."""
+        """Parts that are compared (B, 3H)."""
         parts = self.linear(features).float()
         return torch.cat((parts, self.last.float().expand_as(parts[:, : len(self.last)])), dim=1)
 

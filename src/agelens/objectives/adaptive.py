@@ -10,13 +10,15 @@ N(y, σ²) is the Gaussian about the label over the age bins, normalised.
 
 from __future__ import annotations
 
+from math import pi, sqrt
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from agelens.objectives.contract import AtLeastZero, Positive, age_index, check_scores
 
-__all__ = ["aldl", "avdl", "gaussians", "meta_deviations", "ordinal_margins", "pml"]
+__all__ = ["aldl", "avdl", "gaussians", "margins_of", "meta_deviations", "pml"]
 
 _LEAST_DEVIATION = 0.25  # years
 
@@ -131,21 +133,25 @@ def meta_deviations(
     return (deviations.detach() - change * share).clamp(min=_LEAST_DEVIATION)
 
 
-def ordinal_margins(centres: Tensor, deviations: Tensor, bin_ages: Tensor, scale: float) -> Tensor:
-    """Margin of each age bin: a Gaussian's density, brought to mean 0 and deviation ``scale`` over the bins.
+def margins_of(
+    centres: Tensor, deviations: Tensor, bin_ages: Tensor, scale: float, added: Tensor | float = 0.0
+) -> Tensor:
+    """Margin of each age bin: a Gaussian's density and what is added, brought to mean 0 and a deviation.
 
     Args:
         centres: (B,) years.
         deviations: (B,) years.
         bin_ages: (K,) years.
         scale: Deviation of the margins over the bins.
+        added: (B, K) weighted variational margins.
     Returns:
         (B, K), subtracted from the logits.
     """
     width = deviations[:, None]
-    density = torch.exp(-((bin_ages - centres[:, None]) ** 2) / (2 * width**2)) / width
-    spread = density.std(dim=1, keepdim=True).clamp(min=1e-8)
-    return scale * (density - density.mean(dim=1, keepdim=True)) / spread
+    density = torch.exp(-((bin_ages - centres[:, None]) ** 2) / (2 * width**2)) / (width * sqrt(2 * pi))
+    whole = density + added
+    spread = whole.std(dim=1, keepdim=True).clamp(min=1e-8)
+    return scale * (whole - whole.mean(dim=1, keepdim=True)) / spread
 
 
 def pml(
@@ -156,30 +162,42 @@ def pml(
     sigma: Positive = 2.0,
     scale: AtLeastZero = 0.01,
     lambda_er: AtLeastZero = 1.0,
+    variational: AtLeastZero = 0.1,
 ) -> Tensor:
     """KL divergence of softmax(z - m_y) from N(y, σ²), and the absolute error of its expectation ([3]).
 
-    m_y is the ordinal margin of the labelled age, the larger the nearer a bin is to a learned centre. [3]
-    makes centre and deviation of an age by a small network from the running means of the ages' features and
-    adds a tenth of a variational margin; here both are learned for each age, and the tenth is left out.
+    m_y is the ordinal margin of the labelled age, the larger the nearer a bin is to a learned centre, and
+    ``variational`` times the variational margin, which the head makes of what the last step changed in the
+    statistics of the ages' features. [3] makes centre and deviation of an age by a network from the running
+    means of the features; here they are learned for each age.
 
     Args:
-        scores: (B, 3K): logits z, then the margin's centre of each age in years, then ln of its deviation.
+        scores: (B, 4K + C): logits z, the margin's centre of each age in years, ln of its deviation, the
+            variational margin of each age, and features, which the head keeps to itself.
         ages: (B,) labelled years.
         bin_ages: (K,) ages of the bins, years.
         sigma: Deviation of the label's Gaussian, years.
-        scale: Of the margins, see :func:`ordinal_margins`; the authors' code has 0.01.
+        scale: Of the margins, see :func:`margins_of`; the authors' code has 0.01.
         lambda_er: Weight of the absolute error.
+        variational: Weight of the variational margin; the authors' code has 0.1.
     Returns:
         () loss.
     Raises:
         ValueError: Shapes disagree.
     """
-    check_scores(scores, ages, bin_ages, fewer=-2 * len(bin_ages))
-    logits, centres, widths = scores.chunk(3, dim=1)
+    parts = 4 * len(bin_ages)
+    if scores.ndim != 2 or len(scores) != len(ages) or scores.shape[1] < parts:
+        raise ValueError(
+            f"scores {tuple(scores.shape)}, ages {tuple(ages.shape)} must be (B, {parts} + C), (B,)"
+        )
+    logits, centres, widths, of_ages = scores[:, :parts].chunk(4, dim=1)
     labelled = age_index(ages, bin_ages)[:, None]
-    own = ordinal_margins(
-        centres.gather(1, labelled)[:, 0], widths.gather(1, labelled)[:, 0].exp(), bin_ages, scale
+    own = margins_of(
+        centres.gather(1, labelled)[:, 0],
+        widths.gather(1, labelled)[:, 0].exp(),
+        bin_ages,
+        scale,
+        variational * of_ages,
     )
     held = logits - own
     target = gaussians(ages, torch.full_like(ages, sigma), bin_ages)

@@ -14,7 +14,19 @@ from agelens.objectives.contract import Positive
 
 __all__ = ["ap", "log_ages", "mwr", "older", "pair_logits", "relative_ranks", "window_ranks"]
 
-_OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of a window's middle from the face's own age, in half windows
+_OFFSETS = (
+    -8.0,
+    -4.0,
+    -2.0,
+    -1.0,
+    -0.5,
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+)  # of a window's middle from the face's own age, in half windows
 _LAPSE = 0.01  # share of comparisons that are wrong, whatever the ages
 
 
@@ -53,9 +65,10 @@ def window_ranks(own: Tensor, lower: Tensor, upper: Tensor, last: Tensor) -> Ten
 def mwr(scores: Tensor, ages: Tensor, bin_ages: Tensor, *, window: Positive = 0.2) -> Tensor:
     """Mean squared error of ρ over windows about each face ([1], Sec. 3.2).
 
-    Five windows lie about a face, their middles at -1, -½, 0, ½ and 1 half windows from its age; their
-    references are the other faces of the batch whose ages are nearest to the ends: of several of one age the
-    mean. A window without two ages does not count; 0 without a window.
+    Eleven windows lie about a face, their middles at 0, ±½, ±1, ±2, ±4 and ±8 half windows from its age: of
+    the farther ones ρ is ±1, and they teach in which direction a window must move. Their references are the
+    other faces of the batch whose ages are nearest to the ends: of several of one age the mean. A window
+    without two ages does not count; 0 without a window.
 
     Args:
         scores: (B, 4H): a x, b x, c x of :func:`window_ranks`, and its last layer, the same in every row.
@@ -74,7 +87,7 @@ def mwr(scores: Tensor, ages: Tensor, bin_ages: Tensor, *, window: Positive = 0.
     itself = torch.eye(len(ages), dtype=torch.bool, device=ages.device)[:, None]
     middles = window * torch.tensor(_OFFSETS, dtype=places.dtype, device=places.device)[None, :, None]
     far = [(apart + middles + end).abs().masked_fill(itself, torch.inf) for end in (-window, window)]
-    first, second = (places[distance.argmin(dim=2)] for distance in far)  # (B, 5)
+    first, second = (places[distance.argmin(dim=2)] for distance in far)  # (B, 11)
     wide = second > first
     with torch.autocast(scores.device.type, enabled=False):  # means, not products to be rounded
         near = [(distance == distance.amin(dim=2, keepdim=True)).to(scores.dtype) for distance in far]
