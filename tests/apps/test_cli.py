@@ -451,6 +451,8 @@ def test_models_say_who_may_use_them(agelens: Callable[..., Done]) -> None:
     for name, model in MODELS.items():
         assert name in done.out
         assert model.terms in done.out
+    assert done.out.splitlines()[0].endswith(" MB), the default")
+    assert done.out.count("the default") == 1
 
 
 def test_datasets(agelens: Callable[..., Done]) -> None:

@@ -267,6 +267,7 @@ def test_to_dict_is_json(estimator: AgeEstimator, portrait: Path) -> None:
 def test_shipped_models() -> None:
     assert DEFAULT_MODEL in MODELS
     assert list(list_models()) == sorted(MODELS, key=lambda name: name != DEFAULT_MODEL)
+    assert AgeEstimator().card.licence["permits"] == "attribution"  # anyone may use what nobody chose
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -277,6 +278,10 @@ def test_every_shipped_model_estimates(name: str, portrait: Path) -> None:
     assert estimator.card.calibration is not None
     assert estimator.card.licence
     open_to_all = "-fairface" in name
+    anew = estimator.card.provenance.get("calibrated", {"manifests": []})
+    calibrated_on = [part["data"] for part in anew["manifests"]]
+    assert calibrated_on == ([] if open_to_all else [["utkface"], ["fairface"]])
+    assert (estimator.card.calibration.shift is None) == open_to_all
     assert ("any use, with attribution" if open_to_all else "non-commercial") in MODELS[name].terms
     assert estimator.card.licence["permits"] == ("attribution" if open_to_all else "research")
     (face,) = estimator.estimate(portrait)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from agelens.inference.shipped_models import DEFAULT_MODEL
+
 PROJECT = Path(__file__).parents[2]
 ENGINE = PROJECT / "src" / "agelens" / "serve" / "page" / "engine"
 AXE = PROJECT / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -39,7 +41,7 @@ def test_page_says_where_photos_go_and_what_it_cannot_know(visit: Callable[..., 
     page = visit(paged.url)
     assert f"the server at {paged.url.removeprefix('http://')}" in page.text("#privacy-state")
     told = page.text("main")
-    for words in ("What this cannot know", "no proof of age", "non-commercial research"):
+    for words in ("What this cannot know", "no proof of age", "with attribution", "Kärkkäinen and Joo"):
         assert words in told
 
 
@@ -67,7 +69,7 @@ def test_upload(
     assert "one face" in page.text("#announcements")
     assert card.locator("img").evaluate("image => image.naturalWidth > 0 && image.alt.includes('one face')")
     assert [request for request in page.sent if "POST" in request] == [
-        f"POST {paged.url}/v1/estimate?model=resnet10-tiny-lrn-utkface"
+        f"POST {paged.url}/v1/estimate?model={DEFAULT_MODEL}"
     ]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agelens.inference.shipped_models import DEFAULT_MODEL
+
 
 def test_another_model_estimates_every_photo_again(
     visit: Callable[..., Any],
@@ -26,7 +28,7 @@ def test_another_model_estimates_every_photo_again(
     page.add(portrait, two_faces, broken)
     page.complaints[:] = [told for told in page.complaints if "422" not in told]
     states = page.page.locator(".photo [data-part=state]")
-    assert [" with resnet10-tiny-lrn-utkface in " in text for text in states.all_inner_texts()] == [
+    assert [f" with {DEFAULT_MODEL} in " in text for text in states.all_inner_texts()] == [
         False,
         True,
         True,

@@ -65,41 +65,6 @@ _FAIRFACE_TAUGHT_TERMS = (
 )
 
 MODELS = {
-    "resnet10-tiny-lrn-utkface": ShippedModel(
-        "resnet10-tiny-lrn-utkface.onnx",
-        use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
-        terms=_UTKFACE_TERMS,
-    ),
-    "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(
-        "resnet10-tiny-lrn-utkface-mirrored.onnx",
-        use="the same weights on the face and its mirror image: a little more accurate, about twice the time",
-        terms=_UTKFACE_TERMS,
-    ),
-    "mobilefacenet-lae-utkface": ShippedModel(
-        "mobilefacenet-lae-utkface.onnx",
-        use="the accurate one: MobileFaceNet, 1.0 M weights, from identity by LAE's baseline, mirrored",
-        terms=_MS1M_TERMS,
-    ),
-    "mobilefacenet-lae-utkface-balanced": ShippedModel(
-        "mobilefacenet-lae-utkface-balanced.onnx",
-        use="the same trunk, balanced (LAE): even over the ages; better from 60 to 80, worse at 18 to 30",
-        terms=_MS1M_TERMS,
-    ),
-    "student-strided-utkface": ShippedModel(
-        "student-strided-utkface.onnx",
-        use="tiny, and more accurate than the default: 0.11 M weights, taught by mobilefacenet-lae-utkface",
-        terms=_TAUGHT_TERMS,
-    ),
-    "student-strided-utkface-int8": ShippedModel(
-        "student-strided-utkface-int8.onnx",
-        use="the same in 8 bits, as accurate: the smallest and fastest",
-        terms=_TAUGHT_TERMS,
-    ),
-    "student-strided-utkface-mirrored": ShippedModel(
-        "student-strided-utkface-mirrored.onnx",
-        use="the same weights on the face and its mirror image: a little more accurate, twice the time",
-        terms=_TAUGHT_TERMS,
-    ),
     "efficientnet-lite0-fairface": ShippedModel(
         "efficientnet-lite0-fairface.onnx",
         use="for any use: EfficientNet-Lite0, 3.5 M weights, learned from FairFace's age bands alone",
@@ -120,10 +85,45 @@ MODELS = {
         use="the same in 8 bits, as accurate: the smallest for any use",
         terms=_FAIRFACE_TAUGHT_TERMS,
     ),
+    "resnet10-tiny-lrn-utkface": ShippedModel(
+        "resnet10-tiny-lrn-utkface.onnx",
+        use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
+        terms=_UTKFACE_TERMS,
+    ),
+    "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(
+        "resnet10-tiny-lrn-utkface-mirrored.onnx",
+        use="the same weights on the face and its mirror image: a little more accurate, about twice the time",
+        terms=_UTKFACE_TERMS,
+    ),
+    "mobilefacenet-lae-utkface": ShippedModel(
+        "mobilefacenet-lae-utkface.onnx",
+        use="the accurate one on UTKFace: MobileFaceNet, 1.0 M weights, from identity by LAE's baseline, mirrored",
+        terms=_MS1M_TERMS,
+    ),
+    "mobilefacenet-lae-utkface-balanced": ShippedModel(
+        "mobilefacenet-lae-utkface-balanced.onnx",
+        use="the same trunk, balanced (LAE): even over the ages; better from 60 to 80, worse at 18 to 30",
+        terms=_MS1M_TERMS,
+    ),
+    "student-strided-utkface": ShippedModel(
+        "student-strided-utkface.onnx",
+        use="tiny: 0.11 M weights, taught by mobilefacenet-lae-utkface; more accurate than the LRN models",
+        terms=_TAUGHT_TERMS,
+    ),
+    "student-strided-utkface-int8": ShippedModel(
+        "student-strided-utkface-int8.onnx",
+        use="the same in 8 bits, as accurate: the smallest and fastest",
+        terms=_TAUGHT_TERMS,
+    ),
+    "student-strided-utkface-mirrored": ShippedModel(
+        "student-strided-utkface-mirrored.onnx",
+        use="the same weights on the face and its mirror image: a little more accurate, twice the time",
+        terms=_TAUGHT_TERMS,
+    ),
 }
 """The shipped models by name: one entry adds a model."""
 
-DEFAULT_MODEL = "resnet10-tiny-lrn-utkface"
+DEFAULT_MODEL = "efficientnet-lite0-fairface"
 
 
 def list_models() -> dict[str, ShippedModel]:

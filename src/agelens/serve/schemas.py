@@ -29,7 +29,7 @@ _SMALLEST = (  # a PNG file of one pixel
 )
 EXAMPLE = {
     "request_id": "5f0c8a1e6b3d4f72",
-    "model": {"name": "resnet10-tiny-lrn-utkface", "version": "3cd67ce9bcda"},
+    "model": {"name": "efficientnet-lite0-fairface", "version": "e5e4df816d15"},
     "age_bins": "0-100",
     "threshold": 18.0,
     "level": 0.9,

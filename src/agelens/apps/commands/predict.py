@@ -270,8 +270,9 @@ def _shown(sources: list[Source]) -> Iterator[Source]:
 @command("")
 def models() -> None:
     """List the shipped models with their use and their terms."""
-    from agelens.inference.shipped_models import list_models, model_path
+    from agelens.inference.shipped_models import DEFAULT_MODEL, list_models, model_path
 
     for name, model in list_models().items():
         size = model_path(name).stat().st_size / 1e6
-        typer.echo(f"{name} ({size:.2f} MB)\n  {model.use}\n  {model.terms}")
+        role = ", the default" if name == DEFAULT_MODEL else ""
+        typer.echo(f"{name} ({size:.2f} MB){role}\n  {model.use}\n  {model.terms}")
