@@ -97,7 +97,7 @@ MODELS = {
     ),
     "mobilefacenet-lae-utkface": ShippedModel(
         "mobilefacenet-lae-utkface.onnx",
-        use="the accurate one on UTKFace: MobileFaceNet, 1.0 M weights, from identity by LAE's baseline, mirrored",
+        use="the accurate one: MobileFaceNet, 1.0 M weights, from identity by LAE's baseline, mirrored",
         terms=_MS1M_TERMS,
     ),
     "mobilefacenet-lae-utkface-balanced": ShippedModel(
