@@ -128,6 +128,7 @@ def test_strange_names_are_escaped(predict: Callable[..., tuple[int, str, str]],
         missing = predict("gone\x1b[31m", "--aligned", "--resume", "--out", "a\x1b.txt/b.csv")
     finally:
         os.chdir(here)
+    assert "--format spreadsheet --out ages.csv" in predict(tmp_path, "--out", "ages.xlsx")[2]
     assert sheet.startswith("\ufeffpath,")
     assert [row["path"] for row in rows(sheet.removeprefix("\ufeff"))] == ["'=1+1.png", "'-x.png", "ü.png"]
     assert "\x1b" not in missing[2]

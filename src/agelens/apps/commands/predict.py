@@ -249,6 +249,9 @@ def _format_of(out: Path | None) -> Format:
     }
     suffix = "" if out is None else out.suffix.lower()
     if suffix not in formats:
+        if suffix in {".xlsx", ".xls", ".ods"}:
+            csv = out and out.with_suffix(".csv")
+            raise InputError(f"--out {out}: spreadsheets open CSV: --format spreadsheet --out {csv}")
         known = ", ".join(form.value for form in Format)
         raise InputError(f"--out {out}: the suffix is no known format; add --format {known}")
     return formats[suffix]
