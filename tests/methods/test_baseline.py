@@ -142,6 +142,18 @@ def test_an_age_that_is_missing_is_refused() -> None:
         stage.look(crops, crops)
 
 
+@pytest.mark.parametrize("objective", ["ap", "mwr"])
+def test_a_reference_set_that_is_empty_or_of_one_age_is_refused(objective: str) -> None:
+    stage = Baseline(_recipe(objective), BINS).stages()[0]
+    for ages, message in (([], "the reference set is empty"), ([30.0, 30.0], "all training images are 30")):
+        pixels = np.zeros((len(ages), 8, 8, 3), np.uint8)
+        crops = CropSet(pixels, np.array(ages, np.float32), np.arange(len(ages)))
+        with pytest.raises(InputError, match=message):
+            stage.look(crops, crops)
+    with pytest.raises(RecipeError, match=r"settings\.references\].*greater than or equal to 1"):
+        Baseline(_recipe(objective, references=0), BINS)
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,25 @@ def test_what_bands_cannot_do_is_told(banded: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "head"),
+    [
+        ("baseline", {"objective": "or-cnn"}, "ldl"),
+        ("baseline", {"objective": "corn"}, "ldl"),
+        ("baseline", {"objective": "mwr"}, "reg"),
+        ("fixed-features", {"regressor": "ohrank"}, "ldl"),
+    ],
+)
+def test_ordinal_heads_and_comparisons_refuse_bands(
+    method: str, settings: dict[str, str], head: str, banded: Path, tmp_path: Path
+) -> None:
+    table = recipe("lae", [head]).model_dump(mode="json")
+    named = Recipe.validate({**table, "method": {"name": method, "settings": settings}}, "test")
+    with pytest.raises(RecipeError, match="learns exact and apparent ages, and 63 training images"):
+        train(named, banded, tmp_path / "run", cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_score_of_a_band_is_the_distance_to_it() -> None:
     stage = LabelRefinery(recipe("lrn", ["ldl"]), AgeBins(0, 1)).stages()[0]
     network = stage.network()

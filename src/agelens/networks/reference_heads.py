@@ -53,7 +53,7 @@ class ReferenceHead(ScoringHead):
 
         Args:
             features: (K · R, C), R for each bin, youngest first.
-            ages: (K · R,) years.
+            ages: (K · R,) years; one age a bin.
         Raises:
             InputError: There are none, or not so many.
         """
@@ -209,8 +209,9 @@ class ComparingHead(ReferenceHead):
 
     def logits(self, raw: Tensor) -> Tensor:
         """Logarithm of the posterior (B, K), up to a constant."""
-        apart = self.ages - self.reference_ages.reshape(-1, 1)  # (K · R, K)
+        apart = self.ages - self.reference_ages[:, :1]  # (K, K): the references of a bin have one age
         sure = older(apart, self._settings["softness"])
         for_older, for_younger = sure.log(), (1 - sure).log()
-        evidence = self.older(raw) @ (for_older - for_younger) + for_younger.sum(dim=0)
-        return evidence / self.references
+        each = self.older(raw).unflatten(1, (-1, self.references)).mean(dim=2)
+        # P counts from ½, so that little is left to cancel.
+        return (each - 0.5) @ (for_older - for_younger) + ((for_older + for_younger) / 2).sum(dim=0)
