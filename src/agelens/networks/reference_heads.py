@@ -212,6 +212,8 @@ class ComparingHead(ReferenceHead):
         apart = self.ages - self.reference_ages[:, :1]  # (K, K): the references of a bin have one age
         sure = older(apart, self._settings["softness"])
         for_older, for_younger = sure.log(), (1 - sure).log()
-        each = self.older(raw).unflatten(1, (-1, self.references)).mean(dim=2)
+        each = self.older(raw).reshape(-1, len(self.age_bins), self.references).mean(dim=2)
         # P counts from ½, so that little is left to cancel.
-        return (each - 0.5) @ (for_older - for_younger) + ((for_older + for_younger) / 2).sum(dim=0)
+        even = ((for_older + for_younger) / 2).sum(dim=0)
+        evidence: Tensor = (each - 0.5) @ (for_older - for_younger) + even
+        return evidence
