@@ -80,6 +80,8 @@ OF_TWO_TEACHERS = {
 }
 """Networks of ordinal-dark distillation: other strides, or connected layers for one size (test_students)."""
 WITHOUT_MAP = {
+    "bif",
+    "bif-std",
     "c3ae",
     "compact-densenet",
     "compact-densenet-13",
@@ -88,7 +90,7 @@ WITHOUT_MAP = {
     "compact-or-cnn",
     "ssr-net",
 }
-"""Compact systems whose features are not the mean over one map."""
+"""Compact systems, and fixed filters, whose features are not the mean over one map."""
 SHALLOW = {"ranking-cnn"}
 """Networks whose map is an eighth of the image."""
 
