@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agelens.label_distribution import AgeBins
-from agelens.networks.age_network import AgeHead, MirroredNetwork, PairedNetwork
+from agelens.networks.age_network import AgeHead, Head, MirroredNetwork, PairedNetwork
 from agelens.networks.backbones import make_backbone
 from agelens.networks.heads import (
     HEADS,
@@ -21,6 +21,7 @@ from agelens.networks.heads import (
     age_network,
     as_distribution,
 )
+from agelens.networks.reference_heads import ReferenceHead
 from agelens.networks.scoring_head import RegressionHead
 from agelens.networks.stored import load_network, save_network
 
@@ -33,11 +34,21 @@ def _features(rows: int = 5, length: int = 8) -> Tensor:
     return torch.randn(rows, length, generator=torch.Generator().manual_seed(0)) * 3
 
 
+def _head(name: str, length: int, **settings: int) -> Head:
+    """A head; one that compares has its references, and is judged as in use."""
+    head = HEADS[name](length, BINS, **settings)
+    if isinstance(head, ReferenceHead):
+        ages = head.ages.repeat_interleave(head.references)
+        head.refer(_features(len(ages), length), ages)
+        head.eval()
+    return head
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_has_a_distribution_and_an_age_within_the_bins(name: str) -> None:
     torch.manual_seed(0)
     length = FIXED.get(name, 8)
-    head = HEADS[name](length, BINS)
+    head = _head(name, length)
     outputs = head(_features(length=length))
     assert outputs.logits.shape == (5, 21)
     for temperature in (None, 0.5, 3.0):
@@ -116,7 +127,7 @@ def test_it_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = make_backbone("resnet10-tiny")
     settings = {"codings": 5, "classes": 3, "seed": 2} if name == "codings" else {}
-    network = age_network(backbone, HEADS[name](backbone.num_features, BINS, **settings)).eval()
+    network = age_network(backbone, _head(name, backbone.num_features, **settings)).eval()
     save_network(network, tmp_path / "network.safetensors")
     again = load_network(tmp_path / "network.safetensors")
     assert type(again) is type(network)
@@ -132,7 +143,7 @@ def test_it_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
 def test_mirrored_views_are_averaged(name: str) -> None:
     torch.manual_seed(0)
     backbone = make_backbone("resnet10-tiny")
-    network = age_network(backbone, HEADS[name](backbone.num_features, BINS)).eval()
+    network = age_network(backbone, _head(name, backbone.num_features)).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         both = MirroredNetwork(network).eval()(images)
