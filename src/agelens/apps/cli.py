@@ -22,6 +22,7 @@ from agelens.apps.commands import (
     explain,
     leaderboard,
     predict,
+    robustness,
     serve,
     sweep,
     train,
@@ -29,14 +30,17 @@ from agelens.apps.commands import (
 
 __all__ = ["COMMANDS", "ORDER", "app", "main"]
 
-COMMANDS = (calibrate, compare, compress, data, evaluate, explain, leaderboard, predict, serve, sweep, train)
+COMMANDS = (
+    *(calibrate, compare, compress, data, evaluate, explain, leaderboard),
+    *(predict, robustness, serve, sweep, train),
+)
 """The modules of the commands: importing one registers its commands."""
 
 ORDER = (
     *("predict", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "calibrate", "quantise"),
-    *("evaluate", "compare", "published", "explain", "gallery"),
+    *("evaluate", "compare", "robustness", "published", "explain", "gallery"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )
 """The commands as ``--help`` lists them; any other follows."""
