@@ -65,7 +65,9 @@ def test_covered_parts_are_covered_and_others_are_not(crop: NDArray[np.uint8]) -
     assert under_condition(crop, "dark", LANDMARKS).mean() < crop.mean() / 2
     assert under_condition(crop, "turned", LANDMARKS)[0, 0].any()  # no black corners
     flat = under_condition(np.full((40, 40, 3), 128, np.uint8), "faded", LANDMARKS)
-    assert np.array_equal(np.unique(flat), [140])  # 255 (0.55 + 0.45 (128 / 255 - 0.5)) = 140.5, rounded to even
+    assert np.array_equal(
+        np.unique(flat), [140]
+    )  # 255 (0.55 + 0.45 (128 / 255 - 0.5)) = 140.5, rounded to even
 
 
 def _folder(path: Path, *, bands: bool = False, geometry: bool = True) -> Path:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from agelens.data.crops import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
 from agelens.experiments.generations import estimate_stage, generation_table
-from agelens.experiments.train import train
+from agelens.experiments.train import processes_note, train
 from agelens.export.from_run import export_run
 from agelens.inference.estimator import AgeEstimator
 from agelens.networks.age_network import Outputs
@@ -154,6 +155,32 @@ def test_two_processes_train_one_network(manifest: Path, tmp_path: Path) -> None
         rows = _log(run.path, stage)
         assert len(rows) == 3
         assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("count", "variable", "told"),
+    [
+        (1, None, []),
+        (
+            1,
+            "ACCELERATE_MIXED_PRECISION",
+            ["1 process on cpu: torchrun --nproc-per-node N -m agelens"],
+        ),
+        (4, None, ["4 processes on cpu: 32 images of each batch in each; batch norm sees these alone"]),
+    ],
+)
+def test_the_number_of_processes_is_told(
+    monkeypatch: pytest.MonkeyPatch, count: int, variable: str | None, told: list[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    if variable is not None:
+        monkeypatch.setenv(variable, "no")
+    state = SimpleNamespace(num_processes=count, device=torch.device("cpu"))
+    found = processes_note(state, Recipe.load("lrn-utkface"))  # type: ignore[arg-type]
+    assert len(found) == len(told)
+    for note, start in zip(found, told, strict=True):
+        assert note.startswith(start)
 
 
 def test_curves_go_to_tensorboard_where_it_is_installed(manifest: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -136,7 +137,9 @@ def train(
     facts["teachers"] = teacher_facts(method.teachers, recipe.method.settings, facts["geometry"]) or None
     facts["terms"] = run_terms(rows, recipe, start, facts["teachers"])
     notes += check_terms(facts["terms"], recipe.card.allow_restricted)
-    if reporter is not None and PartialState(cpu=cpu).is_main_process:
+    state = PartialState(cpu=cpu)
+    notes += processes_note(state, recipe)
+    if reporter is not None and state.is_main_process:
         for note in notes:
             reporter.note(note)
     used = rows[rows["split"].isin(["train", "val"])]
@@ -144,7 +147,6 @@ def train(
         for stage in stages:
             stage.check_without_validation()
     crop_side(used, at_least=0 if recipe.network.enlarge else recipe.network.input_size)
-    state = PartialState(cpu=cpu)
     with state.main_process_first():  # one process makes the run and the cache of crops, the others find them
         run = _open_run(Path(out), recipe, facts, rows, resume or not state.is_main_process)
         crops = load_crops(
@@ -166,6 +168,20 @@ def train(
         cpu=cpu,
     )
     return run
+
+
+def processes_note(state: PartialState, recipe: Recipe) -> list[str]:
+    """Tell how many processes train, where there are several or a launcher was to start some.
+
+    A launcher that starts one in the place of several says nothing itself.
+    """
+    count, device = state.num_processes, state.device.type
+    if count > 1:
+        share = f"{recipe.train.batch_size // count} images of each batch in each"
+        return [f"{count} processes on {device}: {share}; batch norm sees these alone"]
+    if any(name.startswith("ACCELERATE_") or name == "TORCHELASTIC_RUN_ID" for name in os.environ):
+        return [f"1 process on {device}: torchrun --nproc-per-node N -m agelens train … starts N"]
+    return []
 
 
 def _check_parts(rows: pd.DataFrame, recipe: Recipe, manifest: str | Path) -> None:

@@ -64,7 +64,7 @@ def train(
         typer.Option(help="Train and test all folds of a protocol (agelens protocols) and pool them."),
     ] = None,
 ) -> None:
-    """Train by a recipe. Over several devices: accelerate launch -m agelens train ..."""
+    """Train by a recipe. Over several devices: torchrun --nproc-per-node N -m agelens train ..."""
     from agelens.apps.training_progress import RichReporter
     from agelens.experiments.train import train as train_recipe
     from agelens.methods.ordinal_dark import distillation_settings
