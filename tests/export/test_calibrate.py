@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.label_distribution import AgeBins, gaussian
 from agelens.model_file import open_model_file
+from agelens.terms import PERMISSIONS
 
 SIDE = 24
 BINS = AgeBins(0, 100)
@@ -82,6 +84,33 @@ def test_one_command_from_two_manifests(sets: tuple[Path, Path], small_model: Pa
     np.testing.assert_array_equal(before[0], after[0])
     low, high = card.calibration.interval(after[1], BINS, 0.9)
     assert (high - low)[1] >= (high - low)[0]
+
+
+def test_the_terms_are_those_of_the_strictest_set(
+    sets: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    licence = {
+        "code": "Apache-2.0",
+        "data": "X",
+        "permits": "attribution",
+        "use": f"{PERMISSIONS['attribution']}; no",
+    }
+    model = make_model(licence=json.dumps(licence))
+
+    def named(manifest: Path, name: str) -> Path:
+        first, *rows = manifest.read_text("utf-8").splitlines()
+        other = manifest.with_name(f"{name}.csv")
+        other.write_text("\n".join([f"{first},dataset", *(f"{row},{name}" for row in rows)]), "utf-8")
+        return other
+
+    own, fairface, utkface = sets[0], named(sets[1], "fairface"), named(sets[1], "utkface")
+    out = tmp_path / "m.onnx"
+    assert calibrate(model, own, out, others=[fairface])[0].licence == licence
+    card, _ = calibrate(model, own, out, others=[fairface, utkface])
+    assert card.licence["permits"] == "research"
+    assert card.licence["use"] == f"{PERMISSIONS['research']}; no"
+    assert card.licence["data"].startswith("X; calibrated on UTKFace")
+    assert open_model_file(out)[1].licence == card.licence
 
 
 def test_the_first_manifest_is_covered_and_all_are_told(

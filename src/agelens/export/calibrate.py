@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +28,8 @@ from agelens.files import write_atomically
 from agelens.inference.shipped_models import model_path, open_model
 from agelens.label_distribution import AgeBins
 from agelens.model_file import ModelCard
+from agelens.terms import PERMISSIONS, read_terms, strictest
+from agelens.training.provenance import set_terms
 
 __all__ = ["CalibratedGroup", "calibrate"]
 
@@ -68,6 +71,8 @@ def calibrate(
 ) -> tuple[ModelCard, list[CalibratedGroup]]:
     """Write a model file with a new calibration; weights and estimates stay as they are.
 
+    Where a data set that a manifest names permits less than the card, the card takes its terms.
+
     The correction of the distribution (`fit_shift`) is fitted on the pictures of all manifests and a degraded
     copy of each; then the intervals, on the first manifest's pictures as they are.
 
@@ -104,7 +109,12 @@ def calibrate(
         "split": split,
         "manifests": [_record(place, crops) for place, crops in zip(places, sets, strict=True)],
     }
-    written = replace(card, calibration=new, provenance={**card.provenance, "calibrated": record})
+    written = replace(
+        card,
+        calibration=new,
+        licence=_licence(card.licence, [str(name) for crops in sets for name in _sets_of(crops)]),
+        provenance={**card.provenance, "calibrated": record},
+    )
     del content.metadata_props[:]
     onnx.helper.set_model_props(content, written.to_metadata())
     with write_atomically(out) as temporary:
@@ -164,9 +174,33 @@ def _fitted(groups: Sequence[Faces], card: ModelCard, split: str) -> Calibration
     )
 
 
+def _sets_of(crops: CropSet) -> list[str]:
+    return [] if crops.sets is None else sorted({str(name) for name in crops.sets if name})
+
+
+def _licence(licence: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The licence of a model that was calibrated on these data sets: never more than any of them permits.
+
+    Photographs of no named set are the owner's, who knows their terms; they change nothing.
+    """
+    before = read_terms({"permits": licence.get("permits"), "text": licence.get("data")})
+    parts = {name: set_terms(name) for name in dict.fromkeys(names)}
+    permits = strictest([before.permits, *(part.permits for part in parts.values())])
+    if permits == before.permits:
+        return dict(licence)
+    stricter = [part.text for part in parts.values() if part.permits == permits]
+    caveat = str(licence.get("use", "")).removeprefix(PERMISSIONS[before.permits]).removeprefix("; ")
+    return {
+        **licence,
+        "data": f"{before.text}; calibrated on {'; '.join(stricter)}",
+        "permits": permits,
+        "use": "; ".join(filter(None, (PERMISSIONS[permits], caveat))),
+    }
+
+
 def _record(place: str, crops: CropSet) -> dict[str, object]:
     """The record of a manifest: its data sets, or the name of its folder."""
-    names = [] if crops.sets is None else sorted({str(name) for name in crops.sets if name})
+    names = _sets_of(crops)
     return {"data": names or [Path(place).absolute().parent.name], "images": len(crops)}
 
 

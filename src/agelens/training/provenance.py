@@ -25,6 +25,7 @@ __all__ = [
     "licence_of",
     "named_without_folders",
     "run_terms",
+    "set_terms",
     "teacher_facts",
     "with_teachers",
 ]
@@ -131,7 +132,7 @@ def run_terms(
     used = rows[rows["split"].isin(["train", "val"])]
     names = sorted(set(used["dataset"])) if "dataset" in used else [""]
     own = Terms("unknown", recipe.card.data_terms)
-    parts = {name or "own data": _set_terms(name) if name else own for name in names}
+    parts = {name or "own data": set_terms(name) if name else own for name in names}
     if start is not None:
         parts["start"] = start_terms(start)
     elif recipe.network.pretrained:
@@ -190,7 +191,7 @@ def licence_of(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _set_terms(name: str) -> Terms:
+def set_terms(name: str) -> Terms:
     """The terms of a data set by its name in a manifest; unknown for one that is not there."""
     try:
         return data_set(name).terms

@@ -35,7 +35,7 @@ def calibrate(
     """
     from agelens.export.calibrate import calibrate as calibrate_model
 
-    _, groups = calibrate_model(model, data, out, others=other or [], split=split)
+    card, groups = calibrate_model(model, data, out, others=other or [], split=split)
     header = ("faces", "images", "coverage(90%) before", "after", "width, years, before", "after")
     rows = [
         (
@@ -50,3 +50,5 @@ def calibrate(
     ]
     print_table(header, rows)
     typer.echo(f"wrote {out}; the figures are of the faces it was fitted on: agelens evaluate tells the rest")
+    if use := card.licence.get("use"):
+        typer.echo(f"terms: {use}")
