@@ -696,7 +696,7 @@ def test_the_command_names_teachers_and_student(manifest: Path, tmp_path: Path) 
     arguments = ["train", "student-utkface", "--data", str(manifest), "--out", str(tmp_path / "run")]
     missing = CliRunner().invoke(app, [*arguments, "--teacher", str(tmp_path / "none")])
     assert missing.exit_code == 2
-    assert "no such run or model file, and no shipped model (resnet10" in missing.stderr
+    assert "no such run or model file, and no shipped model (efficientnet" in missing.stderr
     lopsided = CliRunner().invoke(
         app, [*arguments, "--teacher", str(tmp_path), "--teacher-weight", "1", "--teacher-weight", "2"]
     )
