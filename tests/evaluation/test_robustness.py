@@ -16,8 +16,8 @@ from agelens.data.manifest import read_manifest
 from agelens.errors import InputError
 from agelens.evaluation.conditions import CONDITIONS, under_condition
 from agelens.evaluation.evaluate import evaluate_system
-from agelens.evaluation.robustness import PLAIN, robustness
-from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.evaluation.robustness import PLAIN, robustness, write_examples
+from agelens.faces.alignment import ARCFACE_GEOMETRY, DEFAULT_GEOMETRY
 
 SIDE = 64
 LANDMARKS = np.asarray(DEFAULT_GEOMETRY.template) * SIDE
@@ -134,6 +134,18 @@ def test_the_command_prints_writes_and_shows(small_model: Path, tmp_path: Path) 
         assert message in told.output
 
 
-def test_crops_of_an_unknown_geometry_are_refused(small_model: Path, tmp_path: Path) -> None:
+def test_crops_that_the_model_was_not_made_for_are_refused(small_model: Path, tmp_path: Path) -> None:
+    data = _folder(tmp_path / "own", geometry=False)
+    with pytest.raises(InputError, match="crops of an unknown geometry, the model was made for 'agelens-v1'"):
+        robustness(small_model, data)
     with pytest.raises(InputError, match="crops of an unknown geometry; agelens prepare"):
-        robustness(small_model, _folder(tmp_path / "own", geometry=False))
+        write_examples(data, tmp_path / "shown", conditions=["grey"])
+    other = ARCFACE_GEOMETRY.with_size(24)
+    data.with_name("geometry.json").write_text(json.dumps(other.to_dict()), "utf-8")
+    with pytest.raises(InputError, match=f"crops of the geometry '{other.name}', the model was made for"):
+        robustness(small_model, data)
+
+
+def test_the_help_names_all_conditions() -> None:
+    told = " ".join(CliRunner().invoke(app, ["robustness", "--help"], terminal_width=200).output.split())
+    assert f"Some of {', '.join(CONDITIONS)};" in told

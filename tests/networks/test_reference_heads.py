@@ -63,7 +63,7 @@ def test_the_window_is_a_plain_loop() -> None:
             assert found[row].item() == pytest.approx(years, abs=1e-3)
 
 
-def test_a_network_that_knows_ends_at_the_age() -> None:
+def test_a_network_that_knows_ends_at_the_age(monkeypatch: pytest.MonkeyPatch) -> None:
     head = _window()
 
     def knows(features: Tensor) -> Tensor:  # where the face lies in each window, clipped to its ends
@@ -71,7 +71,7 @@ def test_a_network_that_knows_ends_at_the_age() -> None:
         low, high = places[head.below], places[head.above]
         return torch.log1p(features[:, :1]).maximum(low).minimum(high)
 
-    head.moves = knows  # type: ignore[method-assign]
+    monkeypatch.setattr(head, "moves", knows)
     ages = torch.tensor([20.0, 23.4, 31.0, 40.0])
     head.reference_features[:, :, 0] = 25.0  # it begins far off: at the youngest references
     torch.testing.assert_close(head.years(torch.stack((ages, torch.ones(4)), dim=1)), ages)
@@ -79,10 +79,10 @@ def test_a_network_that_knows_ends_at_the_age() -> None:
     assert (head.below[1:] < torch.arange(1, 21)).all()
 
 
-def test_the_posterior_by_hand() -> None:
+def test_the_posterior_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     head = ComparingHead(2, AgeBins(20, 21), references=1, softness=2.0).eval()
     head.refer(torch.zeros(2, 2), torch.tensor([20.0, 21.0]))
-    head.older = lambda raw: torch.tensor([[0.9, 0.4]])  # type: ignore[method-assign]
+    monkeypatch.setattr(head, "older", lambda raw: torch.tensor([[0.9, 0.4]]))
     step = 0.01 + 0.98 * 0.6914624613  # Φ(1 / 2)
     expected = [
         0.9 * math.log(0.5) + 0.1 * math.log(0.5) + 0.4 * math.log(1 - step) + 0.6 * math.log(step),
@@ -92,12 +92,13 @@ def test_the_posterior_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([expected]).softmax(dim=1))
 
 
-def test_true_comparisons_give_the_true_age() -> None:
+def test_true_comparisons_give_the_true_age(monkeypatch: pytest.MonkeyPatch) -> None:
     head = ComparingHead(2, BINS, references=2, softness=3.0).eval()
     ages = YEARS.repeat_interleave(2)
     head.refer(torch.zeros(42, 2), ages)
     truth = torch.tensor([27.0, 33.0])
-    head.older = lambda raw: 0.01 + 0.98 * torch.special.ndtr((truth[:, None] - ages) / 3)  # type: ignore[method-assign]
+    older = 0.01 + 0.98 * torch.special.ndtr((truth[:, None] - ages) / 3)
+    monkeypatch.setattr(head, "older", lambda raw: older)
     outputs = head(torch.zeros(2, 2))
     assert outputs.logits.argmax(dim=1).tolist() == [7, 13]
     torch.testing.assert_close(head.decode(outputs).age, truth, atol=0.3, rtol=0)

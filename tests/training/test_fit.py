@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,8 +175,7 @@ def test_the_number_of_processes_is_told(
         monkeypatch.delenv(name)
     if variable is not None:
         monkeypatch.setenv(variable, "no")
-    state = SimpleNamespace(num_processes=count, device=torch.device("cpu"))
-    found = processes_note(state, Recipe.load("lrn-utkface"))  # type: ignore[arg-type]
+    found = processes_note(count, "cpu", 128)
     assert len(found) == len(told)
     for note, start in zip(found, told, strict=True):
         assert note.startswith(start)

@@ -15,7 +15,7 @@ from agelens.errors import InputError
 from agelens.faces.alignment import CropGeometry
 from agelens.reading import SETTINGS_BYTES, read_json, reason
 
-__all__ = ["GEOMETRY_NAME", "crop_geometry", "same_alignment"]
+__all__ = ["GEOMETRY_NAME", "crop_geometry", "require_geometry", "same_alignment"]
 
 GEOMETRY_NAME = "geometry.json"
 
@@ -51,6 +51,22 @@ def crop_geometry(manifest: pd.DataFrame) -> CropGeometry | None:
                 f"{_text(geometry)} ({file or found[None]}); prepare all of them with one geometry and size"
             )
     return geometries[0] if geometries else None
+
+
+def require_geometry(manifest: pd.DataFrame, wanted: CropGeometry) -> None:
+    """Refuse crops in which faces stand otherwise than a model was made for; their size may differ.
+
+    Args:
+        manifest: From ``read_manifest``.
+        wanted: Of the model.
+    Raises:
+        InputError: The crops have another geometry, or an unknown one.
+    """
+    found = crop_geometry(manifest)
+    if not same_alignment(found, wanted):
+        name = "an unknown geometry" if found is None else f"the geometry {found.name!r}"
+        place = manifest.attrs.get("path", "the manifest")
+        raise InputError(f"{place}: crops of {name}, the model was made for {wanted.name!r}")
 
 
 def same_alignment(one: CropGeometry | None, other: CropGeometry | None) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 from agelens import metrics
 from agelens.calibration import LEVEL_GRID, Calibration, conformal_scores
 from agelens.data.crops import CropSet, load_crops
-from agelens.data.geometry import crop_geometry
+from agelens.data.geometry import crop_geometry, require_geometry
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError
 from agelens.evaluation.band_measures import labels_are_bands
@@ -97,8 +97,8 @@ def robustness(
     Returns:
         A result for the crops as they are, and one a condition.
     Raises:
-        InputError: An unknown condition, no such rows, labels of two kinds or none, crops of an unknown
-            geometry.
+        InputError: An unknown condition, no such rows, labels of two kinds or none, crops of another geometry
+            than the model's.
         ModelFileError: Not a model file of ours.
     """
     unknown = [name for name in conditions if name not in CONDITIONS]
@@ -107,7 +107,8 @@ def robustness(
     rows = selected_rows(read_manifest(manifest), split)
     labels_are_bands(rows)
     estimator = AgeEstimator(model, threads=threads)
-    landmarks = _landmarks(rows, manifest)
+    require_geometry(rows, estimator.geometry)
+    landmarks = np.asarray(estimator.geometry.template, np.float64)
     crops = load_crops(rows, cache=False)
     ages = crops.ages.astype(np.float64)
     bounds = np.stack([ages, ages], axis=1) if crops.bounds is None else crops.bounds.astype(np.float64)
@@ -161,7 +162,12 @@ def write_examples(
         OutputError: The folder cannot be written.
     """
     rows = selected_rows(read_manifest(manifest), split).iloc[:1]
-    landmarks = _landmarks(rows, manifest)
+    geometry = crop_geometry(rows)
+    if geometry is None:
+        raise InputError(
+            f"{manifest}: crops of an unknown geometry; agelens prepare makes crops of a known one"
+        )
+    landmarks = np.asarray(geometry.template, np.float64)
     crop = load_crops(rows, cache=False).crops(slice(0, 1))[0]
     written = []
     for condition in conditions:
@@ -170,16 +176,6 @@ def write_examples(
             spoilt = under_condition(crop, condition, landmarks * len(crop))
             Image.fromarray(spoilt).save(temporary, "PNG")
     return written
-
-
-def _landmarks(rows: Any, manifest: str | Path) -> NDArray[np.float64]:
-    """(5, 2) the template of a manifest's crops, in shares of their side."""
-    geometry = crop_geometry(rows)
-    if geometry is None:
-        raise InputError(
-            f"{manifest}: crops of an unknown geometry; agelens prepare makes crops of a known one"
-        )
-    return np.asarray(geometry.template, np.float64)
 
 
 def _answers(

@@ -138,7 +138,7 @@ def train(
     facts["terms"] = run_terms(rows, recipe, start, facts["teachers"])
     notes += check_terms(facts["terms"], recipe.card.allow_restricted)
     state = PartialState(cpu=cpu)
-    notes += processes_note(state, recipe)
+    notes += processes_note(state.num_processes, state.device.type, recipe.train.batch_size)
     if reporter is not None and state.is_main_process:
         for note in notes:
             reporter.note(note)
@@ -170,14 +170,18 @@ def train(
     return run
 
 
-def processes_note(state: PartialState, recipe: Recipe) -> list[str]:
+def processes_note(count: int, device: str, batch_size: int) -> list[str]:
     """Tell how many processes train, where there are several or a launcher was to start some.
 
     A launcher that starts one in the place of several says nothing itself.
+
+    Args:
+        count: Number of processes.
+        device: Kind of device they train on.
+        batch_size: Images of a batch, over all of them.
     """
-    count, device = state.num_processes, state.device.type
     if count > 1:
-        share = f"{recipe.train.batch_size // count} images of each batch in each"
+        share = f"{batch_size // count} images of each batch in each"
         return [f"{count} processes on {device}: {share}; batch norm sees these alone"]
     if any(name.startswith("ACCELERATE_") or name == "TORCHELASTIC_RUN_ID" for name in os.environ):
         return [f"1 process on {device}: torchrun --nproc-per-node N -m agelens train … starts N"]

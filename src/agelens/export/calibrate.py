@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from agelens.calibration import LEVEL_GRID, Calibration, conformal_levels, conformal_scores
 from agelens.data.crops import CropSet, load_crops
-from agelens.data.geometry import crop_geometry
+from agelens.data.geometry import require_geometry
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_rows
-from agelens.errors import InputError, SplitError
+from agelens.errors import SplitError
 from agelens.export.degraded import degraded
 from agelens.export.shift_fit import Faces, fit_shift
 from agelens.faces.alignment import CropGeometry
@@ -126,10 +126,7 @@ def calibrate(
 
 def _rows(place: str, split: str, card: ModelCard) -> pd.DataFrame:
     rows = read_manifest(place)
-    found, wanted = crop_geometry(rows), CropGeometry.from_dict(card.geometry)
-    if found is None or not np.allclose(found.template, wanted.template, atol=1e-6):
-        name = "an unknown geometry" if found is None else f"the geometry {found.name!r}"
-        raise InputError(f"{place}: crops of {name}, the model was made for {wanted.name!r}")
+    require_geometry(rows, CropGeometry.from_dict(card.geometry))
     if split != "all":
         if "split" not in rows or rows["split"].eq("").all():
             raise SplitError(f"{place}: no row has a split; --split all takes all rows")

@@ -95,7 +95,7 @@ class GaborPyramid(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features (B, C) of (B, 3, S, S) images."""
-        weights: Tensor = self.grey * self.scale  # type: ignore[operator]
+        weights = self.get_buffer("grey") * self.get_buffer("scale")
         grey = (images.float() * weights).sum(dim=1, keepdim=True)
         grey = grey - grey.mean(dim=(2, 3), keepdim=True)
         grey = grey / grey.square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()

@@ -37,14 +37,20 @@ class ReferenceHead(ScoringHead):
         num_features: Length C of the feature vector.
         age_bins: The K ages.
         references: Number R of references of each age.
+        width: Units H of the hidden layer.
+        parts: Number of vectors of H that the layer makes of a face.
     """
 
     reference_features: Tensor
     reference_ages: Tensor
 
-    def __init__(self, num_features: int, age_bins: AgeBins, *, references: References = 5) -> None:
+    def __init__(
+        self, num_features: int, age_bins: AgeBins, *, references: int, width: int, parts: int
+    ) -> None:
         super().__init__(num_features, age_bins)
         self.references = references
+        self.linear = nn.Linear(num_features, parts * width)
+        self.last = nn.Parameter(0.1 * torch.randn(width) / sqrt(width))
         self.register_buffer("reference_features", torch.zeros(len(age_bins), references, num_features))
         self.register_buffer("reference_ages", torch.full((len(age_bins), references), torch.nan))
 
@@ -64,6 +70,11 @@ class ReferenceHead(ScoringHead):
             )
         self.reference_features.copy_(features.reshape(self.reference_features.shape))
         self.reference_ages.copy_(ages.reshape(self.reference_ages.shape))
+
+    def raw(self, features: Tensor) -> Tensor:
+        """Parts of each face, and behind them the weights of the last layer: (B, (parts + 1) H)."""
+        parts = self.linear(features).float()
+        return torch.cat((parts, self.last.float().expand_as(parts[:, : len(self.last)])), dim=1)
 
     def forward(self, features: Tensor) -> RawOutputs:
         """Score (B, C) features: in training without a distribution, which needs the references.
@@ -108,10 +119,8 @@ class WindowHead(ReferenceHead, RegressionHead):
         width: Width = 64,
         window: Positive = 0.2,
     ) -> None:
-        super().__init__(num_features, age_bins, references=references)
+        super().__init__(num_features, age_bins, references=references, width=width, parts=3)
         self._settings = {"references": references, "width": width, "window": window}
-        self.linear = nn.Linear(num_features, 3 * width)
-        self.last = nn.Parameter(0.1 * torch.randn(width) / sqrt(width))
         places = log_ages(self.ages)
         numbers = torch.arange(len(age_bins))
         below, above = ((places[:, None] + end - places).abs().argmin(dim=1) for end in (-window, window))
@@ -122,11 +131,6 @@ class WindowHead(ReferenceHead, RegressionHead):
     def settings(self) -> dict[str, Any]:
         """References of each age, units, half a window."""
         return dict(self._settings)
-
-    def raw(self, features: Tensor) -> Tensor:
-        """Parts that the objective compares (B, 4H)."""
-        parts = self.linear(features).float()
-        return torch.cat((parts, self.last.float().expand_as(parts[:, : len(self.last)])), dim=1)
 
     def moves(self, features: Tensor) -> Tensor:
         """Place of each face by each window (B, K), on the scale of ``log_ages``."""
@@ -187,19 +191,12 @@ class ComparingHead(ReferenceHead):
         width: Width = 64,
         softness: Positive = 3.0,
     ) -> None:
-        super().__init__(num_features, age_bins, references=references)
+        super().__init__(num_features, age_bins, references=references, width=width, parts=2)
         self._settings = {"references": references, "width": width, "softness": softness}
-        self.linear = nn.Linear(num_features, 2 * width)
-        self.last = nn.Parameter(0.1 * torch.randn(width) / sqrt(width))
 
     def settings(self) -> dict[str, Any]:
         """References of each age, units, softness in years."""
         return dict(self._settings)
-
-    def raw(self, features: Tensor) -> Tensor:
-        """Parts that are compared (B, 3H)."""
-        parts = self.linear(features).float()
-        return torch.cat((parts, self.last.float().expand_as(parts[:, : len(self.last)])), dim=1)
 
     def older(self, raw: Tensor) -> Tensor:
         """P (B, K · R) that faces are older than the references."""
