@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from PIL import Image
 
 from agelens import __version__
 from agelens.apps import cli
+from agelens.apps.command import _interruptible
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.shipped_models import MODELS
 from agelens.inference.writers import PRINTED_COLUMNS
@@ -310,6 +313,26 @@ def test_control_c_in_a_folder_of_photos(small_model: Path, portrait: Path, tmp_
     assert (code, err) == (130, "interrupted; no file was written\n")
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ages.csv", "photos"]
+
+
+def test_control_c_waits_until_a_process_has_started() -> None:
+    steps = []
+
+    def begin(_: BaseProcess) -> SimpleNamespace:
+        signal.raise_signal(signal.SIGINT)
+        steps.append("started")
+        return SimpleNamespace(sentinel=0, poll=lambda: 0)
+
+    def work() -> None:
+        worker = BaseProcess()
+        worker._Popen = begin  # type: ignore[attr-defined]
+        worker.start()
+        steps.append("after")
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt), _interruptible(sigterm=True):
+        work()
+    assert steps == ["started", "after"]
 
 
 @pytest.mark.slow

@@ -24,8 +24,11 @@ __all__ = ["app", "command", "fail", "output", "print_table"]
 # Control characters of file names, which a terminal would obey.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
-# Seconds until a signal that came while a module was loaded is sent again.
-_LOADING = 0.01
+# What starts worker processes: module and function.
+_STARTS = (("concurrent.futures.process", "submit"), ("multiprocessing.process", "start"))
+
+# Seconds until a signal that came at a bad moment is sent again.
+_AGAIN = 0.01
 
 app = typer.Typer(
     name="agelens",
@@ -93,13 +96,15 @@ def _interruptible(sigterm: bool) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; while a module is being loaded, as soon as it is.
+    """Raise KeyboardInterrupt; while a module is being loaded or a process started, as soon as it is.
 
-    An extension module that is interrupted on its way in tells so by an ImportError, and stays half-loaded.
+    An extension module that is interrupted on its way in tells so by an ImportError, and stays half-loaded;
+    a worker process whose start is interrupted prints a traceback, or waits for work for ever.
     """
     while frame is not None and frame.f_code.co_filename != __file__:  # what the command calls
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            again = threading.Timer(_LOADING, _send, (number,))
+        starting = (frame.f_globals.get("__name__"), frame.f_code.co_name) in _STARTS
+        if starting or frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(_AGAIN, _send, (number,))
             again.daemon = True
             again.start()
             return
