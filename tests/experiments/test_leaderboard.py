@@ -82,7 +82,7 @@ def test_a_full_disk_ends_it_and_is_no_failure_of_a_system(
     def full(*_: object, **__: object) -> None:
         raise OutputError("out/log.csv", "cannot write: No space left on device")
 
-    monkeypatch.setattr("agelens.experiments.leaderboard.train", full)
+    monkeypatch.setattr("agelens.experiments.at_once.train", full)
     (tmp_path / "suite.toml").write_text(SUITE)
     with pytest.raises(OutputError, match="No space left"):
         leaderboard(Suite.load(tmp_path / "suite.toml"), manifest, tmp_path / "out", cpu=True)
@@ -104,11 +104,16 @@ def test_it_continues_and_makes_one_table(manifest: Path, tmp_path: Path) -> Non
         announced.append((number, total, name, left))
 
     table = leaderboard(
-        suite, manifest, tmp_path / "out", latency=False, replicates=50, announce=announce, cpu=True
+        suite, manifest, tmp_path / "out", latency=False, replicates=50, announce=announce, cpu=True, jobs=2
     )
     assert (first / "baseline" / "network.safetensors").stat().st_mtime_ns == finished
     assert [(number, total) for number, total, _, _ in announced] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert announced[0][2] == "absolute error, seed=0"
+    assert {name for _, _, name, _ in announced} == {
+        "absolute error, seed=0",
+        "cross entropy, seed=0",
+        "cross entropy, seed=1",
+        "too slow, seed=0",
+    }
     assert announced[1][3] is None  # what was finished before tells no time
     assert announced[3][3] is not None
     assert announced[3][3] > 0

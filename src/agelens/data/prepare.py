@@ -17,10 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -47,6 +44,7 @@ from agelens.faces.image import read_image
 from agelens.files import write_atomically
 from agelens.reading import IMAGE_BYTES, parse_json, read_bytes
 from agelens.rehearsal import spread
+from agelens.workers import follow_parent
 
 __all__ = ["PREPARED_GEOMETRY", "PrepareSummary", "crop_path", "prepare"]
 
@@ -324,17 +322,8 @@ _worker: tuple[FaceDetector, _Settings]
 
 
 def _start_worker(settings: _Settings) -> None:
-    """Make a worker process ready; it leaves Ctrl-C to its parent and ends when the parent does."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    follow_parent()
     _worker = make_detector(settings.detector, **settings.detector_settings), settings
 
 

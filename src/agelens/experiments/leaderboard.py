@@ -13,8 +13,10 @@ are trained.
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -23,13 +25,14 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agelens.cores import bounded_threads
 from agelens.data.manifest import read_manifest
 from agelens.errors import AgelensError, OutputError, RecipeError, RunError, SplitError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
 from agelens.evaluation.systems import Answers, open_system, over_seeds
-from agelens.experiments.train import train
+from agelens.experiments.at_once import Elsewhere, Training
 from agelens.export.from_run import export_run
 from agelens.methods.lookup import method_named
 from agelens.reading import open_table, parse_toml, read_text, reason
@@ -55,7 +58,7 @@ class Entry(_Settings):
         name: Of the system; default: the recipe's argument.
         set: Overrides of its own, ``train.batch_size=64``; they win over the suite's.
         seeds: In place of the suite's; empty: those.
-        start: Weights it starts from, as ``train --start``; empty: none.
+        start: Weights it starts from, as ``train --start``, in place of the suite's; empty: those.
     """
 
     recipe: str
@@ -81,6 +84,7 @@ class Suite(_Settings):
         rates: Learning rates, each tried with the first seed; the best on validation trains the other seeds.
             Empty: the recipe's own. A system without epochs has none.
         set: Overrides for all systems, ``train.epochs=30``.
+        start: Weights that all systems start from, as ``train --start``; empty: none.
         quote: ``DATA SET`` or ``DATA SET:PROTOCOL`` whose published figures stand beside.
         system: The systems.
     """
@@ -91,6 +95,7 @@ class Suite(_Settings):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     rates: tuple[float, ...] = ()
     set: tuple[str, ...] = ()
+    start: str = ""
     quote: tuple[str, ...] = ()
     system: tuple[Entry, ...] = Field(min_length=2)
 
@@ -211,6 +216,7 @@ def leaderboard(
     reporter: Reporter | None = None,
     announce: Announce | None = None,
     cpu: bool = False,
+    jobs: int = 1,
 ) -> Leaderboard:
     """Train what is not finished, export it, and compare all systems on one split.
 
@@ -221,31 +227,31 @@ def leaderboard(
         split: Rows that are evaluated; every choice is made on ``val``.
         latency: Time the models.
         replicates: Of the bootstrap.
-        reporter: Receives steps and epochs.
+        reporter: Receives steps and epochs; of one training at a time only.
         announce: Called before each training.
         cpu: Keep to the CPU.
+        jobs: Trainings at a time. More than one: each in a process of its own with its share of the cores,
+            and one accelerator, dealt in turn.
     Returns:
         The table.
     Raises:
         SplitError: The manifest has no rows of the split.
         RunError: A run folder belongs to other data or another recipe.
-        InputError: Fewer than two systems could be trained.
+        InputError: Fewer than two systems could be trained, or a number of jobs that cannot be used.
         OutputError: A file cannot be written.
     """
     rows = read_manifest(manifest)
     if "split" not in rows or not (rows["split"] == split).any():
         raise SplitError(f"{manifest}: no rows with split {split!r}")
-    trainer = _Trainer(suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu)
+    trainer = _Trainer(
+        suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu, bounded_threads(jobs, "jobs")
+    )
     systems: list[Answers] = []
     trained: dict[str, list[Run]] = {}
     failed: list[tuple[str, str]] = []
-    for entry in suite.system:
-        try:
-            runs = trainer.train(entry)
-        except OutputError:  # a full disk is no property of the system
-            raise
-        except AgelensError as error:
-            failed.append((entry.title, str(error)))
+    for entry, runs in zip(suite.system, trainer.train_all(), strict=True):
+        if isinstance(runs, AgelensError):
+            failed.append((entry.title, str(runs)))
             continue
         trained[entry.title] = runs
         models = [open_system(_model(run), entry.title) for run in runs]
@@ -285,45 +291,82 @@ class _Trainer:
     reporter: Reporter | None
     announce: Announce | None
     cpu: bool
+    jobs: int
     number: int = 0
     taken: float = 0.0
     timed: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def train(self, entry: Entry) -> list[Run]:
+    def train_all(self) -> list[list[Run] | AgelensError]:
+        """The runs of every system, or the error of one that cannot be trained."""
+        if self.jobs == 1:
+            return [self._train(entry, self._here) for entry in self.suite.system]
+        with Elsewhere(self.jobs) as processes, ThreadPoolExecutor(self.jobs) as threads:
+
+            def train_one(entry: Entry) -> list[Run] | AgelensError:
+                return self._train(entry, processes.train)
+
+            try:
+                return list(threads.map(train_one, self.suite.system))
+            except BaseException:
+                processes.stop()
+                threads.shutdown(cancel_futures=True)
+                raise
+
+    def _train(self, entry: Entry, work: Callable[[Training], None]) -> list[Run] | AgelensError:
         """The runs of a system's seeds, at the rate that is best on validation."""
         first, *others = entry.seeds or self.suite.seeds
-        begun, rates = self.number, self.suite.rates_of(entry)
+        rates, begun = self.suite.rates_of(entry), 0
         try:
-            tried = [self._run(entry, first, rate) for rate in rates]
+            tried = []
+            for rate in rates:
+                begun += 1
+                tried.append(self._run(entry, first, rate, work))
             best = min(tried, key=lambda run: validation_mae(run, best_stage(run)))
             rate = best.recipe.train.learning_rate if None not in rates else None
-            return [best, *(self._run(entry, seed, rate) for seed in others)]
-        finally:  # trainings that a failure has left out do not count as time left
-            self.number = begun + len(rates) + len(others)
+            runs = [best]
+            for seed in others:
+                begun += 1
+                runs.append(self._run(entry, seed, rate, work))
+            for run in runs:
+                if not _model(run).exists():
+                    export_run(run, _model(run), name=entry.title)
+            return runs
+        except OutputError:  # a full disk is no property of the system
+            raise
+        except AgelensError as error:
+            with self.lock:  # trainings that a failure has left out do not count as time left
+                self.number += len(rates) + len(others) - begun
+            return error
 
-    def _run(self, entry: Entry, seed: int, rate: float | None) -> Run:
-        self.number += 1
+    def _run(self, entry: Entry, seed: int, rate: float | None, work: Callable[[Training], None]) -> Run:
         name = f"seed={seed}" + ("" if rate is None else f",rate={rate:g}")
         folder = self.folder / entry.title / name
+        recipe, start = self.suite.recipe(entry, seed, rate), entry.start or self.suite.start or None
         total = self.suite.trainings()
-        left = self.taken / self.timed * (total - self.number + 1) if self.timed else None
-        if self.announce is not None:
-            self.announce(self.number, total, f"{entry.title}, {name}", left)
-        started, there = monotonic(), (folder / "model.onnx").exists()
-        run = train(
-            self.suite.recipe(entry, seed, rate),
-            self.manifest,
-            folder,
-            resume=True,
-            start=entry.start or None,
-            reporter=self.reporter,
-            cpu=self.cpu,
-        )
+        with self.lock:
+            self.number += 1
+            average = self.taken / self.timed if self.timed else None
+            left = None if average is None else average * (total - self.number + 1) / self.jobs
+            if self.announce is not None:
+                self.announce(self.number, total, f"{entry.title}, {name}", left)
+        started, there = monotonic(), _is_finished(folder)
+        work(Training(recipe, self.manifest, folder, start, self.cpu))
         if not there:
-            export_run(run, _model(run), name=entry.title)
-            self.taken += monotonic() - started
-            self.timed += 1
-        return run
+            with self.lock:
+                self.taken += monotonic() - started
+                self.timed += 1
+        return Run.open(folder)
+
+    def _here(self, training: Training) -> None:
+        training.run(self.reporter)
+
+
+def _is_finished(folder: Path) -> bool:
+    if not (folder / "run.json").exists():
+        return False
+    run = Run.open(folder)
+    return set(run.finished_stages()) >= set(run.facts.get("stages", ()))
 
 
 def _model(run: Run) -> Path:

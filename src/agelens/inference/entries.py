@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import pickle
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +20,7 @@ from agelens.inference.estimator import AgeEstimator
 from agelens.inference.pictures import save_annotated, save_faces
 from agelens.inference.tally import Tally
 from agelens.inference.writers import PredictionFormat, source_name
+from agelens.workers import follow_parent
 
 __all__ = ["Entry", "PredictionTask"]
 
@@ -114,17 +112,8 @@ _task: PredictionTask
 
 
 def _begin(task: bytes) -> None:
-    """Make a worker ready; it leaves Ctrl-C to its parent and ends when the parent does."""
     global _task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    follow_parent()
     _task = pickle.loads(task)
 
 

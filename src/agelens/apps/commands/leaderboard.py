@@ -18,6 +18,12 @@ def leaderboard(
     data: Annotated[Path, typer.Option(help="Manifest that prepare wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
     split: Annotated[str, typer.Option(help="Rows that are evaluated.")] = "test",
+    start: Annotated[
+        str, typer.Option(help="Weights that every system starts from, as for train: a run or a file.")
+    ] = "",
+    jobs: Annotated[
+        int, typer.Option(help="Trainings at a time, each with its share of the cores and one accelerator.")
+    ] = 1,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the models.")] = True,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
@@ -31,9 +37,12 @@ def leaderboard(
         remaining = "" if left is None else f", about {left / 60:.0f} min left"
         typer.echo(f"training {number} of {total}: {name}{remaining}", err=True)
 
+    chosen = Suite.load(suite)
+    if start:
+        chosen = chosen.model_copy(update={"start": start})
     with RichReporter() as reporter:
         table = train_suite(
-            Suite.load(suite),
+            chosen,
             data,
             out,
             split=split,
@@ -41,6 +50,7 @@ def leaderboard(
             reporter=reporter,
             announce=announce,
             cpu=cpu,
+            jobs=jobs,
         )
     write_leaderboard(table, out)
     shown = ("system", "MAE", "CA(5)", "difference of MAE", "verdict", "parameters", "latency [ms]")
