@@ -227,6 +227,16 @@ def test_no_file_is_long() -> None:
     assert not long, f"more than 500 lines: {long}"
 
 
+def test_no_room_is_crowded() -> None:
+    """No room holds 15 % of the lines; the estimator is read in one go."""
+    lines: dict[str, int] = {}
+    for path in MODULES:
+        lines[room_of(path)] = lines.get(room_of(path), 0) + path.read_text(encoding="utf-8").count("\n")
+    assert max(lines.values()) < 0.15 * sum(lines.values()), lines
+    estimator = PACKAGE / "inference" / "estimator.py"
+    assert estimator.read_text(encoding="utf-8").count("\n") < 150
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_third_parties_stay_in_their_rooms(path: Path) -> None:
     room = room_of(path)

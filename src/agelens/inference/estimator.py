@@ -126,18 +126,9 @@ class AgeEstimator:
             except AgelensError as error:
                 waiting.add(WaitingPhoto(source, error=error))
             if waiting.full:
-                yield from self._answers(waiting.photos)
+                yield from waiting.answers(self.estimate_aligned, self.card)
                 waiting = WaitingPhotos(self._batch_size)
-        yield from self._answers(waiting.photos)
-
-    def _answers(self, photos: list[WaitingPhoto]) -> Iterator[Photo]:
-        crops = [crop.pixels for photo in photos if photo.cropped for crop in photo.cropped.crops]
-        results = zip(*self.estimate_aligned(np.stack(crops)), strict=True) if crops else iter(())
-        for photo in photos:
-            found = photo.cropped.crops if photo.cropped else ()
-            faces = tuple(Face.of_crop(crop, *next(results), self.card) for crop in found)
-            smallest_face = photo.cropped.smallest_face if photo.cropped else None
-            yield Photo(photo.source, faces, photo.error, photo.remarks, smallest_face)
+        yield from waiting.answers(self.estimate_aligned, self.card)
 
     def estimate_aligned(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Estimate (N, S, S, 3) uint8 RGB crops in the model's geometry: the network and its calibration.

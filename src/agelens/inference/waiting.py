@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.errors import AgelensError
 from agelens.faces.crops import CroppedImage
 from agelens.faces.image import Source
+from agelens.inference.face import Face, Photo
+from agelens.model_file import ModelCard
 
 __all__ = ["WaitingPhoto", "WaitingPhotos"]
+
+_EstimateAligned = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 _HELD_BYTES = 64 * 2**20  # of photos given as pixels or bytes, which a caller may hold nowhere else
 _SECONDS = 0.5  # that the first photo waits
@@ -56,6 +62,21 @@ class WaitingPhotos:
         self.photos.append(photo)
         self._crops += max(1, len(photo.cropped.crops)) if photo.cropped is not None else 1
         self._bytes += _held_bytes(photo.source)
+
+    def answers(self, estimate_aligned: _EstimateAligned, card: ModelCard) -> Iterator[Photo]:
+        """Yield the photos in order, with the faces of all their crops estimated at once.
+
+        Args:
+            estimate_aligned: The network: (N, S, S, 3) crops → (N,) ages and (N, K) distributions.
+            card: The card of its model.
+        """
+        crops = [crop.pixels for photo in self.photos if photo.cropped for crop in photo.cropped.crops]
+        results = zip(*estimate_aligned(np.stack(crops)), strict=True) if crops else iter(())
+        for photo in self.photos:
+            found = photo.cropped.crops if photo.cropped else ()
+            faces = tuple(Face.of_crop(crop, *next(results), card) for crop in found)
+            smallest_face = photo.cropped.smallest_face if photo.cropped else None
+            yield Photo(photo.source, faces, photo.error, photo.remarks, smallest_face)
 
     @property
     def full(self) -> bool:
