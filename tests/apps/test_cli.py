@@ -330,8 +330,12 @@ def test_control_c_waits_until_a_process_has_started() -> None:
         steps.append("after")
         time.sleep(10)
 
-    with pytest.raises(KeyboardInterrupt), _interruptible(sigterm=True):
-        work()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt), _interruptible(sigterm=True):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert steps == ["started", "after"]
 
 
