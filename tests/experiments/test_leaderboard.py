@@ -153,6 +153,8 @@ def _check_files(table: Leaderboard, out: Path) -> None:
     stored = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))
     assert stored["failed"][0]["system"] == "too slow"
     assert [row["system"] for row in stored["systems"]] == [row["system"] for row in rows[:2]]
+    first, second, *_ = (out / "leaderboard.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert (first.split(" | ")[0], second.split(" | ")[0]) == tuple(f"| {row['system']}" for row in rows[:2])
     page = (out / "leaderboard.html").read_text(encoding="utf-8")
     assert "Drawn faces of 40 px" in page
     assert "too slow could not be trained" in page

@@ -1,4 +1,4 @@
-"""The table of a leaderboard as CSV, JSON and a page."""
+"""The table of a leaderboard as CSV, Markdown, JSON and a page."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def leaderboard_rows(table: Leaderboard) -> list[dict[str, str]]:
 
 
 def write_leaderboard(table: Leaderboard, folder: str | Path) -> None:
-    """Write ``leaderboard.csv``, ``leaderboard.json`` and ``leaderboard.html``.
+    """Write ``leaderboard.csv``, ``.md``, ``.json`` and ``.html``.
 
     Each file is written whole or not at all.
 
@@ -72,6 +72,8 @@ def write_leaderboard(table: Leaderboard, folder: str | Path) -> None:
     writer.writerows(rows)
     with write_atomically(out / "leaderboard.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+    with write_atomically(out / "leaderboard.md") as temporary:
+        temporary.write_text(_markdown(rows), encoding="utf-8")
     values = {
         "suite": table.suite.model_dump(mode="json"),
         "reference": table.suite.compared_with,
@@ -94,6 +96,18 @@ def write_leaderboard(table: Leaderboard, folder: str | Path) -> None:
     write_page(
         out / "leaderboard.html", f"Leaderboard {table.suite.name}", table.comparison.facts, _sections(table)
     )
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    """The systems as a Markdown table; what others printed below, by the columns that they fill."""
+    ours = [row for row in rows if row["rate"]]
+    theirs = [row for row in rows if not row["rate"]]
+    tables = []
+    for part in filter(None, (ours, theirs)):
+        names = [name for name in part[0] if any(row[name] for row in part)]
+        lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in part)]
+        tables.append("".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines))
+    return "\n".join(tables)
 
 
 def _sections(table: Leaderboard) -> list[Section]:

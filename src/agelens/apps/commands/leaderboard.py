@@ -57,4 +57,4 @@ def leaderboard(
     print_table(shown, [tuple(row[name] for name in shown) for row in leaderboard_rows(table)])
     for name, error in table.failed:
         typer.echo(f"{name} could not be trained: {error}", err=True)
-    typer.echo(f"wrote {out / 'leaderboard.csv'}, {out / 'leaderboard.json'} and {out / 'leaderboard.html'}")
+    typer.echo(f"wrote {out / 'leaderboard.csv'}, and the same as .md, .json and .html")
