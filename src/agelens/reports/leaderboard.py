@@ -106,7 +106,7 @@ def _markdown(rows: list[dict[str, str]]) -> str:
     for part in filter(None, (ours, theirs)):
         names = [name for name in part[0] if any(row[name] for row in part)]
         lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in part)]
-        tables.append("".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines))
+        tables.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
     return "\n".join(tables)
 
 
