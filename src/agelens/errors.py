@@ -9,6 +9,7 @@
     │   ├── UnreadableImageError   truncated, empty, not an image, no permission
     │   └── ImageTooLargeError     more pixels than the limit; refused before decoding
     ├── NoFaceError              path; a face was required and none was found
+    ├── VideoError               path, reason; a clip or camera that cannot be used
     ├── ManifestError            path, row, column, value
     ├── SplitError               a split that is missing, leaking or not the frozen one
     ├── RecipeError              path, key, value
@@ -51,6 +52,7 @@ __all__ = [
     "ServiceError",
     "SplitError",
     "UnreadableImageError",
+    "VideoError",
 ]
 
 
@@ -99,6 +101,10 @@ class ImageTooLargeError(ImageError):
 
 class NoFaceError(_PathError):
     """A face was required and none was detected."""
+
+
+class VideoError(_PathError):
+    """A clip or a camera cannot be used: missing, empty, without pictures, without a codec for them."""
 
 
 class _TableError(AgelensError):

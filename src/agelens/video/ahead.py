@@ -1,0 +1,64 @@
+"""Stages that work ahead of each other: each in its thread, a few results before the one that asks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
+
+__all__ = ["ahead"]
+
+T = TypeVar("T")
+_PATIENCE = 0.2  # seconds between two looks at whether anyone still asks
+
+
+def ahead(items: Iterable[T], depth: int) -> Generator[T]:
+    """Compute the items of an iterable in a thread, at most ``depth`` of them before they are asked for.
+
+    Args:
+        items: What is computed; it is closed in the thread, if it can be, when the generator is.
+        depth: Results that wait, at least 1.
+    Yields:
+        The items, in order; an error is raised where it happened.
+    """
+    waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item: T | None, error: BaseException | None, more: bool) -> None:
+        while not left.is_set():
+            try:
+                waiting.put((item, error, more), timeout=_PATIENCE)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        source: Iterator[T] = iter(items)
+        try:
+            for item in source:
+                put(item, None, True)
+                if left.is_set():
+                    break
+        except BaseException as error:  # it is raised where the items are asked for
+            put(None, error, False)
+        else:
+            put(None, None, False)
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while True:
+            item, error, more = waiting.get()
+            if error is not None:
+                raise error
+            if not more:
+                return
+            yield item  # type: ignore[misc]  # only the end has none
+    finally:
+        left.set()
+        worker.join()

@@ -1,0 +1,225 @@
+"""Frames of a clip, a stream on stdin or a camera, upright and with their times, by PyAV."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agelens.errors import InputError, MissingExtraError, VideoError
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+__all__ = ["ClipFacts", "Frame", "VideoReader"]
+
+MAX_FRAME_PIXELS = 80_000_000
+"""Larger frames are refused: 8K has 33 million pixels."""
+
+_CAMERA = re.compile(r"/dev/video\d+")
+_NO_ADDRESSES = {"protocol_whitelist": "file"}  # a playlist must not make us fetch anything
+_RATE = 25.0  # frames a second of a clip that does not tell
+_HELD_BYTES = 48 * 2**20  # of frames that wait
+_MOST_WAITING = 4
+_OPENING = (10.0, 10.0)  # seconds to open a device or an address, and to wait for its next frame
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    Attributes:
+        number: From 0, in the order of the clip.
+        time: Seconds from the first frame; rising.
+        pixels: (H, W, 3) uint8 RGB, upright as the clip's display matrix says.
+    """
+
+    number: int
+    time: float
+    pixels: NDArray[np.uint8]
+
+
+class ClipFacts(NamedTuple):
+    """What a clip tells of itself.
+
+    Attributes:
+        rate: Frames a second, on average.
+        frames: Number of frames; None if it does not tell.
+        width: Pixels.
+        height: Pixels.
+        live: It is a camera: its frames come in their own time.
+    """
+
+    rate: float
+    frames: int | None
+    width: int
+    height: int
+    live: bool
+
+
+class VideoReader:
+    """The frames of one clip, decoded as they are asked for; a context manager.
+
+    Args:
+        source: Path of a file; a camera (``/dev/video0``); or an open binary stream, such as stdin.
+        every: Only every such frame is given.
+    Raises:
+        VideoError: It is missing, empty, no video, has no pictures in it, or its codec is missing.
+        InputError: ``every`` is not positive.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, source: str | Path | IO[bytes], *, every: int = 1) -> None:
+        if every < 1:
+            raise InputError(f"every is at least 1 frame, not {every}")
+        self.name = str(source) if isinstance(source, str | Path) else "-"
+        self.remarks: list[str] = []
+        """Sentences on defects of the clip, complete when its frames have been read."""
+        self._every = every
+        try:
+            import av
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("av", "video") from error
+        self._av = av
+        live = _CAMERA.fullmatch(self.name) is not None
+        self._container = self._opened(source, live=live)
+        self._stream = self._first_stream()
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.facts = ClipFacts(
+            float(rate) if rate else _RATE,
+            self._stream.frames or None,
+            self._stream.width or 0,
+            self._stream.height or 0,
+            live,
+        )
+
+    @property
+    def depth(self) -> int:
+        """Frames that may wait while others are searched: few large ones, and one of a camera."""
+        size = max(1, 3 * self.facts.width * self.facts.height)
+        return 1 if self.facts.live else max(1, min(_MOST_WAITING, _HELD_BYTES // size))
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the clip."""
+        self._container.close()
+
+    def _opened(self, source: str | Path | IO[bytes], *, live: bool) -> Any:
+        handle: Any = source
+        if isinstance(source, str | Path):
+            handle = str(source)
+            if not live:
+                self._check_file(Path(source))
+                handle = f"file:{source}"  # never an address, whatever the name looks like
+        try:
+            if live:
+                return self._av.open(handle, format="v4l2", timeout=_OPENING)
+            return self._av.open(handle, metadata_errors="replace", container_options=_NO_ADDRESSES)
+        except self._av.FFmpegError as error:
+            raise VideoError(self.name, _reason(error)) from error
+        except OSError as error:
+            raise VideoError(self.name, f"cannot be read: {error.strerror or error}") from error
+        except (ValueError, UnicodeError) as error:
+            raise VideoError(self.name, f"cannot be read: {error}") from error
+
+    def _check_file(self, path: Path) -> None:
+        try:
+            if not path.is_file():
+                missing = not path.exists()
+                reason = "no such file" if missing else "is no regular file and no camera (/dev/video0)"
+                raise VideoError(self.name, reason)
+            if path.stat().st_size == 0:
+                raise VideoError(self.name, "is empty")
+        except (OSError, ValueError) as error:
+            raise VideoError(self.name, f"cannot be read: {error}") from error
+
+    def _first_stream(self) -> Any:
+        pictures = [
+            stream
+            for stream in self._container.streams.video
+            if not (int(stream.disposition) & int(self._av.stream.Disposition.attached_pic))
+        ]
+        if not pictures:
+            self._container.close()
+            raise VideoError(self.name, "has no video stream")
+        stream = pictures[0]
+        if stream.codec_context is None:
+            self._container.close()
+            raise VideoError(self.name, "its codec is unknown to this build of FFmpeg")
+        stream.thread_type = "AUTO"
+        return stream
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode the frames in order.
+
+        Yields:
+            The frames; what comes before a defect is given.
+        Raises:
+            VideoError: The first frame cannot be decoded, or a frame is too large.
+        """
+        time, number, first, back = -1.0, 0, None, 0
+        step = 1 / self.facts.rate
+        for frame in self._decoded():
+            stamp = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
+            if first is None:
+                first = 0.0 if stamp is None else stamp
+            told = number * step if stamp is None else stamp - first
+            if told <= time:
+                back += 1
+                told = time + step
+            time = told
+            if number % self._every == 0:
+                yield Frame(number, time, self._pixels(frame))
+            number += 1
+        if back:
+            self.remarks.append(f"the times of {back} frames do not rise; they were counted on")
+        if not number:
+            raise VideoError(self.name, self.remarks[0] if self.remarks else "no frame can be decoded")
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Frames until the end or the first defect that the decoder does not survive."""
+        try:
+            yield from self._survived()
+        except self._av.FFmpegError as error:
+            if isinstance(error, EOFError):
+                return
+            self.remarks.append(_reason(error))
+
+    def _survived(self) -> Iterator[VideoFrame]:
+        """Frames of all packets; a damaged packet costs its own frames alone."""
+        damaged = 0
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except self._av.error.InvalidDataError:
+                damaged += 1
+                continue
+            yield from frames
+        if damaged:
+            self.remarks.append(f"{damaged} damaged packets were passed over")
+
+    def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        if frame.width * frame.height > MAX_FRAME_PIXELS:
+            raise VideoError(
+                self.name, f"a frame has {frame.width} x {frame.height} pixels; the limit is {MAX_FRAME_PIXELS}"
+            )
+        pixels = frame.to_ndarray(format="rgb24")
+        quarters = 0
+        with contextlib.suppress(ValueError):  # a display matrix that is no rotation
+            quarters = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+
+
+def _reason(error: Any) -> str:
+    """The words of FFmpeg's error."""
+    text = getattr(error, "strerror", None) or str(error)
+    return f"cannot be decoded: {text}"

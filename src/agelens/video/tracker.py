@@ -1,0 +1,373 @@
+"""Tracks of faces over the frames of a clip: detection now and then, search around the last place between.
+
+Between two searches of the whole frame every known face is searched in a small upright window, cut by its
+last points with the code that aligns faces, so a face that is tilted, small or large looks the same to the
+detector. Any detector serves; one that finds nothing in the window is asked for the whole frame more often.
+A face that is not seen keeps its track for a while. `docs/video.md` describes every step for the page's twin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agelens.faces.alignment import (
+    CHIP_LANDMARKS,
+    CropGeometry,
+    align_detected,
+    align_face,
+    similarity_transform,
+)
+from agelens.faces.crops import Crop
+from agelens.faces.detection import DetectedFace, FaceDetector
+from agelens.faces.detectors import SoundFaces
+from agelens.faces.turned import detect_turned
+from agelens.video.settings import TRACKING, TrackingSettings
+
+__all__ = ["FaceTracker", "Sighting", "TrackedFrame"]
+
+_Points = NDArray[np.float64]
+
+
+class Sighting(NamedTuple):
+    """A face in a frame that belongs to a track.
+
+    Attributes:
+        track: Number of the track, from 1 in the order of first sight.
+        crop: The aligned crop, with the face in pixels of the frame.
+        confirmed: It was seen often enough to count as a person.
+    """
+
+    track: int
+    crop: Crop
+    confirmed: bool
+
+
+class TrackedFrame(NamedTuple):
+    """The faces of a frame.
+
+    Attributes:
+        sightings: In the order of their tracks.
+        ended: Tracks that end before this frame: their face was not seen for long enough, or a cut came.
+        cut: The picture changed at once.
+        searched: The whole frame was searched.
+    """
+
+    sightings: tuple[Sighting, ...]
+    ended: tuple[int, ...]
+    cut: bool
+    searched: bool
+
+
+@dataclass
+class _Track:
+    number: int
+    points: _Points
+    look: NDArray[np.float64]
+    seen: float
+    velocity: _Points
+    sightings: int = 0
+
+
+@dataclass
+class _Candidate:
+    face: DetectedFace
+    points: _Points
+    crop: Crop
+    look: NDArray[np.float64]
+
+
+class FaceTracker:
+    """Follows the faces of one clip, frame by frame.
+
+    Args:
+        detector: Finds faces.
+        geometry: Of the crops.
+        settings: The constants.
+    """
+
+    def __init__(
+        self, detector: FaceDetector, geometry: CropGeometry, settings: TrackingSettings = TRACKING
+    ) -> None:
+        self._detector, self._geometry, self._settings = SoundFaces(detector), geometry, settings
+        self._template = np.asarray(geometry.template)
+        self._window = _window_geometry(geometry, settings)
+        self._tracks: list[_Track] = []
+        self._number = 0
+        self._scene: NDArray[np.int16] | None = None
+        self._searched = self._turned = -math.inf
+        self._turned_after = settings.turned_every
+
+    @property
+    def live(self) -> tuple[int, ...]:
+        """The tracks that have not ended."""
+        return tuple(track.number for track in self._tracks)
+
+    def step(self, image: NDArray[np.uint8], time: float) -> TrackedFrame:
+        """Find the known faces, and new ones where it is time, in the next frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            time: Seconds, rising from frame to frame.
+        Returns:
+            The faces.
+        Raises:
+            InputError: The detector returned a face without a box.
+        """
+        cut = self._cut(image)
+        seen: dict[int, _Candidate] = {}
+        for track in self._tracks:
+            found = self._follow(image, track, time, cut=cut)
+            if found is not None:
+                seen[track.number] = found
+        self._resolve(seen)
+        if cut:
+            self._tracks, ended = _parted(self._tracks, [track.number in seen for track in self._tracks])
+        else:
+            alive = [
+                track.number in seen or time - track.seen <= self._settings.coast for track in self._tracks
+            ]
+            self._tracks, ended = _parted(self._tracks, alive)
+        searched = self._due(time, seen, cut)
+        if searched:
+            self._search(image, time, seen)
+        for track in self._tracks:
+            if track.number in seen:
+                self._update(track, seen[track.number], time)
+        sightings = tuple(
+            Sighting(track.number, seen[track.number].crop, track.sightings >= self._settings.confirm)
+            for track in self._tracks
+            if track.number in seen
+        )
+        return TrackedFrame(sightings, tuple(track.number for track in ended), cut, searched)
+
+    def _cut(self, image: NDArray[np.uint8]) -> bool:
+        """Compare the frame with the last one at a grid of points."""
+        side = self._settings.scene
+        rows = (2 * np.arange(side) + 1) * image.shape[0] // (2 * side)
+        columns = (2 * np.arange(side) + 1) * image.shape[1] // (2 * side)
+        scene = image[rows[:, None], columns].reshape(-1, 3).astype(np.int16)
+        before, self._scene = self._scene, scene
+        if before is None:
+            return False
+        if np.abs(scene - before).mean() < self._settings.cut_levels:
+            return False
+        levels = self._settings.scene_colours
+        counts = [
+            np.bincount(points // (256 // levels) @ [levels**2, levels, 1], minlength=levels**3)
+            for points in (scene, before)
+        ]
+        changed = np.abs(counts[0] - counts[1]).sum() / (2 * len(scene))
+        return bool(changed >= self._settings.cut_colours)
+
+    def _follow(
+        self, image: NDArray[np.uint8], track: _Track, time: float, *, cut: bool
+    ) -> _Candidate | None:
+        """Search a known face around the place where it should be."""
+        settings, place = self._settings, self._expected(track, time)
+        if not _inside(place, image):
+            return None
+        window = align_face(image, place, self._window)
+        to_image = similarity_transform(np.asarray(self._window.template) * settings.window, place)
+        candidates = []
+        for found in self._detector.detect(window):
+            face = _moved(found, to_image)
+            points = _five_points(face, self._template)
+            gone, growth = _apart(points, place)
+            if gone <= settings.reach and growth <= settings.growth:
+                candidates.append((gone, face, points))
+        if not candidates:
+            return None
+        _, face, points = min(candidates, key=lambda candidate: candidate[0])
+        candidate = self._candidate(image, face, points)
+        unseen = time - track.seen
+        least = settings.alike_unseen if unseen > settings.gap else settings.alike
+        if float(candidate.look @ track.look) < (settings.alike_cut if cut else least):
+            return None
+        return candidate
+
+    def _resolve(self, seen: dict[int, _Candidate]) -> None:
+        """Where two tracks found one face, leave it to the one that it looks like."""
+        tracks = {track.number: track for track in self._tracks}
+        for first in sorted(seen):
+            for second in sorted(seen):
+                if first < second and first in seen and second in seen:
+                    if _overlap(seen[first].face.box, seen[second].face.box) < self._settings.overlap:
+                        continue
+                    likeness = [float(seen[n].look @ tracks[n].look) for n in (first, second)]
+                    del seen[second if likeness[0] >= likeness[1] else first]
+
+    def _due(self, time: float, seen: dict[int, _Candidate], cut: bool) -> bool:
+        since = time - self._searched
+        lost = len(seen) < len(self._tracks)
+        return cut or since >= self._settings.detect_every or (lost and since >= self._settings.detect_again)
+
+    def _search(self, image: NDArray[np.uint8], time: float, seen: dict[int, _Candidate]) -> None:
+        """Search the whole frame: faces go to tracks that were not seen, the rest begin new ones."""
+        self._searched = time
+        faces = [
+            (face, _five_points(face, self._template))
+            for face in self._detected(image, time)
+            if all(
+                _overlap(face.box, known.face.box) < self._settings.overlap
+                and _apart(_five_points(face, self._template), known.points)[0] > 1
+                for known in seen.values()
+            )
+        ]
+        candidates = [self._candidate(image, face, points) for face, points in faces]
+        missing = [track for track in self._tracks if track.number not in seen]
+        pairs = []
+        for index, candidate in enumerate(candidates):
+            for track in missing:
+                cost = self._cost(track, candidate, time)
+                if cost is not None:
+                    pairs.append((cost, track.number, index))
+        taken: set[int] = set()
+        for _, number, index in sorted(pairs):
+            if number not in seen and index not in taken:
+                seen[number] = candidates[index]
+                taken.add(index)
+        for index, candidate in enumerate(candidates):
+            if index not in taken:
+                self._number += 1
+                still = np.zeros(2)
+                self._tracks.append(_Track(self._number, candidate.points, candidate.look, time, still))
+                seen[self._number] = candidate
+
+    def _detected(self, image: NDArray[np.uint8], time: float) -> list[DetectedFace]:
+        """The faces of a frame; of a turned one too, while nothing or only turned faces are known."""
+        tilted = bool(self._tracks) and all(_is_turned(track.points) for track in self._tracks)
+        if tilted:
+            return detect_turned(image, self._detector)
+        if self._tracks or time - self._turned < self._turned_after:
+            return self._detector.detect(image)
+        faces = detect_turned(image, self._detector)
+        self._turned = time
+        longer = min(2 * self._turned_after, self._settings.turned_longest)
+        self._turned_after = self._settings.turned_every if faces else longer
+        return faces
+
+    def _cost(self, track: _Track, candidate: _Candidate, time: float) -> float | None:
+        """The cost of giving a face to a track that was not seen; None where it cannot be the same."""
+        settings, unseen = self._settings, time - track.seen
+        gone, growth = _apart(candidate.points, self._expected(track, time))
+        likeness = float(candidate.look @ track.look)
+        reach = min(settings.reach + settings.reach_per_second * unseen, settings.farthest)
+        least = settings.alike_unseen if unseen > settings.gap else settings.alike
+        if gone > reach or growth > settings.growth_unseen or likeness < least:
+            return None
+        return gone / reach + math.log(growth) + (1 - likeness)
+
+    def _expected(self, track: _Track, time: float) -> _Points:
+        """The points where a face should be, by its velocity, which fades while it is not seen."""
+        fade = self._settings.velocity_fade
+        seconds = fade * (1 - math.exp(-(time - track.seen) / fade))
+        return track.points + track.velocity * seconds
+
+    def _candidate(self, image: NDArray[np.uint8], face: DetectedFace, points: _Points) -> _Candidate:
+        aligned = align_detected(image, face, self._geometry)
+        crop = Crop(aligned.crop, face, aligned.alignment, (image.shape[1], image.shape[0]))
+        return _Candidate(face, points, crop, _look(aligned.crop, self._settings.grid))
+
+    def _update(self, track: _Track, candidate: _Candidate, time: float) -> None:
+        memory, elapsed = self._settings.velocity_memory, time - track.seen
+        if track.sightings and elapsed > 0:
+            moved = (candidate.points.mean(axis=0) - track.points.mean(axis=0)) / elapsed
+            track.velocity = memory * track.velocity + (1 - memory) * moved
+        kept = self._settings.look_memory if track.sightings else 0.0
+        look = kept * track.look + (1 - kept) * candidate.look
+        track.look = look / max(float(np.linalg.norm(look)), 1e-12)
+        track.points, track.seen = candidate.points, time
+        track.sightings += 1
+
+
+def _window_geometry(geometry: CropGeometry, settings: TrackingSettings) -> CropGeometry:
+    """The geometry of the window: that of the crop, smaller, with its surroundings."""
+    template = (np.asarray(geometry.template) - 0.5) * settings.window_template + 0.5
+    return CropGeometry("window", settings.window, tuple((float(x), float(y)) for x, y in template))
+
+
+def _five_points(face: DetectedFace, template: _Points) -> _Points:
+    """(5, 2) points of a face: its landmarks, else what its eyes or its box make probable."""
+    if face.landmarks is not None:
+        return np.asarray(face.landmarks, np.float64)
+    if face.eyes is not None:
+        matrix = similarity_transform(template[:2], face.eyes)
+        return np.asarray(template @ matrix[:, :2].T + matrix[:, 2])
+    return np.array(face.box[:2]) + CHIP_LANDMARKS * (face.width, face.height)
+
+
+def _moved(face: DetectedFace, to_image: NDArray[np.float64]) -> DetectedFace:
+    """A face of a window in pixels of the frame; its box keeps its sides and stands upright."""
+
+    def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(points @ to_image[:, :2].T + to_image[:, 2])
+
+    corners = np.array(face.box).reshape(2, 2)
+    centre = moved(corners.mean(axis=0, keepdims=True))[0]
+    half = np.ptp(corners, axis=0) / 2
+    across, down = np.abs(to_image[:, :2]) @ half
+    if abs(to_image[0, 1]) < abs(to_image[0, 0]):  # less than 45 degrees: the sides, not the hull
+        across, down = half * math.hypot(to_image[0, 0], to_image[1, 0])
+    return DetectedFace(
+        (centre[0] - across, centre[1] - down, centre[0] + across, centre[1] + down),
+        face.confidence,
+        None if face.landmarks is None else moved(face.landmarks),
+        None if face.eyes is None else moved(face.eyes),
+    )
+
+
+def _scale(points: _Points) -> float:
+    """Root mean square distance of points from their middle; at least a pixel."""
+    return max(float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean())), 1.0)
+
+
+def _apart(points: _Points, others: _Points) -> tuple[float, float]:
+    """Distance of two faces in scales of the larger one, and the ratio of their scales, at least 1."""
+    scales = sorted((_scale(points), _scale(others)))
+    distance = float(np.linalg.norm(points.mean(axis=0) - others.mean(axis=0)))
+    return distance / scales[1], scales[1] / scales[0]
+
+
+def _inside(points: _Points, image: NDArray[np.uint8]) -> bool:
+    """Whether the middle of a face lies in the frame."""
+    x, y = points.mean(axis=0)
+    return bool(0 <= x < image.shape[1] and 0 <= y < image.shape[0])
+
+
+def _is_turned(points: _Points) -> bool:
+    """Whether the line from eye to eye is steeper than 45 degrees, or upside down."""
+    x, y = points[1] - points[0]
+    return bool(abs(y) > x)
+
+
+def _look(crop: NDArray[np.uint8], grid: int) -> NDArray[np.float64]:
+    """A face's look: the mean colours of ``grid`` x ``grid`` blocks, of mean 0 and length 1."""
+    if crop.shape[0] < grid:
+        crop = np.repeat(np.repeat(crop, grid, axis=0), grid, axis=1)
+    side = crop.shape[0] // grid
+    blocks = crop[: side * grid, : side * grid].astype(np.float64).reshape(grid, side, grid, side, 3)
+    look = blocks.mean(axis=(1, 3)).ravel()
+    look -= look.mean()
+    return np.asarray(look / max(float(np.linalg.norm(look)), 1e-12))
+
+
+def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    areas = [(sides[2] - sides[0]) * (sides[3] - sides[1]) for sides in (box, other)]
+    return both / (sum(areas) - both)
+
+
+def _parted(tracks: list[_Track], kept: list[bool]) -> tuple[list[_Track], list[_Track]]:
+    """Split tracks into those kept and the others."""
+    pairs = list(zip(tracks, kept, strict=True))
+    return [track for track, keep in pairs if keep], [track for track, keep in pairs if not keep]
