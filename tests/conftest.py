@@ -11,13 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 import agelens  # noqa: F401  before onnxruntime, whose telemetry it turns off
 
@@ -204,14 +205,80 @@ def small_model(make_model: Callable[..., Path]) -> Path:
     return make_model()
 
 
+def _write_clip(
+    path: Path,
+    frames: Sequence[NDArray[np.uint8]],
+    rate: int = 15,
+    times: Sequence[int] | None = None,
+    rotation: int = 0,
+) -> Path:
+    import av
+
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=rate, options={"qscale": "2"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts = round(1000 * number / rate) if times is None else times[number]
+            frame.time_base = Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> Callable[..., Path]:
+    """``write_clip(path, frames, rate=15, times=None, rotation=0)`` encodes frames (H, W, 3) as MP4.
+
+    ``times`` are the frames' milliseconds; ``rotation`` goes into the display matrix, degrees.
+    """
+    pytest.importorskip("av", reason="clips need the extra video")
+    return _write_clip
+
+
+@pytest.fixture(scope="session")
+def moving_portrait(portrait: Path) -> Callable[..., list[NDArray[np.uint8]]]:
+    """``moving_portrait(frames, rate=15, hand=False)`` pans, zooms, tilts, darkens and blurs the portrait.
+
+    Frames are (180, 240, 3); a hand hides the face for 0.4 seconds in the middle.
+    """
+
+    def make(frames: int, rate: float = 15, hand: bool = False) -> list[NDArray[np.uint8]]:
+        with Image.open(portrait) as opened:
+            picture = opened.convert("RGB").resize((256, 256))
+        random, made = np.random.default_rng(0), []
+        for number in range(frames):
+            phase = 2 * np.pi * number / rate / 3
+            zoom, tilt = 1 + 0.15 * np.sin(phase), 0.12 * np.sin(1.7 * phase)
+            c, s = np.cos(tilt) / zoom, np.sin(tilt) / zoom
+            x, y = 120 + 30 * np.sin(0.8 * phase), 80 + 12 * np.cos(phase)
+            matrix = (c, s, 114 - c * x - s * y, -s, c, 60 + s * x - c * y)
+            frame = picture.transform((240, 180), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            frame = frame.filter(ImageFilter.GaussianBlur(0.5 + 0.5 * float(np.sin(2.3 * phase))))
+            pixels = np.asarray(frame) * (1 + 0.2 * np.sin(1.3 * phase)) + random.normal(0, 3, (180, 240, 3))
+            made.append(np.clip(pixels, 0, 255).astype(np.uint8))
+            away = (number - frames / 2) / rate
+            if hand and abs(away) < 0.3:
+                centre = 120 + 300 * away
+                made[-1][20:170, max(0, round(centre - 60)) : max(0, round(centre + 60))] = (150, 110, 90)
+        return made
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def reader_folder(
     tmp_path_factory: pytest.TempPathFactory, portrait: Path, draw_face: Callable[..., NDArray[np.uint8]]
 ) -> Path:
     """The folder that a reader of the documentation has: copy it before writing to it.
 
-    ``photo.jpg``; ``crops/`` with 48 prepared drawn faces, ``manifest.csv`` and ``geometry.json``;
-    ``other.csv``, another system's ``path,age`` of the test part; ``faces/``, images named by their age.
+    ``photo.jpg``; ``clip.mp4``, three frames of it, with the extra video; ``crops/`` with 48 prepared drawn
+    faces, ``manifest.csv`` and ``geometry.json``; ``other.csv``, another system's ``path,age`` of the test
+    part; ``faces/``, images named by their age.
     """
     from agelens.faces.alignment import DEFAULT_GEOMETRY
 
@@ -219,6 +286,9 @@ def reader_folder(
     for name in ("crops", "faces"):
         (made / name).mkdir()
     shutil.copy(portrait, made / "photo.jpg")
+    if importlib.util.find_spec("av") is not None:
+        with Image.open(portrait) as opened:
+            _write_clip(made / "clip.mp4", [np.asarray(opened.convert("RGB").resize((240, 240)))] * 3)
     for age in (25, 26, 27):
         shutil.copy(portrait, made / "faces" / f"{age}_portrait.jpg")
     geometry = DEFAULT_GEOMETRY.with_size(64)

@@ -74,6 +74,7 @@ LIGHT = {
     "model_file",
     "faces",
     "inference",
+    "video",
     "client",
     "apps",
 }

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agelens.reports.report import write_report
     from agelens.training.recipe import Recipe
     from agelens.training.run import Run
+    from agelens.video.estimate import estimate_video
 
 __all__ = [
     "AgeBins",
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "compare",
     "estimate",
+    "estimate_video",
     "evaluate",
     "evaluate_system",
     "export_run",
@@ -96,6 +98,7 @@ _DEFINED_IN = {
     "ServiceError": "agelens.errors",
     "compare": "agelens.evaluation.compare",
     "estimate": "agelens.inference.estimate",
+    "estimate_video": "agelens.video.estimate",
     "evaluate": "agelens.evaluation.evaluate",
     "evaluate_system": "agelens.evaluation.evaluate",
     "export_run": "agelens.export.from_run",

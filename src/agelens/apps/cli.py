@@ -26,18 +26,19 @@ from agelens.apps.commands import (
     serve,
     sweep,
     train,
+    video,
 )
 
 __all__ = ["COMMANDS", "ORDER", "app", "main"]
 
 COMMANDS = (
     *(calibrate, compare, compress, data, evaluate, explain, leaderboard),
-    *(predict, robustness, serve, sweep, train),
+    *(predict, robustness, serve, sweep, train, video),
 )
 """The modules of the commands: importing one registers its commands."""
 
 ORDER = (
-    *("predict", "serve", "models"),
+    *("predict", "video", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "calibrate", "quantise"),
     *("evaluate", "compare", "robustness", "published", "explain", "gallery"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -14,14 +15,18 @@ from agelens.files import write_atomically
 from agelens.inference.face import Photo
 from agelens.inference.writers import source_name
 
-__all__ = ["picture_name", "save_annotated", "save_faces"]
+__all__ = ["draw_faces", "file_stem", "picture_name", "save_annotated", "save_faces"]
 
 _COLOURS = ((255, 200, 0), (0, 0, 0))  # of boxes and letters
 
 
 def picture_name(photo: Photo) -> str:
     """Name the pictures of a photo: the stem of its file, and eight digits that differ between folders."""
-    name = source_name(photo)
+    return file_stem(source_name(photo))
+
+
+def file_stem(name: str) -> str:
+    """Name what is made of a file: its stem, and eight digits that differ between folders."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     return f"{re.sub('[^A-Za-z0-9._-]', '_', Path(name).stem)[:100]}-{digest}"
 
@@ -55,20 +60,32 @@ def save_annotated(photo: Photo, folder: Path, level: float = 0.9) -> Path:
     image = load_image(photo.source)  # type: ignore[arg-type]  # it was read before
     picture = Image.fromarray(image.pixels)
     scale = picture.width / image.full_size[0]
-    draw = ImageDraw.Draw(picture)
-    size = max(12, round(max(picture.size) / 60))
+    labels = []
     for number, face in enumerate(photo.faces, start=1):
         low, high = face.interval(level)
-        label = f"{number}: {face.age:.0f} ({low:.0f} to {high:.0f})"
+        box = None if face.box is None else tuple(side * scale for side in face.box)
+        labels.append((box, f"{number}: {face.age:.0f} ({low:.0f} to {high:.0f})"))
+    draw_faces(picture, labels)
+    path = folder / f"{picture_name(photo)}.jpg"
+    with write_atomically(path) as temporary:
+        picture.save(temporary, quality=90)
+    return path
+
+
+def draw_faces(picture: Image.Image, faces: Iterable[tuple[tuple[float, ...] | None, str]]) -> None:
+    """Draw boxes with their labels into a picture.
+
+    Args:
+        picture: RGB; it is changed.
+        faces: Boxes in its pixels, and their texts; a label without a box stands in the corner.
+    """
+    draw = ImageDraw.Draw(picture)
+    size = max(12, round(max(picture.size) / 60))
+    for box, label in faces:
         x, y = 0.0, 0.0
-        if face.box is not None:
-            box = [side * scale for side in face.box]
+        if box is not None:
             draw.rectangle(box, outline=_COLOURS[0], width=max(2, size // 8))
             x, y = box[0], box[1] - 1.3 * size
         place = draw.textbbox((max(0.0, x), max(0.0, y)), label, font_size=size)
         draw.rectangle(place, fill=_COLOURS[0])
         draw.text((place[0], max(0.0, y)), label, fill=_COLOURS[1], font_size=size)
-    path = folder / f"{picture_name(photo)}.jpg"
-    with write_atomically(path) as temporary:
-        picture.save(temporary, quality=90)
-    return path

@@ -3,8 +3,9 @@
 The age is the mean of the frames' ages, the distribution that of their distributions, both weighted by how
 well each frame shows the face. Neighbouring frames err together: what a model gets wrong about a person it
 gets wrong in every frame, so the distribution must not become narrower with the number of frames, as a
-product of them would. A mean is as wide as its frames are on average, and wider where they disagree [1]. The
-interval is read from it by the calibration of the model, as for a photo.
+product of them would. A mean is as wide as its frames are on average, and wider where they disagree [1]. It
+is made a little wider still, for frames are poorer than photos; then the interval is read from it by the
+calibration of the model.
 
 [1] Law of total variance; Genest, Zidek, Combining probability distributions, Statistical Science 1986
     (the linear opinion pool).
@@ -57,9 +58,11 @@ class RunningAge:
 
     Attributes:
         frames: Number of frames.
+        settings: The constants.
     """
 
     frames: int = 0
+    settings: FusionSettings = FUSION
     _weight: float = 0.0
     _age: float = 0.0
     _distribution: NDArray[np.float64] | None = field(default=None, repr=False)
@@ -87,14 +90,15 @@ class RunningAge:
 
     @property
     def distribution(self) -> NDArray[np.float32]:
-        """(K,) weighted mean of the frames' distributions.
+        """(K,) weighted mean of the frames' distributions, widened by ``FUSION.widening``.
 
         Raises:
             ValueError: There is no frame yet.
         """
         if self._distribution is None:
             raise ValueError("an age of no frames")
-        return self._distribution.astype(np.float32)
+        wide = self._distribution ** (1 / self.settings.widening)
+        return (wide / wide.sum()).astype(np.float32)
 
 
 def mean_absolute_deviation(ages: ArrayLike) -> float:

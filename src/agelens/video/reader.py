@@ -79,6 +79,8 @@ class VideoReader:
         self.name = str(source) if isinstance(source, str | Path) else "-"
         self.remarks: list[str] = []
         """Sentences on defects of the clip, complete when its frames have been read."""
+        self.broken = False
+        """Whether the clip ended by a defect."""
         self._every = every
         try:
             import av
@@ -193,6 +195,7 @@ class VideoReader:
             if isinstance(error, EOFError):
                 return
             self.remarks.append(_reason(error))
+            self.broken = True
 
     def _survived(self) -> Iterator[VideoFrame]:
         """Frames of all packets; a damaged packet costs its own frames alone."""

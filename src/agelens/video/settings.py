@@ -88,15 +88,18 @@ class FusionSettings:
         pitch: Degrees turned up or down.
         outside: Share of the box beyond the border of the frame.
         least: Least weight of a frame.
+        widening: Temperature of the distribution of a person, above 1: frames of clips are softer, noisier
+            and darker than the photographs that models are calibrated on.
         settled: Seconds after which a running age counts as settled.
     """
 
     eye_distance: tuple[float, float] = (8.0, 24.0)
-    blur: tuple[float, float] = (0.45, 0.75)
-    yaw: tuple[float, float] = (15.0, 45.0)
-    pitch: tuple[float, float] = (15.0, 45.0)
+    blur: tuple[float, float] = (0.6, 0.85)
+    yaw: tuple[float, float] = (25.0, 60.0)
+    pitch: tuple[float, float] = (20.0, 50.0)
     outside: tuple[float, float] = (0.0, 0.3)
     least: float = 0.02
+    widening: float = 1.15
     settled: float = 1.0
 
 

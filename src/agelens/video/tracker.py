@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,14 @@ from agelens.video.settings import TRACKING, TrackingSettings
 __all__ = ["FaceTracker", "Sighting", "TrackedFrame"]
 
 _Points = NDArray[np.float64]
+
+
+class _Place(NamedTuple):
+    """The mean of a face's points, and their root mean square distance from it: at least a pixel."""
+
+    x: float
+    y: float
+    scale: float
 
 
 class Sighting(NamedTuple):
@@ -77,6 +86,7 @@ class _Track:
 class _Candidate:
     face: DetectedFace
     points: _Points
+    place: _Place
     crop: Crop
     look: NDArray[np.float64]
 
@@ -168,16 +178,17 @@ class FaceTracker:
         self, image: NDArray[np.uint8], track: _Track, time: float, *, cut: bool
     ) -> _Candidate | None:
         """Search a known face around the place where it should be."""
-        settings, place = self._settings, self._expected(track, time)
-        if not _inside(place, image):
+        settings, expected = self._settings, self._expected(track, time)
+        place = _place(expected)
+        if not (0 <= place.x < image.shape[1] and 0 <= place.y < image.shape[0]):
             return None
-        window = align_face(image, place, self._window)
-        to_image = similarity_transform(np.asarray(self._window.template) * settings.window, place)
+        window = align_face(image, expected, self._window)
+        to_image = similarity_transform(np.asarray(self._window.template) * settings.window, expected)
         candidates = []
         for found in self._detector.detect(window):
             face = _moved(found, to_image)
             points = _five_points(face, self._template)
-            gone, growth = _apart(points, place)
+            gone, growth = _apart(_place(points), place)
             if gone <= settings.reach and growth <= settings.growth:
                 candidates.append((gone, face, points))
         if not candidates:
@@ -193,13 +204,12 @@ class FaceTracker:
     def _resolve(self, seen: dict[int, _Candidate]) -> None:
         """Where two tracks found one face, leave it to the one that it looks like."""
         tracks = {track.number: track for track in self._tracks}
-        for first in sorted(seen):
-            for second in sorted(seen):
-                if first < second and first in seen and second in seen:
-                    if _overlap(seen[first].face.box, seen[second].face.box) < self._settings.overlap:
-                        continue
-                    likeness = [float(seen[n].look @ tracks[n].look) for n in (first, second)]
-                    del seen[second if likeness[0] >= likeness[1] else first]
+        for first, second in combinations(sorted(seen), 2):
+            if first not in seen or second not in seen:
+                continue
+            if _overlap(seen[first].face.box, seen[second].face.box) >= self._settings.overlap:
+                likeness = [float(seen[n].look @ tracks[n].look) for n in (first, second)]
+                del seen[second if likeness[0] >= likeness[1] else first]
 
     def _due(self, time: float, seen: dict[int, _Candidate], cut: bool) -> bool:
         since = time - self._searched
@@ -209,23 +219,25 @@ class FaceTracker:
     def _search(self, image: NDArray[np.uint8], time: float, seen: dict[int, _Candidate]) -> None:
         """Search the whole frame: faces go to tracks that were not seen, the rest begin new ones."""
         self._searched = time
-        faces = [
-            (face, _five_points(face, self._template))
-            for face in self._detected(image, time)
+        known = list(seen.values())
+        candidates = []
+        for face in self._detected(image, time):
+            points = _five_points(face, self._template)
+            place = _place(points)
             if all(
-                _overlap(face.box, known.face.box) < self._settings.overlap
-                and _apart(_five_points(face, self._template), known.points)[0] > 1
-                for known in seen.values()
-            )
-        ]
-        candidates = [self._candidate(image, face, points) for face, points in faces]
-        missing = [track for track in self._tracks if track.number not in seen]
+                _apart(place, other.place)[0] > 1
+                and _overlap(face.box, other.face.box) < self._settings.overlap
+                for other in known
+            ):
+                candidates.append(self._candidate(image, face, points))
         pairs = []
-        for index, candidate in enumerate(candidates):
-            for track in missing:
-                cost = self._cost(track, candidate, time)
-                if cost is not None:
-                    pairs.append((cost, track.number, index))
+        for track in self._tracks:
+            if track.number not in seen:
+                expected = _place(self._expected(track, time))
+                for index, candidate in enumerate(candidates):
+                    cost = self._cost(track, expected, candidate, time)
+                    if cost is not None:
+                        pairs.append((cost, track.number, index))
         taken: set[int] = set()
         for _, number, index in sorted(pairs):
             if number not in seen and index not in taken:
@@ -251,14 +263,15 @@ class FaceTracker:
         self._turned_after = self._settings.turned_every if faces else longer
         return faces
 
-    def _cost(self, track: _Track, candidate: _Candidate, time: float) -> float | None:
+    def _cost(self, track: _Track, expected: _Place, candidate: _Candidate, time: float) -> float | None:
         """The cost of giving a face to a track that was not seen; None where it cannot be the same."""
         settings, unseen = self._settings, time - track.seen
-        gone, growth = _apart(candidate.points, self._expected(track, time))
-        likeness = float(candidate.look @ track.look)
+        gone, growth = _apart(candidate.place, expected)
         reach = min(settings.reach + settings.reach_per_second * unseen, settings.farthest)
-        least = settings.alike_unseen if unseen > settings.gap else settings.alike
-        if gone > reach or growth > settings.growth_unseen or likeness < least:
+        if gone > reach or growth > settings.growth_unseen:
+            return None
+        likeness = float(candidate.look @ track.look)
+        if likeness < (settings.alike_unseen if unseen > settings.gap else settings.alike):
             return None
         return gone / reach + math.log(growth) + (1 - likeness)
 
@@ -271,7 +284,7 @@ class FaceTracker:
     def _candidate(self, image: NDArray[np.uint8], face: DetectedFace, points: _Points) -> _Candidate:
         aligned = align_detected(image, face, self._geometry)
         crop = Crop(aligned.crop, face, aligned.alignment, (image.shape[1], image.shape[0]))
-        return _Candidate(face, points, crop, _look(aligned.crop, self._settings.grid))
+        return _Candidate(face, points, _place(points), crop, _look(aligned.crop, self._settings.grid))
 
     def _update(self, track: _Track, candidate: _Candidate, time: float) -> None:
         memory, elapsed = self._settings.velocity_memory, time - track.seen
@@ -321,22 +334,15 @@ def _moved(face: DetectedFace, to_image: NDArray[np.float64]) -> DetectedFace:
     )
 
 
-def _scale(points: _Points) -> float:
-    """Root mean square distance of points from their middle; at least a pixel."""
-    return max(float(np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean())), 1.0)
+def _place(points: _Points) -> _Place:
+    x, y = points.mean(axis=0).tolist()
+    return _Place(x, y, max(float(np.sqrt(((points - (x, y)) ** 2).sum(axis=1).mean())), 1.0))
 
 
-def _apart(points: _Points, others: _Points) -> tuple[float, float]:
+def _apart(place: _Place, other: _Place) -> tuple[float, float]:
     """Distance of two faces in scales of the larger one, and the ratio of their scales, at least 1."""
-    scales = sorted((_scale(points), _scale(others)))
-    distance = float(np.linalg.norm(points.mean(axis=0) - others.mean(axis=0)))
-    return distance / scales[1], scales[1] / scales[0]
-
-
-def _inside(points: _Points, image: NDArray[np.uint8]) -> bool:
-    """Whether the middle of a face lies in the frame."""
-    x, y = points.mean(axis=0)
-    return bool(0 <= x < image.shape[1] and 0 <= y < image.shape[0])
+    smaller, larger = sorted((place.scale, other.scale))
+    return math.hypot(place.x - other.x, place.y - other.y) / larger, larger / smaller
 
 
 def _is_turned(points: _Points) -> bool:

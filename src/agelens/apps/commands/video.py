@@ -1,0 +1,173 @@
+"""agelens video."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agelens.apps.command import command, fail, output
+from agelens.errors import InputError
+
+if TYPE_CHECKING:
+    from agelens.video.clips import ClipTask, Report
+    from agelens.video.rows import Clip, RowFormat
+
+__all__ = ["video"]
+
+
+class Rows(StrEnum):
+    """Formats of the rows."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+@command("files that were finished are whole", extra="video")
+def video(
+    clips: Annotated[
+        list[str], typer.Argument(help="Clips of any form that FFmpeg reads, /dev/video0, or - for stdin.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for people.csv and the files below.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Look only at every such frame.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="Leave each clip, or a camera, after this time.")] = None,
+    frames: Annotated[bool, typer.Option("--frames", help="Write a row a person and frame.")] = False,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Write a copy of each clip with boxes and ages, without sound.")
+    ] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Draw the ages of each clip over time (SVG).")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the clips that are done, and go on after them.")
+    ] = False,
+    format: Annotated[  # noqa: A002
+        Rows | None, typer.Option(help="Form of the rows. [csv with --out, else table]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Shipped model (agelens models) or model file.")] = None,
+    threshold: Annotated[float, typer.Option(help="Years for the probability of being that old.")] = 18,
+    level: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
+    ] = 0.9,
+    detector: Annotated[str, typer.Option(help="mtcnn, haar, or one of a plug-in.")] = "mtcnn",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the networks, at most the cores.")] = 1,
+) -> None:
+    """Estimate one steady age for every person in clips, over all their frames.
+
+    A clip that cannot be read is a row with its error, and the exit code is 1 at the end; so it is for a clip
+    that breaks off, whose people up to there are kept. A clip without a face is a row too, and no failure.
+    """
+    from agelens.inference.estimator import AgeEstimator
+    from agelens.video.clips import ClipTask
+    from agelens.video.rows import PERSON_COLUMNS, RowFormat
+
+    if not math.isfinite(threshold):
+        raise InputError(f"a threshold is a number of years, not {threshold}")
+    if out is None and (frames or annotate or timeline or resume):
+        raise InputError("--frames, --annotate, --timeline and --resume need --out FOLDER")
+    if resume and "-" in clips:
+        raise InputError("--resume needs clips that are files")
+    selected = (format or (Rows.table if out is None else Rows.csv)).value
+    if out is not None and selected == Rows.table:
+        raise InputError("--out writes csv or jsonl; a table is printed without it")
+    task = ClipTask(
+        AgeEstimator(model, detector=detector, threads=threads),
+        every,
+        seconds,
+        level,
+        threshold,
+        out,
+        selected if frames else None,
+        annotate,
+        timeline,
+    )
+    form = RowFormat(selected, PERSON_COLUMNS)
+    if out is None:
+        with output(None) as handle:
+            handle.write(form.head)
+            failed = 0
+            for clip in _clips(clips, task):
+                handle.write(_text(clip, task, form))
+                handle.flush()
+                failed += bool(clip.error or clip.broken)
+    else:
+        failed = _to_folder(clips, task, form, out / f"people.{selected}", resume=resume)
+    if failed:
+        fail(f"{failed} of {len(clips)} clips could not be read, or not to their end", 1)
+
+
+def _clips(sources: list[str], task: ClipTask) -> Iterator[Clip]:
+    """Estimate clip after clip, with a line on stderr for each."""
+    for source in sources:
+        stream: str | IO[bytes] = sys.stdin.buffer if source == "-" else source
+        started = time.monotonic()
+        with _progress(source) as report:
+            clip = task.run(stream, report)
+        speed = clip.frames / max(time.monotonic() - started, 1e-6)
+        told = [f"{clip.frames} frames, {len(clip.people)} people, {speed:.1f} frames/s", *clip.remarks]
+        typer.echo(f"{source}: {clip.error or '; '.join(told)}", err=True)
+        yield clip
+
+
+@contextlib.contextmanager
+def _progress(source: str) -> Iterator[Report]:
+    from agelens.apps.progress import frame_progress
+
+    with frame_progress(Path(source).name) as report:
+        yield report
+
+
+def _text(clip: Clip, task: ClipTask, form: RowFormat) -> str:
+    from agelens.video.rows import person_rows
+
+    return form.text(person_rows(clip, level=task.level, threshold=task.threshold))
+
+
+def _to_folder(clips: list[str], task: ClipTask, form: RowFormat, path: Path, *, resume: bool) -> int:
+    """Write the rows of all clips; with ``resume`` from a journal beside them. Returns how many failed."""
+    from agelens.inference.entries import Entry
+    from agelens.inference.journal import PredictionJournal
+    from agelens.inference.tally import Tally
+
+    if not resume:
+        with output(path) as handle:
+            handle.write(form.head)
+            failed = 0
+            for clip in _clips(clips, task):
+                handle.write(_text(clip, task, form))
+                failed += bool(clip.error or clip.broken)
+        return failed
+    journal = PredictionJournal(path, _agreed(task))
+    try:
+        for clip in _clips([name for name in clips if name not in journal.done], task):
+            tally = Tally(1, len(clip.people), int(not clip.people), int(bool(clip.error or clip.broken)))
+            journal.add(Entry(clip.path, _text(clip, task, form), tally))
+    except KeyboardInterrupt:
+        journal.close(remove=False)
+        fail(f"interrupted; {len(journal.done)} clips are kept in {journal.path}: --resume goes on", 130)
+    tally = Tally()
+    with output(path) as handle:
+        handle.write(form.head)
+        for entry in journal.entries(clips):
+            handle.write(entry.text)
+            tally.add(entry.tally)
+    journal.close(remove=True)
+    return tally.failed
+
+
+def _agreed(task: ClipTask) -> dict[str, Any]:
+    """What a resumed run must agree with."""
+    return {
+        "model": task.estimator.card.digest,
+        "detector": task.estimator.detector.name,
+        **{name: getattr(task, name) for name in ("every", "seconds", "level", "threshold", "frames")},
+        **{name: getattr(task, name) for name in ("annotate", "timeline")},
+    }
