@@ -37,7 +37,7 @@ def test_golden() -> None:
 
 def test_a_plain_loop_gives_the_same() -> None:
     random = np.random.default_rng(0)
-    frames = [(float(a), float(w)) for a, w in zip(random.uniform(20, 60, 50), random.uniform(0.1, 1, 50))]
+    frames = [(float(a), float(w)) for a, w in random.uniform((20, 0.1), (60, 1), (50, 2))]
     total = sum(weight for _, weight in frames)
     mean = sum(weight * gaussian(age, 5).astype(np.float64) for age, weight in frames) / total
     wide = mean ** (1 / FUSION.widening)

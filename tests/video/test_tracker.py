@@ -130,7 +130,10 @@ class Discs:
             rows, columns = np.nonzero(strong & (pixels.argmax(axis=2) == channel))
             if len(rows) > 30:
                 x, y, r = float(columns.mean()), float(rows.mean()), float(np.sqrt(len(rows) / np.pi))
-                points = np.array([(-0.4, -0.4), (0.4, -0.4), (0, 0), (-0.35, 0.45), (0.35, 0.45)]) * r + (x, y)
+                points = np.array([(-0.4, -0.4), (0.4, -0.4), (0, 0), (-0.35, 0.45), (0.35, 0.45)]) * r + (
+                    x,
+                    y,
+                )
                 found.append(DetectedFace((x - r, y - r, x + r, y + r), 0.9, points))
         return largest_first(found)
 

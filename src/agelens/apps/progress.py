@@ -28,7 +28,13 @@ def frame_progress(description: str) -> Iterator[Callable[[int, int | None], Non
     """Yield ``report(done, total)``, as `progress_bar` does, with frames a second beside the bar."""
     console = Console(stderr=True)
     speed = TextColumn("{task.fields[speed]} frames/s")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        speed,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(escape(description), total=None, speed="")
         started = time.monotonic()

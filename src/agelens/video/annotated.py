@@ -15,7 +15,7 @@ from agelens.video.person import FrameAges
 
 __all__ = ["AnnotatedClip", "annotated"]
 
-_CODECS = (
+_CODECS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"preset": "veryfast", "crf": "23"}),
     ("libopenh264", {}),
     ("mpeg4", {"qscale": "4"}),
@@ -78,7 +78,8 @@ class AnnotatedClip:
         """Write a frame; one of another size than the first is brought to its size."""
         picture = annotated(frame, self._level)
         if self._stream is None:
-            self._size = tuple(side + side % 2 for side in picture.size)  # what 4:2:0 needs
+            width, height = picture.size
+            self._size = (width + width % 2, height + height % 2)  # what 4:2:0 needs
             self._stream = self._new_stream()
         if picture.size != self._size:
             even = all(0 <= size - side <= 1 for size, side in zip(self._size, picture.size, strict=True))
@@ -95,7 +96,7 @@ class AnnotatedClip:
         for name, options in _CODECS:
             if name not in self._av.codecs_available:
                 continue
-            stream = self._output.add_stream(name, rate=self._rate, options=options)
+            stream: Any = self._output.add_stream(name, rate=self._rate, options=options)
             stream.width, stream.height = self._size
             stream.pix_fmt = "yuv420p"
             stream.codec_context.time_base = Fraction(1, _TICKS)

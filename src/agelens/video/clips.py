@@ -26,7 +26,7 @@ Report = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class ClipTask:
-    """What is made of every clip.
+    """Settings of what is made of every clip.
 
     Attributes:
         estimator: The estimator.
@@ -69,7 +69,7 @@ class ClipTask:
         with reader, contextlib.ExitStack() as files:
             people = People(reader, self.estimator, depth=reader.depth)
             takers = self._takers(name, reader.facts.rate / self.every, files)
-            count, error = 0, ""
+            count, reason = 0, ""
             try:
                 for frame in people:
                     count += 1
@@ -79,11 +79,11 @@ class ClipTask:
                     if self.seconds is not None and frame.time >= self.seconds:
                         break
             except VideoError as failure:
-                error = failure.reason
+                reason = failure.reason
             except KeyboardInterrupt:
                 if not reader.facts.live:
                     raise
-        return Clip(name, tuple(people.finished), error, tuple(reader.remarks), count, reader.broken)
+        return Clip(name, tuple(people.finished), reason, tuple(reader.remarks), count, reader.broken)
 
     def _takers(
         self, name: str, rate: float, files: contextlib.ExitStack
@@ -96,7 +96,7 @@ class ClipTask:
         if self.frames is not None:
             path = files.enter_context(write_atomically(self.out / f"{stem}.frames.{self.frames}"))
             handle: TextIO = files.enter_context(
-                open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
+                path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             )
             form = RowFormat(self.frames, FRAME_COLUMNS)
             handle.write(form.head)

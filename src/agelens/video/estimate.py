@@ -12,7 +12,6 @@ from typing import IO
 import numpy as np
 
 from agelens.faces.detection import FaceDetector
-from agelens.faces.quality import face_quality
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.face import Face
 from agelens.video.ahead import ahead
@@ -23,8 +22,6 @@ from agelens.video.settings import FUSION, TRACKING
 from agelens.video.tracker import FaceTracker, TrackedFrame
 
 __all__ = ["People", "estimate_video"]
-
-
 
 
 def estimate_video(
@@ -108,14 +105,16 @@ class People:
             AgelensError: The frames cannot be read, or the detector fails; ``finished`` has the people up to
                 there.
         """
-        with contextlib.closing(ahead(self._frames, self._depth)) as decoded:
-            with contextlib.closing(ahead(self._tracked(decoded), self._depth)) as found:
-                try:
-                    for frame, tracked in found:
-                        self._count += 1
-                        yield self._estimated(frame, tracked)
-                finally:
-                    self._end(list(self._followed))
+        with (
+            contextlib.closing(ahead(self._frames, self._depth)) as decoded,
+            contextlib.closing(ahead(self._tracked(decoded), self._depth)) as found,
+        ):
+            try:
+                for frame, tracked in found:
+                    self._count += 1
+                    yield self._estimated(frame, tracked)
+            finally:
+                self._end(list(self._followed))
 
     def _tracked(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, TrackedFrame]]:
         for frame in frames:
@@ -151,7 +150,10 @@ class People:
         crops = [sighting.crop for sighting in tracked.sightings]
         results = self._estimator.estimate_aligned(np.stack([crop.pixels for crop in crops]))
         card = self._estimator.card
-        return [Face.of_crop(crop, *result, card) for crop, *result in zip(crops, *results, strict=True)]
+        return [
+            Face.of_crop(crop, age, distribution, card)
+            for crop, age, distribution in zip(crops, *results, strict=True)
+        ]
 
     def _fused(self, followed: _Followed) -> Face:
         card, running = self._estimator.card, followed.running

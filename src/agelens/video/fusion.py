@@ -98,7 +98,7 @@ class RunningAge:
         if self._distribution is None:
             raise ValueError("an age of no frames")
         wide = self._distribution ** (1 / self.settings.widening)
-        return (wide / wide.sum()).astype(np.float32)
+        return np.asarray(wide / wide.sum(), np.float32)
 
 
 def mean_absolute_deviation(ages: ArrayLike) -> float:

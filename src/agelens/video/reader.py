@@ -24,6 +24,7 @@ MAX_FRAME_PIXELS = 80_000_000
 _CAMERA = re.compile(r"/dev/video\d+")
 _NO_ADDRESSES = {"protocol_whitelist": "file"}  # a playlist must not make us fetch anything
 _RATE = 25.0  # frames a second of a clip that does not tell
+_UNTOLD, _HD_LINES = 2, 720  # a clip of so many lines that tells no colour matrix has that of BT.709
 _HELD_BYTES = 48 * 2**20  # of frames that wait
 _MOST_WAITING = 4
 _OPENING = (10.0, 10.0)  # seconds to open a device or an address, and to wait for its next frame
@@ -44,7 +45,7 @@ class Frame(NamedTuple):
 
 
 class ClipFacts(NamedTuple):
-    """What a clip tells of itself.
+    """Facts that a clip tells of itself.
 
     Attributes:
         rate: Frames a second, on average.
@@ -59,6 +60,27 @@ class ClipFacts(NamedTuple):
     width: int
     height: int
     live: bool
+
+
+class _Stream:
+    """A binary stream that ends where it fails; ``failure`` says why.
+
+    Args:
+        stream: What is read.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.failure = stream, ""
+        if stream.seekable():
+            self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        """Read up to ``size`` bytes; none after a failure."""
+        try:
+            return b"" if self.failure else self._stream.read(size) or b""
+        except (OSError, ValueError) as error:
+            self.failure = f"cannot be read on: {getattr(error, 'strerror', None) or error}"
+            return b""
 
 
 class VideoReader:
@@ -87,6 +109,7 @@ class VideoReader:
         except ModuleNotFoundError as error:
             raise MissingExtraError("av", "video") from error
         self._av = av
+        self._piped: _Stream | None = None
         live = _CAMERA.fullmatch(self.name) is not None
         self._container = self._opened(source, live=live)
         self._stream = self._first_stream()
@@ -116,8 +139,10 @@ class VideoReader:
         self._container.close()
 
     def _opened(self, source: str | Path | IO[bytes], *, live: bool) -> Any:
-        handle: Any = source
-        if isinstance(source, str | Path):
+        handle: Any = None
+        if not isinstance(source, str | Path):
+            handle = self._piped = _Stream(source)
+        else:
             handle = str(source)
             if not live:
                 self._check_file(Path(source))
@@ -192,9 +217,10 @@ class VideoReader:
         try:
             yield from self._survived()
         except self._av.FFmpegError as error:
-            if isinstance(error, EOFError):
-                return
             self.remarks.append(_reason(error))
+            self.broken = True
+        if self._piped is not None and self._piped.failure:
+            self.remarks.append(self._piped.failure)
             self.broken = True
 
     def _survived(self) -> Iterator[VideoFrame]:
@@ -213,9 +239,13 @@ class VideoReader:
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         if frame.width * frame.height > MAX_FRAME_PIXELS:
             raise VideoError(
-                self.name, f"a frame has {frame.width} x {frame.height} pixels; the limit is {MAX_FRAME_PIXELS}"
+                self.name,
+                f"a frame has {frame.width} x {frame.height} pixels; the limit is {MAX_FRAME_PIXELS}",
             )
-        pixels = frame.to_ndarray(format="rgb24")
+        untold_hd = frame.colorspace == _UNTOLD and frame.height >= _HD_LINES
+        pixels: NDArray[Any] = frame.to_ndarray(
+            format="rgb24", src_colorspace="ITU709" if untold_hd else None
+        )
         quarters = 0
         with contextlib.suppress(ValueError):  # a display matrix that is no rotation
             quarters = round(frame.rotation / 90) % 4

@@ -25,14 +25,14 @@ FRAME_COLUMNS = (
     *("path", "frame", "time", "person", "age", "shown", "low", "high", "p_at_least", "settled", "weight"),
     *("yaw", "eye_distance", "blur", "confidence", "x1", "y1", "x2", "y2"),
 )
-"""Columns of a person in a frame: ``age`` is of this frame alone, ``shown`` to ``p_at_least`` of all so far."""
+"""Columns of a person in a frame: ``age`` is of it alone, ``shown`` to ``p_at_least`` of all so far."""
 
 _DIGITS = {"p_at_least": 4, "confidence": 4, "weight": 3, "blur": 3, "time": 3, "first": 3, "last": 3}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What became of a clip.
+    """Outcome of a clip.
 
     Attributes:
         path: As it was given; ``-`` for a stream.
@@ -122,7 +122,9 @@ class RowFormat:
     def text(self, rows: Sequence[dict[str, Any]]) -> str:
         """Write rows: numbers to one to four decimals, a missing value empty (null in JSON)."""
         if self._name == "jsonl":
-            return "".join(json.dumps({name: _rounded(name, row[name]) for name in row}) + "\n" for row in rows)
+            return "".join(
+                json.dumps({name: _rounded(name, row[name]) for name in row}) + "\n" for row in rows
+            )
         return "".join(self._line([_cell(name, row[name]) for name in self._columns]) for row in rows)
 
     def _line(self, cells: Sequence[str]) -> str:

@@ -65,9 +65,8 @@ class Timeline:
         bottom = _TOP + _ROW * max(1, len(self._courses))
         for tick in range(6):
             seconds = self._end * tick / 5
-            parts.append(
-                f'<text x="{self._x(seconds):.1f}" y="{bottom + 18}" text-anchor="middle">{seconds:.1f} s</text>'
-            )
+            place = f'x="{self._x(seconds):.1f}" y="{bottom + 18}" text-anchor="middle"'
+            parts.append(f"<text {place}>{seconds:.1f} s</text>")
         return "\n".join([*parts, "</svg>"]) + "\n"
 
     def _x(self, seconds: float) -> float:

@@ -38,7 +38,9 @@ def video(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for people.csv and the files below.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Look only at every such frame.")] = 1,
-    seconds: Annotated[float | None, typer.Option(help="Leave each clip, or a camera, after this time.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Leave each clip, or a camera, after this time.")
+    ] = None,
     frames: Annotated[bool, typer.Option("--frames", help="Write a row a person and frame.")] = False,
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Write a copy of each clip with boxes and ages, without sound.")
@@ -164,7 +166,7 @@ def _to_folder(clips: list[str], task: ClipTask, form: RowFormat, path: Path, *,
 
 
 def _agreed(task: ClipTask) -> dict[str, Any]:
-    """What a resumed run must agree with."""
+    """Settings that a resumed run must agree with."""
     return {
         "model": task.estimator.card.digest,
         "detector": task.estimator.detector.name,

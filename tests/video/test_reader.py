@@ -1,0 +1,231 @@
+"""Clips are read upright and in time; what cannot be read is told, and what can is kept."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+av = pytest.importorskip("av", reason="clips need the extra video")
+
+from agelens.errors import InputError, VideoError  # noqa: E402
+from agelens.video import reader as reader_module  # noqa: E402
+from agelens.video.reader import Frame, VideoReader  # noqa: E402
+
+
+def plain(count: int, width: int = 64, height: int = 48) -> list[NDArray[np.uint8]]:
+    """Grey frames, each brighter than the last, whose left half is red."""
+    frames = [np.full((height, width, 3), 20 + 5 * number, np.uint8) for number in range(count)]
+    for frame in frames:
+        frame[:, : width // 2, 0] = 250
+    return frames
+
+
+def read(source: str | Path | IO[bytes], every: int = 1) -> tuple[list[Frame], VideoReader]:
+    with VideoReader(source, every=every) as reader:
+        return list(reader), reader
+
+
+def matroska(path: Path, frames: Sequence[NDArray[np.uint8]], codec: str = "mpeg4") -> Path:
+    """A clip that can be read from its beginning on, without its end."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=10)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for pixels in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_frames_and_times(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    frames, reader = read(write_clip(tmp_path / "a.mp4", plain(10), rate=20))
+    assert [frame.number for frame in frames] == list(range(10))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(10) / 20, atol=1e-6)
+    assert frames[0].pixels.shape == (48, 64, 3)
+    assert frames[0].pixels[24, 8, 0] > 200 > frames[0].pixels[24, 56, 0]
+    assert (reader.facts.frames, reader.remarks, reader.broken) == (10, [], False)
+    assert reader.facts.rate == pytest.approx(20, rel=0.2)
+
+
+def test_every_third_frame(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    frames, _ = read(write_clip(tmp_path / "a.mp4", plain(10)), every=3)
+    assert [frame.number for frame in frames] == [0, 3, 6, 9]
+    with pytest.raises(InputError, match="every is at least 1"):
+        VideoReader(tmp_path / "a.mp4", every=0)
+
+
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_the_display_matrix_is_obeyed(tmp_path: Path, write_clip: Callable[..., Path], rotation: int) -> None:
+    upright = plain(3)
+    turned = [np.rot90(frame, -rotation // 90) for frame in upright]
+    frames, _ = read(write_clip(tmp_path / "a.mp4", turned, rotation=rotation))
+    assert frames[0].pixels.shape == (48, 64, 3)
+    assert np.abs(frames[0].pixels.astype(int) - upright[0]).mean() < 12
+
+
+def test_frames_keep_their_own_times(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    times = [0, 40, 400, 410, 1500]
+    frames, _ = read(write_clip(tmp_path / "a.mp4", plain(5), times=times))
+    np.testing.assert_allclose([frame.time for frame in frames], np.array(times) / 1000, atol=1e-3)
+
+
+class Stamped:
+    """A frame of the decoder with a time stamp that a damaged clip might have."""
+
+    def __init__(self, frame: object, pts: int | None) -> None:
+        self._frame, self.pts = frame, pts
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._frame, name)
+
+
+@pytest.mark.parametrize("stamps", [[0, 300, 100, 200, 500], [5, 5, 5, 5, 5], [None] * 5])
+def test_times_that_do_not_rise_are_counted_on(
+    tmp_path: Path,
+    write_clip: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    stamps: list[int | None],
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", plain(5))
+    decoded = VideoReader._decoded
+    monkeypatch.setattr(VideoReader, "_decoded", lambda self: map(Stamped, decoded(self), stamps))
+    frames, reader = read(clip)
+    assert len(frames) == 5
+    assert all(np.diff([frame.time for frame in frames]) > 0)
+    assert bool(reader.remarks) == (stamps[0] is not None)
+
+
+def test_a_stream_that_cannot_be_sought(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self, content: bytes) -> None:
+            self.content = io.BytesIO(content)
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            return self.content.read(size)
+
+    frames, reader = read(Pipe(matroska(tmp_path / "a.mkv", plain(6)).read_bytes()))
+    assert len(frames) == 6
+    assert reader.name == "-"
+
+
+def test_a_camera_that_goes_away_keeps_its_frames(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    class Unplugged(io.RawIOBase):
+        def __init__(self, content: bytes) -> None:
+            self.content, self.left = io.BytesIO(content), 2 * len(content) // 3
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            if self.left <= 0:
+                raise OSError(19, "No such device")
+            self.left -= size
+            return self.content.read(size)
+
+    noise = np.random.default_rng(0).integers(0, 255, (40, 96, 128, 3), dtype=np.uint8)
+    frames, reader = read(Unplugged(matroska(tmp_path / "a.mkv", noise, "mjpeg").read_bytes()))
+    assert 5 < len(frames) < 40
+    assert reader.broken
+    assert "No such device" in reader.remarks[0]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (7680, 4320)])
+def test_tiny_and_8k_frames(tmp_path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    with av.open(str(tmp_path / "a.avi"), "w") as output:
+        stream = output.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        frame = av.VideoFrame(width, height, "yuvj420p")
+        for plane in frame.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    frames, reader = read(tmp_path / "a.avi")
+    assert frames[0].pixels.shape == (height, width, 3)
+    assert reader.depth == (4 if width == 2 else 1)
+
+
+def test_one_pixel(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (1, 1), (200, 10, 10)).save(tmp_path / "a.png")
+    frames, _ = read(tmp_path / "a.png")
+    assert [frame.pixels.shape for frame in frames] == [(1, 1, 3)]
+
+
+def test_frames_beyond_the_limit_are_refused(
+    tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", plain(2))
+    monkeypatch.setattr(reader_module, "MAX_FRAME_PIXELS", 1000)
+    with pytest.raises(VideoError, match="64 x 48 pixels; the limit is 1000"):
+        read(clip)
+
+
+def sound(path: Path) -> Path:
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_what_is_no_clip_is_told(tmp_path: Path) -> None:
+    def refused(name: str, content: bytes | None = None) -> str:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(VideoError) as caught:
+            read(tmp_path / name)
+        return caught.value.reason
+
+    assert refused("missing.mp4") == "no such file"
+    assert refused("empty.mp4", b"") == "is empty"
+    assert "cannot be decoded" in refused("text.mp4", b"no clip at all, but long enough to look at it\n" * 50)
+    assert "cannot be decoded" in refused("noise.mp4", np.random.default_rng(0).bytes(5000))
+    (tmp_path / "folder.mp4").mkdir()
+    assert refused("folder.mp4") == "is no regular file and no camera (/dev/video0)"
+    sound(tmp_path / "sound.wav")
+    assert refused("sound.wav") == "has no video stream"
+    with pytest.raises(VideoError, match="/dev/video97"):
+        read("/dev/video97")
+
+
+def test_a_playlist_fetches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(VideoError):
+        read(tmp_path / "list.m3u8")
+
+
+def test_a_codec_that_is_missing(tmp_path: Path) -> None:
+    content = matroska(tmp_path / "a.mkv", plain(3)).read_bytes()
+    (tmp_path / "b.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_MPEG9/ISO/ASP"))
+    with pytest.raises(VideoError, match="codec"):
+        read(tmp_path / "b.mkv")
+
+
+def test_a_truncated_clip_gives_its_beginning(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 96, 128, 3), dtype=np.uint8)
+    content = matroska(tmp_path / "a.mkv", noise).read_bytes()
+    (tmp_path / "b.mkv").write_bytes(content[: len(content) // 2])
+    frames, _ = read(tmp_path / "b.mkv")
+    assert 3 < len(frames) < 18
+
+
+def test_a_truncated_mp4_without_its_index(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    content = write_clip(tmp_path / "a.mp4", plain(10)).read_bytes()
+    (tmp_path / "b.mp4").write_bytes(content[: len(content) // 2])
+    with pytest.raises(VideoError):
+        read(tmp_path / "b.mp4")
