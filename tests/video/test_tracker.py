@@ -160,6 +160,17 @@ def test_people_who_pass_each_other_keep_their_numbers() -> None:
     assert tracks(found)[-1] == [1, 2]
 
 
+def test_somebody_in_the_place_of_an_unseen_face_is_nobody_until_that_one_has_gone() -> None:
+    before, between, after = ([discs((60, 60, channel))] * 6 for channel in (0, 1, 0))
+    found = followed(Discs(), before + between + after)
+    sightings = [sighting for frame in found for sighting in frame.sightings]
+    assert {sighting.track for sighting in sightings} == {1, 2}
+    assert {sighting.track for sighting in sightings if sighting.confirmed} == {1}
+    assert tracks(found)[-1] == [1]
+    stays = followed(Discs(), before + between * 4)
+    assert stays[-1].sightings[0].confirmed
+
+
 def middle(sighting: Sighting) -> int:
     assert sighting.crop.face is not None
     return round((sighting.crop.face.box[0] + sighting.crop.face.box[2]) / 2)

@@ -41,7 +41,7 @@ ORDER = (
     *("predict", "video", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "calibrate", "quantise"),
-    *("evaluate", "compare", "robustness", "published", "explain", "gallery"),
+    *("evaluate", "compare", "robustness", "published", "explain", "gallery", "video_report"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )
 """The commands as ``--help`` lists them; any other follows."""

@@ -48,7 +48,8 @@ class Sighting(NamedTuple):
     Attributes:
         track: Number of the track, from 1 in the order of first sight.
         crop: The aligned crop, with the face in pixels of the frame.
-        confirmed: It was seen often enough to count as a person.
+        confirmed: It was seen often enough to count as a person, and no unseen face may still come back in
+            its place.
     """
 
     track: int
@@ -79,6 +80,7 @@ class _Track:
     look: NDArray[np.float64]
     seen: float
     velocity: _Points
+    rivals: frozenset[int]
     sightings: int = 0
 
 
@@ -148,8 +150,13 @@ class FaceTracker:
         for track in self._tracks:
             if track.number in seen:
                 self._update(track, seen[track.number], time)
+        live = {track.number for track in self._tracks}
         sightings = tuple(
-            Sighting(track.number, seen[track.number].crop, track.sightings >= self._settings.confirm)
+            Sighting(
+                track.number,
+                seen[track.number].crop,
+                track.sightings >= self._settings.confirm and not track.rivals & live,
+            )
             for track in self._tracks
             if track.number in seen
         )
@@ -243,12 +250,23 @@ class FaceTracker:
             if number not in seen and index not in taken:
                 seen[number] = candidates[index]
                 taken.add(index)
+        begun: list[_Track] = []
         for index, candidate in enumerate(candidates):
             if index not in taken:
-                self._number += 1
-                still = np.zeros(2)
-                self._tracks.append(_Track(self._number, candidate.points, candidate.look, time, still))
-                seen[self._number] = candidate
+                begun.append(self._begun(candidate, time, seen))
+                seen[begun[-1].number] = candidate
+        self._tracks += begun
+
+    def _begun(self, candidate: _Candidate, time: float, seen: dict[int, _Candidate]) -> _Track:
+        """A new track; unseen ones in whose place it begins are its rivals."""
+        rivals = frozenset(
+            track.number
+            for track in self._tracks
+            if track.number not in seen
+            and _apart(candidate.place, _place(self._expected(track, time)))[0] <= self._settings.reach
+        )
+        self._number += 1
+        return _Track(self._number, candidate.points, candidate.look, time, np.zeros(2), rivals)
 
     def _detected(self, image: NDArray[np.uint8], time: float) -> list[DetectedFace]:
         """The faces of a frame; of a turned one too, while nothing or only turned faces are known."""

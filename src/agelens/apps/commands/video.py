@@ -1,8 +1,9 @@
-"""agelens video."""
+"""agelens video, agelens video-report."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 import time
@@ -13,14 +14,14 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agelens.apps.command import command, fail, output
+from agelens.apps.command import command, fail, output, print_table
 from agelens.errors import InputError
 
 if TYPE_CHECKING:
     from agelens.video.clips import ClipTask, Report
     from agelens.video.rows import Clip, RowFormat
 
-__all__ = ["video"]
+__all__ = ["video", "video_report"]
 
 
 class Rows(StrEnum):
@@ -173,3 +174,51 @@ def _agreed(task: ClipTask) -> dict[str, Any]:
         **{name: getattr(task, name) for name in ("every", "seconds", "level", "threshold", "frames")},
         **{name: getattr(task, name) for name in ("annotate", "timeline")},
     }
+
+
+@command("")
+def video_report(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(help="Tables of frames: of agelens video --frames, or another system's path,age."),
+    ],
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Print how steady ages are from frame to frame, and how they change as faces turn.
+
+    Frame noise is the mean absolute deviation of a person's ages over a clip, as in NIST's evaluations, its
+    mean over people. The columns of the yaw are the change of the age against the same people's frames that
+    look ahead (below 10 degrees), years, with the number of people.
+    """
+    from agelens.files import write_atomically
+    from agelens.video.steadiness import read_frames, steadiness
+
+    found = steadiness([read_frames(path) for path in tables])
+    limits = next((system.yaw for system in found if system.yaw), ())
+    header = (
+        *("table", "people", "frames", "frame noise", "as shown"),
+        *(f"yaw {group.low:.0f}-{group.high:.0f}" for group in limits[1:]),
+    )
+    rows = []
+    for system in found:
+        shown = "" if system.shown_deviation is None else f"{system.shown_deviation:.2f}"
+        turned = [f"{group.change:+.2f} ({group.people})" if group.people else "" for group in system.yaw[1:]]
+        turned += [""] * (len(header) - 5 - len(turned))
+        cells = (system.name, str(system.people), str(system.frames), f"{system.deviation:.2f}", shown)
+        rows.append((*cells, *turned))
+    print_table(header, rows)
+    if json_ is not None:
+        with write_atomically(json_) as temporary:
+            told = [{name: _finite(value) for name, value in system.to_dict().items()} for system in found]
+            temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """A value of JSON, with null for a figure of nobody."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return value
