@@ -92,7 +92,8 @@ class People:
         self._frames, self._estimator, self._depth = frames, estimator, depth
         self._tracker = FaceTracker(estimator.detector, estimator.geometry)
         self._followed: dict[int, _Followed] = {}
-        self._persons = self._count = 0
+        self._persons = self._looks = 0
+        self._seen: tuple[SeenPerson, ...] = ()
         self.finished: list[PersonAge] = []
         """The people whose tracks have ended, in the order of their numbers; all of them at the end."""
 
@@ -111,7 +112,6 @@ class People:
         ):
             try:
                 for frame, tracked in found:
-                    self._count += 1
                     yield self._estimated(frame, tracked)
             finally:
                 self._end(list(self._followed))
@@ -122,6 +122,9 @@ class People:
 
     def _estimated(self, frame: Frame, tracked: TrackedFrame) -> FrameAges:
         """Estimate the faces of a frame, and add each to its person."""
+        if not tracked.looked:
+            return FrameAges(frame.number, frame.time, frame.pixels, self._seen, cut=False, looked=False)
+        self._looks += 1
         self._end(tracked.ended)
         seen = []
         faces = self._faces(tracked)
@@ -141,8 +144,8 @@ class People:
                 shown = self._fused(followed)
                 settled = frame.time - followed.first >= FUSION.settled
                 seen.append(SeenPerson(followed.person, face, shown, weight, settled))
-        seen.sort(key=lambda person: person.person)
-        return FrameAges(frame.number, frame.time, frame.pixels, tuple(seen), tracked.cut)
+        self._seen = tuple(sorted(seen, key=lambda person: person.person))
+        return FrameAges(frame.number, frame.time, frame.pixels, self._seen, tracked.cut, looked=True)
 
     def _faces(self, tracked: TrackedFrame) -> list[Face]:
         if not tracked.sightings:
@@ -164,7 +167,7 @@ class People:
         for track in tracks:
             followed = self._followed.pop(track)
             if followed.person is None:
-                if self._count >= TRACKING.confirm:
+                if self._looks >= TRACKING.confirm:
                     continue
                 self._persons += 1
                 followed.person = self._persons

@@ -117,6 +117,7 @@ class FrameAges:
         pixels: (H, W, 3) uint8 RGB, upright.
         people: By their numbers.
         cut: The picture changed at once.
+        looked: Faces were looked for; else the people are those of the last look, a moment ago.
     """
 
     number: int
@@ -124,3 +125,4 @@ class FrameAges:
     pixels: NDArray[np.uint8] = field(repr=False)
     people: tuple[SeenPerson, ...]
     cut: bool
+    looked: bool

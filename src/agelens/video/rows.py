@@ -73,8 +73,13 @@ def person_rows(clip: Clip, *, level: float, threshold: float) -> list[dict[str,
 
 
 def frame_rows(path: str, frame: FrameAges, *, level: float, threshold: float) -> list[dict[str, Any]]:
-    """Give the rows of a frame, one a person; arguments as in `person_rows`."""
-    rows = []
+    """Give the rows of a frame, one a person; arguments as in `person_rows`.
+
+    A frame in which faces were not looked for has none.
+    """
+    rows: list[dict[str, Any]] = []
+    if not frame.looked:
+        return rows
     for person in frame.people:
         quality: FaceQuality | None = person.face.quality
         assert quality is not None

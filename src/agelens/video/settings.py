@@ -16,6 +16,8 @@ class TrackingSettings:
     """Constants of `agelens.video.tracker`.
 
     Attributes:
+        look_every: Least seconds between two frames in which faces are looked for; in those between, people
+            are where they were.
         detect_every: Seconds between two searches of the whole frame.
         detect_again: Seconds after a search, before a face that was lost calls for the next one.
         turned_every: Seconds between two searches for faces in turned frames while there is no track; each
@@ -45,12 +47,13 @@ class TrackingSettings:
         cut_levels: Mean change of a point, in levels of 0 … 255, from which on it is.
     """
 
+    look_every: float = 0.045
     detect_every: float = 0.33
     detect_again: float = 0.1
     turned_every: float = 1.0
     turned_longest: float = 8.0
-    window: int = 128
-    window_template: float = 0.5
+    window: int = 96
+    window_template: float = 0.6
     reach: float = 2.0
     reach_per_second: float = 6.0
     farthest: float = 8.0

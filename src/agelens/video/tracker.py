@@ -65,12 +65,14 @@ class TrackedFrame(NamedTuple):
         ended: Tracks that end before this frame: their face was not seen for long enough, or a cut came.
         cut: The picture changed at once.
         searched: The whole frame was searched.
+        looked: Faces were looked for; else there are no sightings, for the last look was just before.
     """
 
-    sightings: tuple[Sighting, ...]
-    ended: tuple[int, ...]
-    cut: bool
-    searched: bool
+    sightings: tuple[Sighting, ...] = ()
+    ended: tuple[int, ...] = ()
+    cut: bool = False
+    searched: bool = False
+    looked: bool = True
 
 
 @dataclass
@@ -111,7 +113,7 @@ class FaceTracker:
         self._tracks: list[_Track] = []
         self._number = 0
         self._scene: NDArray[np.int16] | None = None
-        self._searched = self._turned = -math.inf
+        self._looked = self._searched = self._turned = -math.inf
         self._turned_after = settings.turned_every
 
     @property
@@ -131,6 +133,9 @@ class FaceTracker:
             InputError: The detector returned a face without a box.
         """
         cut = self._cut(image)
+        if time - self._looked < self._settings.look_every and not cut:
+            return TrackedFrame(looked=False)
+        self._looked = time
         seen: dict[int, _Candidate] = {}
         for track in self._tracks:
             found = self._follow(image, track, time, cut=cut)
