@@ -77,7 +77,7 @@ class EngineError(Exception):
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """What an earlier build left; empty if its files are not whole."""
+    """Files that an earlier build left; empty if one is not whole."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.label_distribution import AgeBins
 from agelens.methods.balanced import BalancedSettings, BalancedStage
 from agelens.methods.lae import LongTailed

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.methods.ohrank import PENALTIES, OrdinalHyperplanes, pooled_features
 from agelens.metrics import cumulative_accuracy, mae

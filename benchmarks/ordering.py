@@ -1,4 +1,4 @@
-"""How well rankers, and the ages of others, put unseen faces in order; what a ranker's maps know of age.
+"""Order of unseen faces by rankers and by the ages of others; age in the maps of a ranker.
 
 Sequences of eight validation faces across and within the age groups of Zhao et al. 2020, shuffled by the
 permutations of the first ranker. A ranker answers by its own; a run or model file that estimates ages, by
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from torch.nn import functional as F
 
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.label_distribution import AgeBins
 from agelens.methods.ordinal_dark.permutations import SequenceSampler, shuffle_sequences

@@ -55,7 +55,7 @@ def jpegs(folder: Path) -> list[bytes]:
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Answers that the clients got."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)

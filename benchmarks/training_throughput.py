@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.label_distribution import AgeBins
 from agelens.methods.lrn import LabelRefinery
 from agelens.training.fit import _Trainer

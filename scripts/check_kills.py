@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Ended:
-    """How a command ended: its exit code (negative: the signal), what it said, and how long it took."""
+    """The end of a command: its exit code (negative: the signal), what it said, and how long it took."""
 
     code: int
     said: str
@@ -349,7 +349,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def wrong(folder: Path, expected: dict[str, bytes]) -> Iterator[str]:
-    """What differs from the undisturbed run, and what was left behind."""
+    """Differences from the undisturbed run, and files left behind."""
     yield from differences(expected, contents(folder))
     yield from (f"left behind: {name}" for name in leftovers(folder))
 

@@ -192,7 +192,7 @@ def _header(random: np.random.Generator, form: str, from_: Mapping[str, bytes]) 
 
 
 def _header_places(form: str, content: bytes) -> range:
-    """Where the header of a file is: what comes before its pixels, or its directory."""
+    """Places of the header of a file: all before its pixels, or its directory."""
     if form.startswith("tif"):
         directory = int.from_bytes(content[4:8], "little")
         return range(directory, min(directory + 200, len(content) - 4))
@@ -248,7 +248,7 @@ class Images:
 
 @dataclass
 class Found:
-    """What came of the images of one door."""
+    """Outcomes of the images of one door."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest: tuple[float, float, str] = (0.0, 0.0, "")
@@ -561,7 +561,7 @@ def main() -> int:
 
 
 def part(door: str, images: Images, detector: str, done: Path | None) -> Found:
-    """What came of images of one door: noted already, or found now and noted.
+    """Outcomes of images of one door: noted already, or measured now and noted.
 
     Args:
         door: A key of `DOORS`.

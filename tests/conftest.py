@@ -1,4 +1,4 @@
-"""What several test files share: the real data if it is there, drawn faces, a small model file."""
+"""Shared by several test files: the real data if it is there, drawn faces, a small model file."""
 
 from __future__ import annotations
 

@@ -226,17 +226,17 @@ class AgeClient:
             raise ServiceError(self.url, f"answered for {len(entries)} of {len(uploads)} images")
         return entries
 
-    def _face(self, told: Mapping[str, Any]) -> Face:
+    def _face(self, entry: Mapping[str, Any]) -> Face:
         calibration = self.model["calibration"]
         return Face(
-            age=told["age"],
-            distribution=np.array(told["distribution"], np.float32),
+            age=entry["age"],
+            distribution=np.array(entry["distribution"], np.float32),
             age_bins=AgeBins.parse(self.model["age_bins"]),
             calibration=None if calibration is None else Calibration.from_dict(calibration),
-            alignment=told["alignment"],
-            box=None if told["box"] is None else tuple(told["box"]),
-            landmarks=None if told["landmarks"] is None else np.array(told["landmarks"], np.float64),
-            confidence=told["confidence"],
+            alignment=entry["alignment"],
+            box=None if entry["box"] is None else tuple(entry["box"]),
+            landmarks=None if entry["landmarks"] is None else np.array(entry["landmarks"], np.float64),
+            confidence=entry["confidence"],
         )
 
     def _call(

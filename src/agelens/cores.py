@@ -38,7 +38,7 @@ def bounded_threads(threads: int, name: str = "threads") -> int:
     """Bound a number of threads by the cores: more would only wait for each other.
 
     Args:
-        threads: Wished-for number.
+        threads: Requested number.
         name: Of the setting, for the message.
     Returns:
         The number, at most `usable_cores`.

@@ -342,7 +342,7 @@ def _check_regressed(regressed: Tensor, ages: Tensor) -> None:
 
 
 def hint_error(regressed: Tensor, hint: Tensor) -> Tensor:
-    """Mean squared error between what a regressor makes of a guided layer and a teacher's map.
+    """Mean squared error between the regressed output of a guided layer and a teacher's map.
 
     Eq. 3 of [4]: |u(I) - r(v(I))|² / (h·w·c), averaged over the batch. Where the two differ in height and
     width, the regressed map is resized to the hint's.

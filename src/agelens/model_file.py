@@ -252,15 +252,15 @@ def _probe(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -
 def _check_graph(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
     """Raise ModelFileError unless the graph maps images to ages and distributions as the card says."""
     nodes = [*session.get_inputs(), *session.get_outputs()]
-    found = [(node.name, node.type, node.shape[1:]) for node in nodes]
+    actual = [(node.name, node.type, node.shape[1:]) for node in nodes]
     size = card.geometry["size"]
     expected = [
         ("images", "tensor(uint8)", [size, size, 3]),
         ("age", "tensor(float)", []),
         ("distribution", "tensor(float)", [len(card.age_bins)]),
     ]
-    if found != expected:
-        raise ModelFileError(path, f"damaged model file: its graph has {found}, not {expected}")
+    if actual != expected:
+        raise ModelFileError(path, f"damaged model file: its graph has {actual}, not {expected}")
 
 
 def _check_version(mapping: Mapping[str, str], path: str | Path) -> None:

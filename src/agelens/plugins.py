@@ -82,7 +82,7 @@ def resolve(group: Group, name: str, literal: Mapping[str, Part]) -> Part:
     Returns:
         The part.
     Raises:
-        PluginError: There is no such part (those that there are get listed), two packages offer it under one
+        PluginError: There is no such part (the known ones are listed), two packages offer it under one
             name, or its package cannot be imported.
     """
     if name in literal:

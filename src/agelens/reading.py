@@ -180,7 +180,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """Why a file was not read, without its path."""
+    """Word the reason that a file was not read, without its path."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 

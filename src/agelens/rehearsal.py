@@ -51,7 +51,7 @@ def rehearsing() -> bool:
 
 
 def spread(count: int) -> Sequence[int]:
-    """Which of ``count`` images are used: all of them, or in a rehearsal a few from first to last."""
+    """Select images by their places: all ``count`` of them, or in a rehearsal a few from first to last."""
     if not rehearsing() or count <= _IMAGES:
         return range(count)
     return [number * (count - 1) // (_IMAGES - 1) for number in range(_IMAGES)]

@@ -165,7 +165,7 @@ def strangeness(measures: ArrayLike, ranges: tuple[UsualRange, ...]) -> NDArray[
     Returns:
         (..., 8): below each range, then above each, in lengths of the range, 0 … :data:`FARTHEST`.
     """
-    found = np.asarray(measures, dtype=np.float64)
+    values = np.asarray(measures, dtype=np.float64)
     low, high = (np.array([getattr(usual, end) for usual in ranges]) for end in ("low", "high"))
-    outside = np.concatenate([(low - found) / (high - low), (found - high) / (high - low)], axis=-1)
+    outside = np.concatenate([(low - values) / (high - low), (values - high) / (high - low)], axis=-1)
     return np.asarray(np.clip(outside, 0.0, FARTHEST))

@@ -67,7 +67,7 @@ FIGURES = {
     ("ordinal-dark KD", "VIII"): 12,
     ("ordinal-dark KD", "IX"): 12,
 }
-"""How many figures each table of the four papers prints."""
+"""Number of figures that each table of the four papers prints."""
 
 # Where each table stands in the texts: file, a pattern of its first line and of the line after it.
 PLACES = {
@@ -292,9 +292,9 @@ class TestCompare:
             (row,) = [
                 row for row in comparison.differences if (row.metric, row.a, row.b) == (metric, "good", "bad")
             ]
-            assert row.found.difference == pytest.approx(expected.difference, abs=1e-9)
-            assert (row.found.low, row.found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
-            assert row.found.p == expected.p
+            assert row.paired.difference == pytest.approx(expected.difference, abs=1e-9)
+            assert (row.paired.low, row.paired.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+            assert row.paired.p == expected.p
 
     def test_metrics_are_those_of_the_evaluation(
         self, manifest: pd.DataFrame, comparison: Comparison
@@ -316,8 +316,8 @@ class TestCompare:
         mean = np.mean(errors[:3], axis=0)
         expected = metrics.paired_bootstrap(mean, errors[3], 400)
         (row,) = [row for row in found.differences if row.metric == "MAE"]
-        assert row.found.difference == pytest.approx(expected.difference, abs=1e-9)
-        assert (row.found.low, row.found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        assert row.paired.difference == pytest.approx(expected.difference, abs=1e-9)
+        assert (row.paired.low, row.paired.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
         told, other = found.systems
         assert told.mae_by_seed == pytest.approx([error.mean() for error in errors[:3]])
         interval = metrics.bootstrap_interval(mean, replicates=400)
@@ -371,7 +371,7 @@ class TestCompare:
                 clear = all(found.high < 0 for found in verdict.against.values())
                 assert (verdict.winner is not None) == clear
         for row in comparison.differences:
-            assert row.shown == (row.found.low > 0 or row.found.high < 0)
+            assert row.shown == (row.paired.low > 0 or row.paired.high < 0)
 
     @pytest.mark.parametrize(("count", "verdict"), [(1, "too few"), (29, "too few"), (30, "good is better")])
     def test_few_images_show_no_difference(self, manifest: pd.DataFrame, count: int, verdict: str) -> None:
@@ -379,7 +379,7 @@ class TestCompare:
         systems = [says("good", rows, 1.0), says("bad", rows, 30.0, 2)]
         found = compare(systems, rows, (), replicates=200)
         (told,) = [row for row in difference_rows(found) if row["metric"] == "MAE"]
-        assert found.differences[0].found.high < 0
+        assert found.differences[0].paired.high < 0
         assert told["verdict"] == verdict
         assert found.differences[0].shown == (count >= 30)
 
@@ -395,7 +395,7 @@ class TestCompare:
         assert told["MAE"][0].startswith("-")
         table = found.to_dict()
         assert not [name for name in table["systems"][0]["metrics"] if name.startswith(("CA", "coverage"))]
-        assert [row["found"] is None for row in table["differences"]] == [
+        assert [row["paired"] is None for row in table["differences"]] == [
             row["metric"].startswith("CA") for row in table["differences"]
         ]
         write_comparison(found, tmp_path)
@@ -419,15 +419,16 @@ class TestCompare:
     def test_the_same_system_twice_shows_no_difference(self, manifest: pd.DataFrame) -> None:
         found = compare([says("a", manifest, 3.0), says("b", manifest, 3.0)], manifest)
         assert not any(row.shown for row in found.differences)
-        assert {row.found.difference for row in found.differences} == {0.0}
+        assert {row.paired.difference for row in found.differences} == {0.0}
         assert {verdict.verdict for verdict in found.groups} <= {"no difference shown", "too few"}
 
     def test_swapping_the_systems_swaps_the_sign(self, manifest: pd.DataFrame) -> None:
         a, b = says("a", manifest, 2.0), says("b", manifest, 4.0, 2)
         one, other = compare([a, b], manifest, ()), compare([b, a], manifest, ())
         for row, turned in zip(one.differences, other.differences, strict=True):
-            assert row.found.difference == pytest.approx(-turned.found.difference)
-            assert (row.found.low, row.found.high) == pytest.approx((-turned.found.high, -turned.found.low))
+            assert row.paired.difference == pytest.approx(-turned.paired.difference)
+            ends = (-turned.paired.high, -turned.paired.low)
+            assert (row.paired.low, row.paired.high) == pytest.approx(ends)
 
     def test_small_groups_have_no_figure(self, comparison: Comparison, tmp_path: Path) -> None:
         (other,) = [verdict for verdict in comparison.groups if verdict.group == "Other"]
@@ -450,7 +451,7 @@ class TestCompare:
         systems[1].predictions.frame["age"] = ages.clip(0, 100)
         widths = []
         for table in (plain, manifest):
-            found = compare(systems, table, ()).differences[0].found
+            found = compare(systems, table, ()).differences[0].paired
             widths.append(found.high - found.low)
         assert widths[1] > 2 * widths[0]
 
@@ -648,7 +649,7 @@ class TestCommand:
         again = open_system(tmp_path / "predictions.csv", "p").answer(rows)
         found = compare([system, again], rows, ())
         assert {row.metric for row in found.differences} >= {"MAE", "CRPS"}
-        assert max(abs(row.found.difference) for row in found.differences) < 1e-4
+        assert max(abs(row.paired.difference) for row in found.differences) < 1e-4
 
     def test_a_run_over_folds_is_compared_by_its_pooled_predictions(
         self, bright: Path, tmp_path: Path

@@ -149,7 +149,7 @@ class TestRun:
     def test_a_run_that_only_regresses(self, crops: Path, tmp_path: Path) -> None:
         """It has no distribution, hence no model file; LRN Table 7, row 1."""
         torch = pytest.importorskip("torch")
-        from agelens.data.crops import load_crops
+        from agelens.data.crop_set import load_crops
         from agelens.training.run import Run, load_stage
         from agelens.training.stage import run_on_crops
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from agelens.apps import cli
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.pooled import FoldsResult
 from agelens.data.predictions import read_predictions
@@ -153,7 +153,7 @@ def test_it_resumes_inside_the_fold_where_it_stopped(
     (out / "fold-03" / "recipe.toml").touch()  # killed before the fold's run began
     again = _StopsIn("never")
     result = train_folds(
-        _recipe(), manifest, out, PROTOCOL, resume=True, reporter=again, told=lines.append, cpu=True
+        _recipe(), manifest, out, PROTOCOL, resume=True, reporter=again, note=lines.append, cpu=True
     )
     assert again.told == ["fold-02 generation-1 2", "fold-03 generation-1 1", "fold-03 generation-1 2"]
     for name in ("predictions.csv", "folds.csv"):

@@ -142,7 +142,7 @@ def _check_files(table: Leaderboard, out: Path) -> None:
     by_name = {row.result.name: row for row in table.rows}
     difference = by_name["absolute error"].difference
     assert difference is not None
-    assert difference.found.difference == pytest.approx(
+    assert difference.paired.difference == pytest.approx(
         by_name["absolute error"].result.metrics["MAE"].value
         - by_name["cross entropy"].result.metrics["MAE"].value
     )

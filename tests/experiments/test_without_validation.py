@@ -72,7 +72,7 @@ def test_a_protocol_without_validation_trains_on_all_and_takes_the_last_generati
 def test_a_judged_part_is_selected_on_and_reported(manifest: Path, tmp_path: Path) -> None:
     told: list[str] = []
     result = train_folds(
-        recipe(keep="best"), manifest, tmp_path / "folds", "guess-the-age", told=told.append, cpu=True
+        recipe(keep="best"), manifest, tmp_path / "folds", "guess-the-age", note=told.append, cpu=True
     )
     (fold,) = result.folds
     assert fold.mae == pytest.approx(fold.validation_mae, abs=1e-6)

@@ -1,4 +1,4 @@
-"""How an aligned crop looks."""
+"""The look of an aligned crop."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, RecipeError, RunError
 from agelens.experiments.tradeoff import plot_tradeoff, tradeoff

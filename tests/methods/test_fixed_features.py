@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.cross_decomposition import CCA
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.experiments.leaderboard import Suite
 from agelens.experiments.train import train

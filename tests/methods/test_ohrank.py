@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.svm import LinearSVC
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
 from agelens.networks.pvp import PermutationNetwork

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from agelens.apps.cli import app
 from agelens.calibration import Calibration
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ModelFileError, OutputError, RecipeError, RunError
 from agelens.experiments.train import train

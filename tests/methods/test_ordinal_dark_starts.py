@@ -1,4 +1,4 @@
-"""Where the networks of two-teacher distillation start, and options that the paper leaves open."""
+"""Starts of the networks of two-teacher distillation, and options that the paper leaves open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import RecipeError, RunError
 from agelens.experiments.train import train

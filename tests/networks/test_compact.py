@@ -36,7 +36,7 @@ def _numbers(backbone: str, head: str) -> int:
 def test_the_numbers_are_those_of_the_authors_files(
     backbone: str, head: str, numbers: int, file: int, printed: float | None
 ) -> None:
-    """What the papers print is the size of a Keras file: float32 numbers, and what HDF5 adds for each array.
+    """The papers print the size of a Keras file: float32 numbers, and what HDF5 adds for each array.
 
     Numbers and bytes were counted in the authors' published files (MORPH 2).
     """

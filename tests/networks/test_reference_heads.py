@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.label_distribution import AgeBins
 from agelens.methods.reference_sets import choose_references, keep_references

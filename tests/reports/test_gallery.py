@@ -38,13 +38,13 @@ def test_every_group_that_has_faces_is_a_row(evaluation: Evaluation) -> None:
     rows = choose_faces(evaluation, "age_band", each=2)
     ages = evaluation.ages
     assert sum(row.count for row in rows) == evaluation.images
-    assert all(0 < len(row.chosen) <= 2 for row in rows)
+    assert all(0 < len(row.selected) <= 2 for row in rows)
     old = next(row for row in rows if row.group == "60-74")
-    assert ((ages[old.chosen] >= 60) & (ages[old.chosen] < 75)).all()
+    assert ((ages[old.selected] >= 60) & (ages[old.selected] < 75)).all()
     again = choose_faces(evaluation, "age_band", each=2)
     other = choose_faces(evaluation, "age_band", each=2, seed=1)
-    assert [row.chosen.tolist() for row in rows] == [row.chosen.tolist() for row in again]
-    assert [row.chosen.tolist() for row in rows] != [row.chosen.tolist() for row in other]
+    assert [row.selected.tolist() for row in rows] == [row.selected.tolist() for row in again]
+    assert [row.selected.tolist() for row in rows] != [row.selected.tolist() for row in other]
     with pytest.raises(InputError, match="no value of 'gender'"):
         choose_faces(evaluation, "gender", each=2)
 
@@ -52,8 +52,8 @@ def test_every_group_that_has_faces_is_a_row(evaluation: Evaluation) -> None:
 def test_the_best_and_the_worst(evaluation: Evaluation) -> None:
     errors = np.abs(evaluation.estimates - evaluation.ages)
     (best,), (worst,) = (choose_faces(evaluation, "all", 3, name) for name in ("best", "worst"))
-    assert errors[best.chosen].max() <= np.sort(errors)[2]
-    assert errors[worst.chosen].min() >= np.sort(errors)[-3]
+    assert errors[best.selected].max() <= np.sort(errors)[2]
+    assert errors[worst.selected].min() >= np.sort(errors)[-3]
 
 
 def test_the_picture_the_table_and_the_faces(folder: Path, evaluation: Evaluation, tmp_path: Path) -> None:

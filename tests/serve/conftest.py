@@ -1,4 +1,4 @@
-"""What the tests of the service share: services in this process, and in processes of their own."""
+"""Fixtures of the tests of the service: services in this process, and in processes of their own."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class Visit:
 
     @property
     def sent(self) -> list[str]:
-        """What left the browser, in order: method and address."""
+        """Requests that left the browser, in order: method and address."""
         return [request for request in self.requests if not request.split()[1].startswith(("blob:", "data:"))]
 
     def text(self, selector: str) -> str:
@@ -312,7 +312,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
 
 
 def _faces_of(card: Any) -> list[dict[str, float]]:
-    """What a photo's card says of its faces; boxes in shares of the photo."""
+    """Faces as a photo's card shows them; boxes in shares of the photo."""
     faces = card.locator(".face").evaluate_all("faces => faces.map(face => ({...face.dataset}))")
     boxes = card.locator(".box").evaluate_all(
         "boxes => boxes.map(({style}) => [style.left, style.top, style.width, style.height].map(parseFloat))"

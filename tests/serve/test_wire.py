@@ -203,7 +203,7 @@ def test_senders_who_leave_do_not_disturb(running: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="signals of POSIX systems")
 def test_it_stops_in_order(serving: Callable[..., Any], portrait: Path, until: Callable[..., None]) -> None:
-    """What was accepted is answered, then it ends."""
+    """Accepted calls are answered, then the service ends."""
     photo = portrait.read_bytes()
     with serving() as running:
 

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ManifestError, RecipeError, RunError, SplitError
 from agelens.experiments.generations import estimate_stage, generation_table

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import label_kinds, read_manifest
 from agelens.errors import RecipeError, RunError
 from agelens.evaluation.evaluate import evaluate_system

@@ -127,11 +127,11 @@ def _once(rows: Sequence[Row], problems: list[Finding]) -> Iterator[Row]:
     places: defaultdict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         places[row["path"]].append(place)
-    for path, found in places.items():
-        row = rows[found[0]]
-        if len(found) > 1:
-            where = ", ".join(str(place + 1) for place in found)
-            ages = sorted({_label_text(rows[place]) for place in found})
+    for path, of_path in places.items():
+        row = rows[of_path[0]]
+        if len(of_path) > 1:
+            where = ", ".join(str(place + 1) for place in of_path)
+            ages = sorted({_label_text(rows[place]) for place in of_path})
             if len(ages) > 1:
                 shown = "/".join(ages)
                 problems.append(Finding("conflicting-ages", (path,), f"rows {where}: ages {shown}"))

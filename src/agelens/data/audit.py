@@ -85,8 +85,8 @@ class AuditReport:
     @property
     def counts(self) -> dict[str, int]:
         """Number of findings by kind, of those that occur."""
-        found = Counter(finding.kind for finding in self.findings)
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        counted = Counter(finding.kind for finding in self.findings)
+        return {kind: counted[kind] for kind in KINDS if counted[kind]}
 
     def to_frame(self) -> pd.DataFrame:
         """The findings as a table.
@@ -133,12 +133,12 @@ def audit(
     """
     source = Path(source)
     table, findings = _open(source, dataset)
-    found = fingerprint_images(image_paths(table), workers=workers, progress=progress)
-    pairs = near_identical_pairs(found)
-    findings += _file_findings(table, found)
+    fingerprints = fingerprint_images(image_paths(table), workers=workers, progress=progress)
+    pairs = near_identical_pairs(fingerprints)
+    findings += _file_findings(table, fingerprints)
     findings += _age_findings(table)
     findings += _band_findings(table)
-    findings += _copy_findings(table, found, pairs)
+    findings += _copy_findings(table, fingerprints, pairs)
     findings += _subject_findings(table)
     order = list(KINDS)
     years = Counter(int(age // 1) for age in table["age"].dropna())
@@ -195,16 +195,16 @@ def _value_finding(table: pd.DataFrame, problem: ManifestError) -> Finding:
     return Finding(kind, (table["path"][problem.row - 1],), detail)
 
 
-def _file_findings(table: pd.DataFrame, found: Fingerprints) -> Iterator[Finding]:
+def _file_findings(table: pd.DataFrame, fingerprints: Fingerprints) -> Iterator[Finding]:
     expected = table["digest"] if "digest" in table else [""] * len(table)
     files = image_paths(table)
     for k, path in enumerate(table["path"]):
-        if error := found.errors[k]:
-            missing = not found.digests[k] and not os.path.exists(files[k])
+        if error := fingerprints.errors[k]:
+            missing = not fingerprints.digests[k] and not os.path.exists(files[k])
             yield Finding("missing-file" if missing else "unreadable", (path,), str(error))
-        if expected[k] and found.digests[k] and expected[k] != found.digests[k]:
+        if expected[k] and fingerprints.digests[k] and expected[k] != fingerprints.digests[k]:
             yield Finding(
-                "changed-file", (path,), f"digest {found.digests[k]}, the manifest has {expected[k]}"
+                "changed-file", (path,), f"digest {fingerprints.digests[k]}, the manifest has {expected[k]}"
             )
 
 
@@ -238,20 +238,20 @@ def _band_findings(table: pd.DataFrame) -> Iterator[Finding]:
                     yield Finding("overlapping-bands", tuple(named), f"{shown}: the first of each")
 
 
-def _copy_findings(table: pd.DataFrame, found: Fingerprints, pairs: Pairs) -> Iterator[Finding]:
+def _copy_findings(table: pd.DataFrame, fingerprints: Fingerprints, pairs: Pairs) -> Iterator[Finding]:
     paths = table["path"].tolist()
     labels = [(float(low), float(high)) for low, high in label_bounds(table)]
     sides = table["split"].tolist() if "split" in table else [""] * len(table)
-    readable = [k for k, digest in enumerate(found.digests) if digest]
-    for rows in _members(readable, found.digests):
+    readable = [k for k, digest in enumerate(fingerprints.digests) if digest]
+    for rows in _members(readable, fingerprints.digests):
         yield Finding("byte-identical", tuple(paths[k] for k in rows), f"{len(rows)} copies")
     for (i, j), correlation, mirrored in zip(pairs.indices, pairs.correlation, pairs.mirrored, strict=True):
         detail = f"correlation {correlation:.2f}{', mirrored' if mirrored else ''}"
         yield Finding("near-identical", (paths[i], paths[j]), detail)
-    groups = group_keys(found.digests, pairs.indices)
+    groups = group_keys(fingerprints.digests, pairs.indices)
     for rows in _members(readable, groups):
         dated = [k for k in rows if not math.isnan(labels[k][0])]
-        if dated and labels_conflict([labels[k] for k in dated], [found.digests[k] for k in dated]):
+        if dated and labels_conflict([labels[k] for k in dated], [fingerprints.digests[k] for k in dated]):
             shown = "/".join(band_text(*labels[k]) for k in dated)
             yield Finding("conflicting-ages", tuple(paths[k] for k in dated), f"ages {shown}")
         used = [k for k in rows if sides[k]]

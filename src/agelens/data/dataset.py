@@ -24,7 +24,7 @@ In place of ``age``, ``age_low`` and ``age_high`` (empty for an open band)."""
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one or more images that their owner should know.
+    """A finding about one or more images, reported to their owner.
 
     Attributes:
         kind: One word or a few joined by hyphens (``malformed-name``); a key of ``audit.KINDS``.

@@ -199,7 +199,7 @@ def _pairs(
     within: bool,
 ) -> Pairs:
     """Pairs of ``rows`` of the one and ``columns`` of the other; ``within`` one set, those with i < j."""
-    found = []
+    blocks = []
     for mirrored in (False, True):
         others = _mirror_hashes(other.hashes[columns]) if mirrored else other.hashes[columns]
         for pairs in _candidates(one.hashes[rows], others, within):
@@ -208,10 +208,10 @@ def _pairs(
             correlation = np.einsum("nd,nd->n", detail, other_detail)
             same = correlation >= MINIMUM_CORRELATION
             places = np.stack([rows[pairs[same, 0]], columns[pairs[same, 1]]], axis=1)
-            found.append((places, correlation[same], np.full(int(same.sum()), mirrored)))
-    indices = np.concatenate([f[0] for f in found]) if found else np.zeros((0, 2), np.int64)
-    correlation = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.float32)
-    mirror = np.concatenate([f[2] for f in found]) if found else np.zeros(0, np.bool_)
+            blocks.append((places, correlation[same], np.full(int(same.sum()), mirrored)))
+    indices = np.concatenate([f[0] for f in blocks]) if blocks else np.zeros((0, 2), np.int64)
+    correlation = np.concatenate([f[1] for f in blocks]) if blocks else np.zeros(0, np.float32)
+    mirror = np.concatenate([f[2] for f in blocks]) if blocks else np.zeros(0, np.bool_)
     order = np.lexsort((mirror, indices[:, 1], indices[:, 0]))
     return Pairs(indices[order], correlation[order], mirror[order])
 

@@ -36,19 +36,19 @@ def crop_geometry(manifest: pd.DataFrame) -> CropGeometry | None:
         InputError: A file is damaged, or the crops are of several geometries, or some have none.
     """
     beside = Path(manifest.attrs.get("root", ".")).absolute()
-    found: dict[Path | None, Path] = {}  # file of the geometry -> a crop's folder
+    folders: dict[Path | None, Path] = {}  # file of the geometry -> a crop's folder
     for folder in {path.parent: None for path in image_paths(manifest)}:
         above = (folder, *folder.parents)[:_LEVELS]
         files = (place / GEOMETRY_NAME for place in (*above, beside))
-        found.setdefault(next((file for file in files if file.is_file()), None), folder)
-    read = {file: None if file is None else _read(file) for file in found}
+        folders.setdefault(next((file for file in files if file.is_file()), None), folder)
+    read = {file: None if file is None else _read(file) for file in folders}
     geometries = list(read.values())
     for file, geometry in list(read.items())[1:]:
         if geometry != geometries[0]:
-            first, *_ = found
+            first, *_ = folders
             raise InputError(
-                f"crops of different geometries: {_text(geometries[0])} ({first or found[None]}) and "
-                f"{_text(geometry)} ({file or found[None]}); prepare all of them with one geometry and size"
+                f"crops of different geometries: {_text(geometries[0])} ({first or folders[None]}) and "
+                f"{_text(geometry)} ({file or folders[None]}); prepare all of them with one geometry and size"
             )
     return geometries[0] if geometries else None
 
@@ -62,9 +62,9 @@ def require_geometry(manifest: pd.DataFrame, wanted: CropGeometry) -> None:
     Raises:
         InputError: The crops have another geometry, or an unknown one.
     """
-    found = crop_geometry(manifest)
-    if not same_alignment(found, wanted):
-        name = "an unknown geometry" if found is None else f"the geometry {found.name!r}"
+    geometry = crop_geometry(manifest)
+    if not same_alignment(geometry, wanted):
+        name = "an unknown geometry" if geometry is None else f"the geometry {geometry.name!r}"
         place = manifest.attrs.get("path", "the manifest")
         raise InputError(f"{place}: crops of {name}, the model was made for {wanted.name!r}")
 

@@ -74,8 +74,8 @@ def match_manifest(
     """
     wanted = np.ones(len(manifest), dtype=bool)
     if split is not None:
-        found = manifest["split"] if "split" in manifest else pd.Series("", index=manifest.index)
-        wanted = (found == split).to_numpy(dtype=bool)
+        splits = manifest["split"] if "split" in manifest else pd.Series("", index=manifest.index)
+        wanted = (splits == split).to_numpy(dtype=bool)
         if not wanted.any():
             raise InputError(f"the manifest has no rows with split {split!r}; --split all takes every row")
     folder = Path(predictions.source).parent
@@ -142,7 +142,7 @@ def _ways(
     for texts in (paths, sources):
         for row, text in enumerate(texts):
             files.setdefault(os.path.basename(text), set()).add(row)
-    only = {name: min(found) for name, found in files.items() if name and len(found) == times[name] == 1}
+    only = {name: min(rows) for name, rows in files.items() if name and len(rows) == times[name] == 1}
     yield "name", lambda text: only.get(os.path.basename(text))
 
 

@@ -190,14 +190,14 @@ def pooled_run(folder: str | Path) -> PooledRun | None:
     if facts is None:
         return None
     try:
-        found = PooledRun(Path(folder) / PREDICTIONS_NAME, facts["protocol"]["name"], facts["digest"])
+        pooled = PooledRun(Path(folder) / PREDICTIONS_NAME, facts["protocol"]["name"], facts["digest"])
     except (KeyError, TypeError) as error:
         raise RunError(Path(folder) / RECORD_NAME, f"is damaged: {error}") from error
-    if not found.predictions.is_file():
+    if not pooled.predictions.is_file():
         raise RunError(
             folder, f"its folds are not pooled yet (no {PREDICTIONS_NAME}); train it with --resume"
         )
-    return found
+    return pooled
 
 
 def rows_tested(manifest: pd.DataFrame, protocol: str, digest: str | None = None) -> tuple[pd.DataFrame, str]:

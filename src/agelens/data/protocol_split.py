@@ -109,7 +109,7 @@ class ProtocolSplit:
         return table
 
     def lines(self) -> Iterator[str]:
-        """Yield the facts that the figures must be read with, a line each."""
+        """Yield the facts that a reader of the results needs, a line each."""
         tested = sum(len(fold.rows("test")) for fold in self.folds)
         yield f"{self.protocol.name}: {self.protocol.title}"
         used = int(np.any([fold.sides != "" for fold in self.folds], axis=0).sum())

@@ -109,10 +109,10 @@ class ChildSafety:
 def cell_errors(shown: PresentedImages, evaluation: Evaluation) -> tuple[list[CellError], list[CellMean]]:
     """Compute the errors of each single year 0 … 30, of all and of each known sex, and their means."""
     years = max(ages[-1] for ages in CELL_AGES.values()) + 1
-    chosen = ~np.isnan(shown.estimates) & (shown.ages < years)
-    completed, sexes = np.floor(shown.ages[chosen]).astype(np.int64), _sexes(shown.labels)[chosen]
-    persons = shown.persons[chosen]
-    signed = shown.estimates[chosen] - shown.ages[chosen]
+    selected = ~np.isnan(shown.estimates) & (shown.ages < years)
+    completed, sexes = np.floor(shown.ages[selected]).astype(np.int64), _sexes(shown.labels)[selected]
+    persons = shown.persons[selected]
+    signed = shown.estimates[selected] - shown.ages[selected]
     columns = np.column_stack([np.abs(signed), signed])
     codes = {"all": completed}
     for position, sex in enumerate(_SEXES):

@@ -88,20 +88,20 @@ class PairedDifference:
     Attributes:
         metric: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)``, or ``CRPS`` where all give distributions.
         a, b: The systems.
-        found: Difference, interval, p-value.
+        paired: Difference, interval, p-value.
         people: Number of people; that of the images where the manifest names no subjects.
     """
 
     metric: str
     a: str
     b: str
-    found: PairedComparison
+    paired: PairedComparison
     people: int
 
     @property
     def shown(self) -> bool:
         """Whether the interval excludes zero, of ``SMALL_GROUP`` people at least: fewer show nothing."""
-        return self.people >= SMALL_GROUP and _excludes_zero(self.found)
+        return self.people >= SMALL_GROUP and _excludes_zero(self.paired)
 
     @property
     def rate_hidden(self) -> bool:
@@ -173,15 +173,15 @@ class Comparison:
         for row, difference in zip(values["differences"], self.differences, strict=True):
             row["shown"] = difference.shown
             if difference.rate_hidden:
-                row["found"] = None
+                row["paired"] = None
         return {key: json_value(value) for key, value in values.items()}
 
     def _reported(self, system: SystemResult) -> SystemResult:
         """The system without the rates of too few people."""
         if self.people >= SMALL_GROUP:
             return system
-        told = {name: value for name, value in system.metrics.items() if not is_rate(name)}
-        return replace(system, metrics=told)
+        kept = {name: value for name, value in system.metrics.items() if not is_rate(name)}
+        return replace(system, metrics=kept)
 
 
 def compare(
@@ -257,9 +257,9 @@ def compare(
         for metric, values in by_seed.items()
     }
     groupings = {name: group(name, evaluations[0].labels) for name in split_groupings(by)}
-    found = [grouping for grouping in groupings.values() if grouping is not None]
+    present = [grouping for grouping in groupings.values() if grouping is not None]
     persons = people(evaluations[0].labels)
-    differences, groups, intervals = _paired(names, scores, found, persons, replicates, level, seed)
+    differences, groups, intervals = _paired(names, scores, present, persons, replicates, level, seed)
     costs = _costs(systems, latency)
     several = [len(rows) > 1 for rows in members]
     return Comparison(
@@ -342,7 +342,7 @@ def _paired(
             interval[metric] = BootstrapInterval(mean, *map(float, ends[:, position]))
         compared = _pairs(names, values.mean(axis=0), part, level)
         differences += [
-            PairedDifference(metric, a, b, found, number_of_people) for (a, b), found in compared.items()
+            PairedDifference(metric, a, b, paired, number_of_people) for (a, b), paired in compared.items()
         ]
     verdicts = []
     for grouping, means in zip(groupings, drawn[1:], strict=True):
@@ -364,14 +364,14 @@ def _pairs(
 ) -> dict[tuple[str, str], PairedComparison]:
     """Compare every pair of systems: means (S,), draws (R, S); as ``metrics.paired_bootstrap`` does."""
     tails, replicates = [(1 - level) / 2, (1 + level) / 2], len(drawn)
-    found = {}
+    compared = {}
     for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
         differences = drawn[:, i] - drawn[:, j]
         low, high = np.nanquantile(differences, tails).tolist()
         beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
         p = min(1.0, 2 * (beyond + 1) / (replicates + 1))
-        found[a, b] = PairedComparison(float(means[i] - means[j]), low, high, p)
-    return found
+        compared[a, b] = PairedComparison(float(means[i] - means[j]), low, high, p)
+    return compared
 
 
 def _verdict(
@@ -386,12 +386,12 @@ def _verdict(
     means = dict(zip(names, mae.tolist(), strict=True))
     lowest = min(means, key=lambda system: means[system])
     against = {}
-    for (a, b), found in compared.items():
+    for (a, b), paired in compared.items():
         if a == lowest:
-            against[b] = found
+            against[b] = paired
         elif b == lowest:
-            against[a] = PairedComparison(-found.difference, -found.high, -found.low, found.p)
-    winner = lowest if all(_excludes_zero(found) for found in against.values()) else None
+            against[a] = PairedComparison(-paired.difference, -paired.high, -paired.low, paired.p)
+    winner = lowest if all(_excludes_zero(paired) for paired in against.values()) else None
     return GroupVerdict(grouping, name, count, number, means, lowest, winner, against)
 
 
@@ -404,8 +404,8 @@ def _costs(systems: Sequence[Answers], latency: bool) -> dict[str, Cost]:
     }
 
 
-def _excludes_zero(found: PairedComparison) -> bool:
-    return found.low > 0 or found.high < 0
+def _excludes_zero(paired: PairedComparison) -> bool:
+    return paired.low > 0 or paired.high < 0
 
 
 def _union(parts: Iterable[Sequence[_Item]]) -> tuple[_Item, ...]:

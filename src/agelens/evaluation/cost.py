@@ -81,12 +81,12 @@ def measure_latency(models: Mapping[str, Path], repeats: int = _REPEATS) -> dict
             session.run(None, feed)  # on one thread: this one
             if turn >= _WARM_UP:
                 times[name].append((1000 * (perf_counter() - start), 1000 * (thread_time() - busy)))
-    found = {}
+    latencies = {}
     for name, taken in times.items():
         clock, processor = np.array(taken).T
         median, low, high = np.quantile(clock, [0.5, 0.1, 0.9]).tolist()
-        found[name] = Latency(median, low, high, float(np.median(processor)), repeats)
-    return found
+        latencies[name] = Latency(median, low, high, float(np.median(processor)), repeats)
+    return latencies
 
 
 def stored_weights(path: str | Path) -> int | None:

@@ -183,9 +183,9 @@ def trade_off_curve(
     """
     shares = {}
     for side, who in shown.sides().items():
-        chosen = members & who
-        few = shown.individuals(chosen) < LEAST_PEOPLE
-        shares[side] = np.full(len(cuts), math.nan) if few else _share_from(scores[chosen], cuts)
+        selected = members & who
+        few = shown.individuals(selected) < LEAST_PEOPLE
+        shares[side] = np.full(len(cuts), math.nan) if few else _share_from(scores[selected], cuts)
     return Curve(
         rule,
         grouping,

@@ -345,7 +345,7 @@ def evaluate_system(
         answers = opened.answer(
             rows, split=part, images=images, threshold=threshold, threads=threads, progress=progress
         )
-    found = evaluate(
+    evaluation = evaluate(
         answers.predictions,
         rows,
         by,
@@ -359,7 +359,7 @@ def evaluate_system(
         digest=answers.digest or None,
     )
     kind = "" if answers.kind == "predictions" else str(image_kind(images))
-    return replace(found, protocol=named, protocol_digest=digest, image_kind=kind)
+    return replace(evaluation, protocol=named, protocol_digest=digest, image_kind=kind)
 
 
 def _intervals_name(predictions: Predictions, calibration: Calibration | None) -> str:

@@ -16,35 +16,35 @@ from agelens.evaluation.groups import group
 __all__ = ["Choice", "GalleryRow", "choose_faces"]
 
 Choice = Literal["random", "best", "worst"]
-"""Which faces of a group: drawn at random, or those with the smallest or largest errors."""
+"""Selection of the faces of a group: drawn at random, or those with the smallest or largest errors."""
 
 
 @dataclass(frozen=True, eq=False)
 class GalleryRow:
-    """The chosen faces of one group.
+    """Selected faces of one group.
 
     Attributes:
         group: Its name.
         count: Number of its faces.
-        chosen: (n,) rows of the evaluation's labels.
+        selected: (n,) rows of the evaluation's labels.
     """
 
     group: str
     count: int
-    chosen: NDArray[np.int64]
+    selected: NDArray[np.int64]
 
 
 def choose_faces(
     evaluation: Evaluation, by: str, each: int, choice: Choice = "random", seed: int = 0
 ) -> list[GalleryRow]:
-    """Choose faces of every group that has one.
+    """Select faces of every group that has one.
 
     Args:
-        evaluation: Whose labels have the groups.
+        evaluation: Its labels have the columns of the groups.
         by: A grouping, see :mod:`agelens.evaluation.groups`; ``all`` for one group of all images.
         each: Most faces of a group.
-        choice: Which; ``random`` draws by ``seed``, evenly over the group.
-        seed: Of the draw.
+        choice: See :data:`Choice`; ``random`` draws evenly over the group.
+        seed: Of the random draw.
     Returns:
         A row a group, in the grouping's order.
     Raises:

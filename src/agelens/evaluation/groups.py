@@ -158,8 +158,8 @@ def group_members(name: str, labels: pd.DataFrame) -> dict[str, NDArray[np.bool_
     Returns:
         Name to (N,) whether an image is in the group; None where the manifest has no value at all.
     """
-    found = group(name, labels)
-    return None if found is None else {text: found.members(k) for k, text in enumerate(found.groups)}
+    grouping = group(name, labels)
+    return None if grouping is None else {text: grouping.members(k) for k, text in enumerate(grouping.groups)}
 
 
 def eye_distances(labels: pd.DataFrame) -> FloatArray:
@@ -259,12 +259,12 @@ def _column(name: str, labels: pd.DataFrame) -> Grouping | None:
     texts = values.where(values.notna(), "").astype(str).astype(object)
     if (texts == "").all():
         return None
-    codes, found = pd.factorize(texts.where(texts != "", _UNKNOWN), sort=True)
-    names = [str(text) for text in found if text != _UNKNOWN]
-    if len(names) < len(found):
+    codes, distinct = pd.factorize(texts.where(texts != "", _UNKNOWN), sort=True)
+    names = [str(text) for text in distinct if text != _UNKNOWN]
+    if len(names) < len(distinct):
         names.append(_UNKNOWN)
     _check_number(name, len(names))
-    places = np.array([names.index(text) for text in found], dtype=np.int64)
+    places = np.array([names.index(text) for text in distinct], dtype=np.int64)
     return Grouping(name, tuple(names), places[codes])
 
 

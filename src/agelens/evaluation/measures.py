@@ -246,15 +246,15 @@ def _results_of(
         count, individuals = int(members.sum()), len(np.unique(persons[members]))
         values: dict[str, BootstrapInterval] = {}
         if count:
-            found, replicated, start = [], [], 0
+            estimates, replicated, start = [], [], 0
             for measure in measures:
                 part = slice(start, start := start + measure.columns.shape[1])
-                found.append(float(measure.statistic(columns[measure.name][members].mean(axis=0))))
+                estimates.append(float(measure.statistic(columns[measure.name][members].mean(axis=0))))
                 replicated.append(measure.statistic(drawn[:, position, part]))
-            told = np.isfinite(found)
-            bounds = np.full((2, len(found)), math.nan)
-            bounds[:, told] = np.nanquantile(np.stack(replicated, axis=1)[:, told], tails, axis=0)
-            for measure, value, low, high in zip(measures, found, *bounds.tolist(), strict=True):
+            known = np.isfinite(estimates)
+            bounds = np.full((2, len(estimates)), math.nan)
+            bounds[:, known] = np.nanquantile(np.stack(replicated, axis=1)[:, known], tails, axis=0)
+            for measure, value, low, high in zip(measures, estimates, *bounds.tolist(), strict=True):
                 values[measure.name] = BootstrapInterval(value, low, high)
         yield GroupResult(grouping.name, name, count, individuals, individuals < SMALL_GROUP, values)
 

@@ -94,12 +94,12 @@ class PresentedImages:
 
     def groupings(self, by: Sequence[str]) -> tuple[list[Grouping], list[str]]:
         """Group all images as one, then by each grouping but those of the true age; and name the absent."""
-        found, absent = [Grouping("all", ("all",), np.zeros(len(self.ages), dtype=np.int64))], []
+        present, absent = [Grouping("all", ("all",), np.zeros(len(self.ages), dtype=np.int64))], []
         for name in by:
             if not set(name.split(":")) & set(BY_AGE):
                 grouping = group(name, self.labels)
                 if grouping is None:
                     absent.append(name)
                 else:
-                    found.append(grouping)
-        return found, absent
+                    present.append(grouping)
+        return present, absent

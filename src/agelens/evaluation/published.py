@@ -160,12 +160,12 @@ def quoted_systems(
     if not of_set:
         known = ", ".join(sorted({row.data_set for row in rows if row.data_set}))
         raise InputError(f"no published result on {data_set!r}; there are results on {known}")
-    chosen = [row for row in of_set if protocol.casefold() in row.protocol.casefold()]
-    if not chosen:
+    selected = [row for row in of_set if protocol.casefold() in row.protocol.casefold()]
+    if not selected:
         known = "; ".join(sorted({row.protocol for row in of_set}))
         raise InputError(f"no published result on {data_set} by protocol {protocol!r}; there are: {known}")
     gathered: dict[tuple[str, ...], list[PublishedResult]] = {}
-    for row in chosen:
+    for row in selected:
         key = (row.paper, row.table, row.method, row.pre_training, row.protocol, row.note * _is_sweep(row))
         gathered.setdefault(key, []).append(row)
     return tuple(_quoted(rows) for rows in gathered.values())

@@ -114,9 +114,9 @@ class Regressor:
         waiting: list[tuple[int, Crop]] = []
         for place, path in enumerate(image_paths(rows)):
             try:
-                found = crop_faces(read_image(path), kind, detector, self._geometry, most=1).crops
-                if found:
-                    waiting.append((place, found[0]))
+                crops = crop_faces(read_image(path), kind, detector, self._geometry, most=1).crops
+                if crops:
+                    waiting.append((place, crops[0]))
                 else:
                     errors[place] = "no face found"
             except (ImageError, InputError) as error:

@@ -83,8 +83,8 @@ class ReliabilityBin:
 def reported(result: GroupResult) -> GroupResult:
     """Replace the rates of too few people by NaN."""
     hidden = BootstrapInterval(math.nan, math.nan, math.nan)
-    told = {name: hidden if result.rate_hidden(name) else value for name, value in result.metrics.items()}
-    return replace(result, metrics=told)
+    metrics = {name: hidden if result.rate_hidden(name) else value for name, value in result.metrics.items()}
+    return replace(result, metrics=metrics)
 
 
 def json_value(value: Any) -> Any:

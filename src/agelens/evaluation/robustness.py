@@ -13,7 +13,7 @@ from PIL import Image
 
 from agelens import metrics
 from agelens.calibration import LEVEL_GRID, Calibration, conformal_scores
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.geometry import crop_geometry, require_geometry
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError
@@ -197,8 +197,8 @@ def _answers(
                 for crop, seed in zip(block, seeds, strict=True)
             ]
             block = np.stack(spoilt)
-        found = estimator.estimate_aligned(np.stack([resize_aligned(crop, size) for crop in block]))
-        ages.append(found[0].astype(np.float64))
-        distributions.append(found[1].astype(np.float64))
+        outputs = estimator.estimate_aligned(np.stack([resize_aligned(crop, size) for crop in block]))
+        ages.append(outputs[0].astype(np.float64))
+        distributions.append(outputs[1].astype(np.float64))
         report(start + len(block))
     return np.concatenate(ages), np.concatenate(distributions)

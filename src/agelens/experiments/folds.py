@@ -26,7 +26,7 @@ import pandas as pd
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.pooled import (
@@ -67,7 +67,7 @@ def train_folds(
     start: str | Path | None = None,
     random_start: bool = False,
     reporter: Reporter | None = None,
-    told: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
     cpu: bool = False,
 ) -> FoldsResult:
@@ -84,18 +84,18 @@ def train_folds(
         start: As in :func:`agelens.experiments.train.train`, for each fold.
         random_start: Likewise.
         reporter: Told of steps and epochs; stages are named ``fold-01 generation-1``.
-        told: Called with a line about the protocol at the start and about each fold when it is done.
+        note: Called with a line about the protocol at the start and about each fold when it is done.
         cache: Folder for the decoded crops, of one fold at a time; None: in ``out``.
         cpu: Keep to the CPU.
     Returns:
-        The figures; predictions are in the folder.
+        The results; predictions are in the folder.
     Raises:
         InputError: An unknown protocol.
         SplitError: The protocol cannot be applied to the manifest.
         RecipeError: The protocol has no validation part, and the recipe selects by it.
         RunError: ``out`` is not empty (without resume), or was started otherwise.
     """
-    folder, say = Path(out), told or _nobody
+    folder, say = Path(out), note or _nobody
     rows = read_manifest(manifest)
     named = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if named.kind == "whole":
@@ -122,17 +122,17 @@ def train_folds(
         for line in split.lines():
             say(line)
     state.wait_for_everyone()
-    figures: list[FoldResult] = []
+    results: list[FoldResult] = []
     for fold in split.folds:
         if not (folder / fold.name / _TEST).exists():
             _train_fold(recipe, split, fold, folder, start, random_start, reporter, state, cache, cpu)
         if state.is_main_process:
             _tidy(folder, fold, cache)  # of finished folds, too: one may have been killed in between
         state.wait_for_everyone()
-        done = _figures(folder, fold, rows)
+        done = _fold_result(folder, fold, rows)
         say(f"{done.fold} ({done.held_out}): MAE {done.mae:.3f} on {done.images} images")
-        figures.append(done)
-    result = _pool(folder, split, tuple(figures))
+        results.append(done)
+    result = _pool(folder, split, tuple(results))
     if state.is_main_process:
         write_results(result, _predictions(folder, split, rows))
     state.wait_for_everyone()
@@ -249,7 +249,7 @@ def _tested(folder: Path, fold: Fold) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
+def _fold_result(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
     arrays = _tested(folder, fold)
     stage = str(arrays["stage"])
     run = Run.open(folder / fold.name)
@@ -264,17 +264,17 @@ def _figures(folder: Path, fold: Fold, rows: pd.DataFrame) -> FoldResult:
     )
 
 
-def _pool(folder: Path, split: ProtocolSplit, figures: tuple[FoldResult, ...]) -> FoldsResult:
+def _pool(folder: Path, split: ProtocolSplit, results: tuple[FoldResult, ...]) -> FoldsResult:
     starts = {Run.open(folder / fold.name).facts.get("start") for fold in split.folds}
     if len(starts) > 1:
         raise RunError(folder, "its folds started from different weights: they are no one system")
-    images = np.array([fold.images for fold in figures])
-    errors = np.array([fold.mae for fold in figures])
+    images = np.array([fold.images for fold in results])
+    errors = np.array([fold.mae for fold in results])
     return FoldsResult(
         path=folder,
         protocol=split.protocol.name,
         digest=split.digest,
-        folds=figures,
+        folds=results,
         images=int(images.sum()),
         pooled_mae=float((errors * images).sum() / images.sum()),
         mean_of_folds=float(errors.mean()),

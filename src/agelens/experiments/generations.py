@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import SplitError
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
@@ -69,10 +69,10 @@ def generation_table(
         SplitError: The manifest has no such rows.
     """
     rows = read_manifest(manifest)
-    chosen = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
-    if chosen.empty:
+    selected = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
+    if selected.empty:
         raise SplitError(f"{manifest}: no rows with split {split!r}")
-    ages = chosen["age"].to_numpy(dtype=np.float64)
+    ages = selected["age"].to_numpy(dtype=np.float64)
     reference: dict[str, NDArray[np.float64]] = {}
     table: list[GenerationRow] = []
     for folder in runs:
@@ -81,15 +81,15 @@ def generation_table(
             validation = run.read_json(stage, "validation.json").get("estimates")
             if validation is None:  # a ranker, or the hints: no ages
                 continue
-            for name, values in estimate_stage(run, stage, chosen).estimates().items():
+            for name, values in estimate_stage(run, stage, selected).estimates().items():
                 figures = {"MAE": mae(values, ages)}
                 figures |= {f"CA({n})": cumulative_accuracy(values, ages, n) for n in (3, 5, 7)}
                 figures["val MAE"] = float(validation.get(name, {}).get("MAE", math.nan))
                 errors = np.abs(values - ages)
                 difference = None
                 if name in reference:
-                    found = paired_bootstrap(errors, reference[name], replicates)
-                    difference = (found.difference, found.low, found.high)
+                    comparison = paired_bootstrap(errors, reference[name], replicates)
+                    difference = (comparison.difference, comparison.low, comparison.high)
                 reference.setdefault(name, errors)
                 table.append(GenerationRow(run.path.name, stage, name, figures, difference))
     return table

@@ -75,7 +75,7 @@ def climb(
     overrides: Sequence[str] = (),
     starts: Mapping[str, str | Path] | None = None,
     reporter: Reporter | None = None,
-    told: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
     cpu: bool = False,
 ) -> list[Run]:
     """Train every rung, the last one with the classification stage; what is finished is kept.
@@ -88,7 +88,7 @@ def climb(
         starts: Pre-trained weights by backbone (``""``: any other backbone). They are used where the trick
             ``pre-training`` is on.
         reporter: Told of steps and epochs.
-        told: Called with a line a rung.
+        note: Called with a line a rung.
         cpu: Keep to the CPU.
     Returns:
         The runs, in order.
@@ -114,8 +114,8 @@ def climb(
         plans.append((name, settings, start))
     runs = []
     for name, settings, start in plans:
-        if told is not None:
-            told(f"rung {name}")
+        if note is not None:
+            note(f"rung {name}")
         folder = Path(out) / name
         runs.append(train(settings, manifest, folder, resume=True, start=start, reporter=reporter, cpu=cpu))
     return runs
@@ -134,16 +134,16 @@ def judge_rungs(runs: Sequence[Run], manifest: str | Path, split: str = "val") -
         SplitError: The manifest has no such rows.
     """
     rows = read_manifest(manifest)
-    chosen = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
-    if chosen.empty:
+    selected = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
+    if selected.empty:
         raise SplitError(f"{manifest}: no rows with split {split!r}")
-    ages = chosen["age"].to_numpy(dtype=np.float64)
+    ages = selected["age"].to_numpy(dtype=np.float64)
     table = []
     for run in runs:
         for stage in run.finished_stages():
             name = {"baseline": "baseline", "all": "all tricks"}.get(run.path.name, f"+{run.path.name}")
             model = "classification" if stage == "balanced" else name
             table.append(
-                LadderRow(model, run.path.name, stage, aar(estimate_stage(run, stage, chosen).age, ages))
+                LadderRow(model, run.path.name, stage, aar(estimate_stage(run, stage, selected).age, ages))
             )
     return table

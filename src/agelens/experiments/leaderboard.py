@@ -411,8 +411,8 @@ def _turned(row: PairedDifference, reference: str) -> PairedDifference:
     """The difference of the other system to the reference."""
     if row.b == reference:
         return row
-    found = row.found
-    flipped = type(found)(-found.difference, -found.high, -found.low, found.p)
+    paired = row.paired
+    flipped = type(paired)(-paired.difference, -paired.high, -paired.low, paired.p)
     return PairedDifference(row.metric, row.b, row.a, flipped, row.people)
 
 

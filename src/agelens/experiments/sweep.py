@@ -225,9 +225,9 @@ def plan(
         choices = itertools.product(*([(axis, value) for value in axis.values] for axis in axes))
     points: dict[str, Point] = {}
     for choice in choices:
-        chosen = [f"{key}={json.dumps(value)}" for axis, value in choice for key in axis.keys]
+        settled = [f"{key}={json.dumps(value)}" for axis, value in choice for key in axis.keys]
         for seed in seeds:
-            recipe = Recipe.load(source, [*overrides, *chosen, f"seed={seed}"])
+            recipe = Recipe.load(source, [*overrides, *settled, f"seed={seed}"])
             settings = resolved_settings(recipe)
             values = {axis.label: _shown([settings.get(key) for key in axis.keys]) for axis in axes}
             folder = _folder(values, seed)
@@ -284,7 +284,7 @@ def sweep(
     for point in points if starts else ():
         _start_of(point, starts or {})
     folder = Path(out)
-    found: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     table = Sweep(points[0].recipe.name, split, tuple(points[0].values), (), ())
     for number, point in enumerate(points, start=1):
         if announce is not None:
@@ -301,8 +301,8 @@ def sweep(
             cpu=cpu,
         )
         if PartialState().is_main_process:
-            found += _figures(run, point, manifest, split)
-            table = _tabulate(table, found)
+            measured += _figures(run, point, manifest, split)
+            table = _tabulate(table, measured)
             _write(table, folder)
     return table
 
@@ -320,28 +320,28 @@ def _start_of(point: Point, starts: Mapping[str, str | Path]) -> str | Path | No
 
 def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[dict[str, Any]]:
     """The figures of every stage of a finished run that estimates ages, and of rankers on validation."""
-    found = []
+    measured = []
     for stage in run.finished_stages():
         validation = run.read_json(stage, "validation.json")
         place = {**point.values, "seed": point.seed, "folder": point.folder, "stage": stage}
         if "permutations" in validation and split == "val":
             ranked = {**validation["permutations"], **validation["permutations"].get("by kind", {})}
             accuracies = {name: float(ranked[name]) for name in _ACCURACIES if name in ranked}
-            found.append({**place, "estimate": "permutations", **accuracies})
-        told = validation.get("estimates")
-        if told is None:
+            measured.append({**place, "estimate": "permutations", **accuracies})
+        judged = validation.get("estimates")
+        if judged is None:
             continue
         if split == "val":
             arrays = run.read_arrays(stage, "validation.npz")
-            ages, estimates = arrays["ages"], {name: arrays[name] for name in told if name in arrays}
+            ages, estimates = arrays["ages"], {name: arrays[name] for name in judged if name in arrays}
         else:
             rows = read_manifest(manifest)
-            chosen = rows[rows["split"] == split]
-            ages, estimates = chosen["age"].to_numpy(), estimate_stage(run, stage, chosen).estimates()
+            selected = rows[rows["split"] == split]
+            ages, estimates = selected["age"].to_numpy(), estimate_stage(run, stage, selected).estimates()
         for name, values in estimates.items():
             figures = {metric: float(function(values, ages)) for metric, function in _METRICS.items()}
-            found.append({**place, "estimate": name, **figures})
-    return found
+            measured.append({**place, "estimate": name, **figures})
+    return measured
 
 
 def _tabulate(table: Sweep, runs: Sequence[Mapping[str, Any]]) -> Sweep:
@@ -351,8 +351,8 @@ def _tabulate(table: Sweep, runs: Sequence[Mapping[str, Any]]) -> Sweep:
         groups.setdefault((*place, run["stage"], run["estimate"]), []).append(run)
     rows = []
     for (*values, stage, estimate), members in groups.items():
-        told = [name for name in (*_METRICS, *_ACCURACIES) if all(name in member for member in members)]
-        figures = {name: [float(member[name]) for member in members] for name in told}
+        reported = [name for name in (*_METRICS, *_ACCURACIES) if all(name in member for member in members)]
+        figures = {name: [float(member[name]) for member in members] for name in reported}
         rows.append(
             SweepRow(
                 values=dict(zip(table.labels, values, strict=True)),
@@ -407,11 +407,11 @@ def _leaves(prefix: str, table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 def _resolve(name: str, known: Mapping[str, Any]) -> str:
     if name in known:
         return name
-    found = [key for key in known if key.endswith(f".{name}")] if name else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"--grid {name}: there are several, {', '.join(found)}: give one in full")
+    matches = [key for key in known if key.endswith(f".{name}")] if name else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(f"--grid {name}: there are several, {', '.join(matches)}: give one in full")
     raise InputError(f"--grid {name!r}: no such setting; there are {', '.join(known)}")
 
 

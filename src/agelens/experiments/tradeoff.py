@@ -47,8 +47,8 @@ def tradeoff(run: Run) -> list[TradeoffPoint]:
     path = run.stage(_STAGE) / "log.csv"
     points = []
     if run.finished(_STAGE):
-        told = run.read_json(_STAGE, "validation.json")
-        source, before = told.get("finishes", _STAGE), told.get("before", {})
+        validation = run.read_json(_STAGE, "validation.json")
+        source, before = validation.get("finishes", _STAGE), validation.get("before", {})
         if not {"MAE", "AAR", "sigma"} <= before.keys():
             raise RunError(run.stage(source), "has no AAR on the validation split")
         points.append(TradeoffPoint(0, before["MAE"], before["sigma"], before["AAR"]))

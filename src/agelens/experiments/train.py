@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
-from agelens.data.crops import crop_side, load_crops
+from agelens.data.crop_set import crop_side, load_crops
 from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import is_band, label_bounds, label_kinds, read_manifest
 from agelens.data.splits import split_digest, split_rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_rows
 from agelens.errors import InputError, ManifestError, RunError, SplitError

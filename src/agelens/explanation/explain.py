@@ -1,6 +1,6 @@
 """Explanations of faces: maps of every stage, the evolution of the distribution, mean maps by age group.
 
-The figures of LRN: class activation maps per generation ([1], Fig. 4), the distribution over generations
+As LRN draws them: class activation maps per generation ([1], Fig. 4), the distribution over generations
 (Fig. 3). A run has both (:mod:`agelens.explanation.network_maps`, torch); a model file has the maps of its
 one network (:mod:`agelens.explanation.model_maps`). :mod:`agelens.reports.explanation` draws them.
 
@@ -146,14 +146,14 @@ def face_crops(
     finder = None if kind is ImageKind.ALIGNED else detector()
     for path in paths:
         try:
-            found = crop_faces(read_image(path), kind, finder, geometry).crops
+            crops = crop_faces(read_image(path), kind, finder, geometry).crops
         except (ImageError, InputError) as error:
             if failed is not None:
                 failed.append((str(path), str(getattr(error, "reason", error))))
             continue
-        if not found and failed is not None:
+        if not crops and failed is not None:
             failed.append((str(path), "no face found"))
-        for number, crop in enumerate(found, start=1):
+        for number, crop in enumerate(crops, start=1):
             yield FaceCrop(str(path), number, crop.pixels)
 
 
@@ -187,20 +187,21 @@ def explain(
     stages: tuple[str, ...] = ()
     count, bins = 0, None
     for batch in _batches(faces):
-        told = explainer(np.stack([face.pixels for face in batch]))
-        stages, bins = tuple(stage.stage for stage in told), told[-1].bins
+        explained = explainer(np.stack([face.pixels for face in batch]))
+        stages, bins = tuple(stage.stage for stage in explained), explained[-1].bins
         for row, face in enumerate(batch):
-            maps = tuple(stage.maps[row] for stage in told)
-            name = _group(float(told[-1].ages[row]))
+            maps = tuple(stage.maps[row] for stage in explained)
+            name = _group(float(explained[-1].ages[row]))
             groups.setdefault(name, _Sums()).add(face.pixels, maps)
             if len(kept) < shown:
                 kept.append(
                     FaceExplanation(
                         face,
-                        tuple(float(stage.ages[row]) for stage in told),
-                        tuple(float(stage.explained[row]) for stage in told),
+                        tuple(float(stage.ages[row]) for stage in explained),
+                        tuple(float(stage.explained[row]) for stage in explained),
                         tuple(
-                            None if stage.distribution is None else stage.distribution[row] for stage in told
+                            None if stage.distribution is None else stage.distribution[row]
+                            for stage in explained
                         ),
                         maps,
                     )

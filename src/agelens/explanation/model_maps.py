@@ -72,8 +72,8 @@ class ModelExplainer:
             maps, explained = self._graph.maps(crops, index), self.bins.ages[index].astype(np.float64)
         else:
             maps, explained = occlusion_maps(self._ages, crops), np.full(len(crops), np.nan)
-        told = distribution.astype(np.float64)
-        return [StageMaps(self.name, self.bins, ages.astype(np.float64), told, explained, maps)]
+        wide = distribution.astype(np.float64)
+        return [StageMaps(self.name, self.bins, ages.astype(np.float64), wide, explained, maps)]
 
     def _ages(self, crops: NDArray[np.uint8]) -> FloatArray:
         return np.asarray(self._session.run(["age"], {"images": crops})[0], dtype=np.float64)
@@ -131,8 +131,8 @@ class _PooledGraph:
         if said.shape != logits.shape or not np.allclose(said, logits, rtol=1e-3, atol=1e-2):
             raise InputError(f"{self.path}: {_NO_CAM}: its logits are not those of the pooled map")
         views = len(features) // len(crops)  # 2 where the graph looks at the mirror image, too
-        chosen = self.weights[np.tile(index, views)]
-        maps: FloatArray = np.einsum("nchw,nc->nhw", features, chosen)
+        selected = self.weights[np.tile(index, views)]
+        maps: FloatArray = np.einsum("nchw,nc->nhw", features, selected)
         if views == 1:
             return maps
         return (maps[: len(crops)] + maps[len(crops) :, :, ::-1]) / 2

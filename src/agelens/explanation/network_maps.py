@@ -1,4 +1,4 @@
-"""Where a trained network looks: class activation maps of every stage of a run, and gradient-based maps.
+"""Maps of a trained network, read in PyTorch: class activation maps of every stage of a run, and gradients.
 
 A class activation map weights the last feature map f by the head's weights: M_k(x, y) = Σ_c w_kc f_c(x, y)
 ([2], Eq. 2), so its mean over the map is the logit of age k without its bias. LRN shows it per generation
@@ -221,17 +221,17 @@ def _gradcam(network: AgeNetwork, images: Tensor) -> Tensor:
     _feature_map(network, images[:1])
     attributor = _captum()
     years = _Years(network)
-    found: Tensor = attributor.LayerGradCam(years, years.feature_map).attribute(images)
-    return found.detach().squeeze(1)
+    maps: Tensor = attributor.LayerGradCam(years, years.feature_map).attribute(images)
+    return maps.detach().squeeze(1)
 
 
 def _integrated_gradients(network: AgeNetwork, images: Tensor) -> Tensor:
     """Sum over the colours, its sign dropped: how much a pixel moved the estimate, years."""
     attributor = _captum().IntegratedGradients(_WholeYears(network))
-    found: Tensor = attributor.attribute(
+    attributed: Tensor = attributor.attribute(
         images, baselines=torch.zeros_like(images), n_steps=_STEPS, internal_batch_size=_STEPS
     )
-    return found.detach().sum(1).abs().float()
+    return attributed.detach().sum(1).abs().float()
 
 
 def _captum() -> Any:

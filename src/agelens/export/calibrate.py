@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agelens.calibration import LEVEL_GRID, Calibration, conformal_levels, conformal_scores
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.geometry import require_geometry
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_rows
@@ -120,8 +120,8 @@ def calibrate(
     with write_atomically(out) as temporary:
         temporary.write_bytes(content.SerializeToString())
     names = [(place, spoilt) for spoilt in (False, True) for place in places]
-    told = [_told(name, group, card, new) for name, group in zip(names, groups, strict=True)]
-    return written, told
+    reported = [_calibrated(name, group, card, new) for name, group in zip(names, groups, strict=True)]
+    return written, reported
 
 
 def _rows(place: str, split: str, card: ModelCard) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def _record(place: str, crops: CropSet) -> dict[str, object]:
     return {"data": names or [Path(place).absolute().parent.name], "images": len(crops)}
 
 
-def _told(name: tuple[str, bool], group: Faces, card: ModelCard, new: Calibration) -> CalibratedGroup:
+def _calibrated(name: tuple[str, bool], group: Faces, card: ModelCard, new: Calibration) -> CalibratedGroup:
     before, after = (
         _interval_facts(group, card.age_bins, calibration) for calibration in (card.calibration, new)
     )

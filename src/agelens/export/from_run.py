@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agelens.data.crops import load_crops
+from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import split_digest, split_rows
 from agelens.errors import RunError

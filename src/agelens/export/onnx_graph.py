@@ -262,8 +262,8 @@ def _compare(
         crops = random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         with torch.inference_mode():
             expected = graph(torch.from_numpy(crops))
-        found = session.run(names, {"images": crops})
-        for name, ours, theirs, tolerance in zip(names, found, expected, tolerances, strict=True):
+        outputs = session.run(names, {"images": crops})
+        for name, ours, theirs, tolerance in zip(names, outputs, expected, tolerances, strict=True):
             if ours.shape != tuple(theirs.shape):
                 raise ModelFileError(path, f"{name} of {batch} images has shape {ours.shape}")
             apart = np.abs(ours - theirs.numpy())

@@ -32,7 +32,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from agelens.data.crops import CropSet, load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, ModelFileError, SplitError
@@ -107,16 +107,16 @@ def compress(
     geometry = crop_geometry(rows)
     wanted = CropGeometry.from_dict(card.geometry)
     if geometry is None or not np.allclose(geometry.template, wanted.template, atol=1e-6):
-        found = "an unknown geometry" if geometry is None else f"the geometry {geometry.name!r}"
-        raise InputError(f"{manifest}: crops of {found}, the model was made for {wanted.name!r}")
+        actual = "an unknown geometry" if geometry is None else f"the geometry {geometry.name!r}"
+        raise InputError(f"{manifest}: crops of {actual}, the model was made for {wanted.name!r}")
     splits = rows["split"] if "split" in rows else rows["path"].map(lambda _: "")
     for name in {split} | ({"train"} if form == "int8" else set()):
         if not (splits == name).any():
             raise SplitError(f"{manifest}: no rows with split {name!r}")
     if form == "int8":
         training = rows[splits == "train"]
-        chosen = np.unique(np.linspace(0, len(training) - 1, min(images, len(training))).astype(np.int64))
-        sample = load_crops(training.iloc[chosen], cache=False)
+        selected = np.unique(np.linspace(0, len(training) - 1, min(images, len(training))).astype(np.int64))
+        sample = load_crops(training.iloc[selected], cache=False)
         _widen(graph.graph)
         graph = quantise_int8(graph, _blocks(sample, wanted.size, batch=1), reduce_range=reduce_range)
     else:

@@ -104,16 +104,16 @@ def fit_shift(groups: Sequence[Faces], bins: AgeBins) -> ShiftCorrection:
 
     start = np.zeros(weights + len(knots))
     limits = [(None, None), *[(0.0, None)] * (weights - 1), *[(None, None)] * len(knots)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x.round(6)
-    below, above = found[1:weights].reshape(2, -1).tolist()
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x.round(6)
+    below, above = fitted[1:weights].reshape(2, -1).tolist()
     return ShiftCorrection(
-        base=float(found[0]),
+        base=float(fitted[0]),
         ranges=tuple(
             UsualRange(round(low, 6), round(high, 6), *costs)
             for (low, high), *costs in zip(ends, below, above, strict=True)
         ),
         ages=tuple(map(float, knots)),
-        log_factors=tuple(map(float, found[weights:])),
+        log_factors=tuple(map(float, fitted[weights:])),
     )
 
 

@@ -43,7 +43,7 @@ _FARTHEST_LANDMARK = 10.0  # sides of the crop
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """Where the five landmarks lie in a crop.
+    """Positions of the five landmarks in a crop.
 
     Attributes:
         name: What models and manifests call it.

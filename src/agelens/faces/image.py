@@ -191,7 +191,7 @@ def _form(thing: object) -> str:
 
 
 def _reason(name: str, error: OSError | ValueError) -> str:
-    """Why a path cannot be opened."""
+    """Reason that a path cannot be opened."""
     if isinstance(error, ValueError):  # a name with a zero byte
         return f"cannot be read: {error}"
     if (refused := address_refusal(name)) is not None:

@@ -1,4 +1,4 @@
-"""Counts of what became of many photos."""
+"""Counts of photos and of their outcomes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import expectation_error, gaussian_labels, label_divergence, squared_excess
@@ -199,14 +199,14 @@ class BalancedStage(Stage):
                 "there is nothing to balance"
             )
         where = "on the validation split" if self.settings.constant is None else "as given"
-        told = [f"finishes {self.source}, whose MAE is {self.mae:.3f} {where}"]
+        notes = [f"finishes {self.source}, whose MAE is {self.mae:.3f} {where}"]
         empty = [f"{age}" for age in range(low, high + 1) if age not in present]
         if empty:
-            told.append(f"{len(empty)} ages have no training image and are never drawn: {', '.join(empty)}")
+            notes.append(f"{len(empty)} ages have no training image and are never drawn: {', '.join(empty)}")
         beyond = len(train) - len(self.drawn)
         if beyond:
-            told.append(f"{beyond} training images are not aged {low} to {high} and are never drawn")
-        return told
+            notes.append(f"{beyond} training images are not aged {low} to {high} and are never drawn")
+        return notes
 
     def to(self, device: torch.device) -> None:
         """Move the trunk, and run it over the crops if its features are kept."""

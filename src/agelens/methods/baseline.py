@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.methods.reference_sets import choose_references, keep_references

@@ -32,7 +32,7 @@ from sklearn.decomposition import PCA
 from sklearn.svm import LinearSVR
 from torch import Tensor, nn
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.methods.baseline import BaselineStage
@@ -116,9 +116,9 @@ class Projection:
         mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
         scale = np.where(deviation > 1e-8, deviation, np.inf)  # what never changes tells nothing
         scaled = ((features - mean) / scale).astype(np.float32)
-        found = PCA(min(components, len(features) - 1, features.shape[1]), random_state=seed).fit(scaled)
-        spread = np.sqrt(found.explained_variance_.sum(dtype=np.float64))
-        return cls(mean, found.components_.astype(np.float64) / scale / max(spread, 1e-12))
+        fitted = PCA(min(components, len(features) - 1, features.shape[1]), random_state=seed).fit(scaled)
+        spread = np.sqrt(fitted.explained_variance_.sum(dtype=np.float64))
+        return cls(mean, fitted.components_.astype(np.float64) / scale / max(spread, 1e-12))
 
     def __call__(self, features: NDArray[np.float32]) -> Array:
         """(N, D) of (N, C)."""
@@ -236,15 +236,15 @@ class FixedFeaturesStage(BaselineStage):
             InputError: All training images have one age.
             RecipeError: Another input size than the backbone's, if it has one of its own.
         """
-        chosen = torch.randperm(len(train))[: self.settings.images].sort().values.numpy()
-        ages = train.ages[chosen].astype(np.float64)
+        selected = torch.randperm(len(train))[: self.settings.images].sort().values.numpy()
+        ages = train.ages[selected].astype(np.float64)
         if len(np.unique(np.floor(ages))) < 2:
             raise InputError(f"a regressor needs two ages or more; all training images are {ages[0]:g}")
         backbone, size = self.network().backbone.to(device).eval(), self.recipe.network.input_size
         if (own_size := getattr(backbone, "input_size", size)) != size:
             message = f"{self.recipe.network.backbone} reads images of {own_size} pixels"
             raise RecipeError(self.recipe.name, "network.input_size", message, size)
-        features = self._features(backbone, train, chosen)
+        features = self._features(backbone, train, selected)
         projection = Projection.fit(features, self.settings.components, self.recipe.seed)
         own = projection(features)
         del features
@@ -264,12 +264,12 @@ class FixedFeaturesStage(BaselineStage):
     def _features(self, backbone: Backbone, crops: CropSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         size = self.recipe.network.input_size
         device = self.bin_ages.device
-        found = np.empty((len(rows), backbone.num_features), np.float32)
+        features = np.empty((len(rows), backbone.num_features), np.float32)
         with torch.inference_mode():
             for start in range(0, len(rows), 64):
                 images = network_input(crops.crops(rows[start : start + 64]), size, device)
-                found[start : start + 64] = backbone(images).float().cpu().numpy()
-        return found
+                features[start : start + 64] = backbone(images).float().cpu().numpy()
+        return features
 
     def _fill(self, head: Any, projection: Projection, parts: _Parts) -> None:
         tried = self.settings.tried or _TRIED[self.settings.regressor]
@@ -280,8 +280,8 @@ class FixedFeaturesStage(BaselineStage):
         else:
             cca = self.settings.regressor == "cca"
             solve = canonical_direction if cca else self._support_vectors
-            found = parts.best([solve(parts.train, parts.ages, value) for value in tried], parts.val)
-            _fill_years(head.linear, *projection.fold(found[None, :-1], found[-1:]), self.age_bins)
+            best = parts.best([solve(parts.train, parts.ages, value) for value in tried], parts.val)
+            _fill_years(head.linear, *projection.fold(best[None, :-1], best[-1:]), self.age_bins)
 
     def _support_vectors(self, features: Array, ages: Array, penalty: float) -> Array:
         """(D + 1,) of a linear machine: squared loss beyond ε, in the primal (liblinear)."""
@@ -345,13 +345,13 @@ def _fill_kernels(head: KernelHead, projection: Projection, parts: _Parts, tried
         for points in (parts.train, parts.val, centres)
     )
     solved = [kernel_weights(images, between, parts.ages, round(value)) for value in tried]
-    found = parts.best(solved, judged)
+    best = parts.best(solved, judged)
     weights, bias = projection.fold(np.eye(len(projection.weights)), np.zeros(len(projection.weights)))
     head.projection.weight.copy_(torch.as_tensor(weights))
     head.projection.bias.copy_(torch.as_tensor(bias))
     head.centres.copy_(centres)
     head.gamma.fill_(gamma)
-    _fill_years(head.linear, found[None, :-1], found[-1:], head.age_bins)
+    _fill_years(head.linear, best[None, :-1], best[-1:], head.age_bins)
 
 
 def _fill_hyperplanes(
@@ -368,9 +368,9 @@ def _fill_hyperplanes(
     """
     machines = OrdinalHyperplanes(device=device)
     machines.fit_best(parts.train, parts.ages, parts.val, parts.val_ages, tried)
-    found = machines.weights.double().cpu().numpy()
-    weights = (found[:-1] / machines.deviation[:, None]).T  # (A - 1, D)
-    bias = found[-1] - weights @ machines.mean
+    planes = machines.weights.double().cpu().numpy()
+    weights = (planes[:-1] / machines.deviation[:, None]).T  # (A - 1, D)
+    bias = planes[-1] - weights @ machines.mean
     bins = np.asarray(head.age_bins.ages)[:-1]
     machine = np.searchsorted(machines.ages, bins, side="right") - 1
     known = (machine >= 0) & (machine < len(weights))

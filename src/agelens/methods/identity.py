@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, SplitError
 from agelens.label_distribution import AgeBins
 from agelens.losses import additive_margin_softmax
@@ -99,8 +99,8 @@ class IdentityStage(Stage):
             )
         self.pairs = verification_pairs(val.subjects, self.settings.folds, self.settings.pairs)
         single = int((counts == 1).sum())
-        told = [f"{len(self.people)} people to learn, {len(self.pairs.same)} pairs of others to verify"]
-        return told + ([f"{single} people have one image only"] if single else [])
+        notes = [f"{len(self.people)} people to learn, {len(self.pairs.same)} pairs of others to verify"]
+        return notes + ([f"{single} people have one image only"] if single else [])
 
     def network(self) -> IdentityNetwork:
         """Backbone, embedding, a vector a person."""
@@ -133,15 +133,15 @@ class IdentityStage(Stage):
         assert crops.subjects is not None
         embeddings = embed(network, crops, size)
         similarity = (embeddings[self.pairs.first] * embeddings[self.pairs.second]).sum(1)
-        found = verify(similarity, self.pairs)
+        result = verify(similarity, self.pairs)
         return Validation(
-            {"accuracy": round(found.accuracy, 4), "AUC": round(found.auc, 4)},
+            {"accuracy": round(result.accuracy, 4), "AUC": round(result.auc, 4)},
             {
                 "verification": {
-                    "accuracy": found.accuracy,
-                    "deviation": found.deviation,
-                    "AUC": found.auc,
-                    "pairs": found.pairs,
+                    "accuracy": result.accuracy,
+                    "deviation": result.deviation,
+                    "AUC": result.auc,
+                    "pairs": result.pairs,
                     "people": len(np.unique(crops.subjects)),
                 }
             },

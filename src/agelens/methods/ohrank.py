@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.networks.chain import Chain
 from agelens.networks.pvp import PermutationNetwork
@@ -121,7 +121,7 @@ class OrdinalHyperplanes:
             raise InputError("ordinal hyperplanes need a C to choose")
         self._prepare(features, ages)
         weights = torch.zeros(self._scaled.shape[1], len(self.ages) - 1, device=self.device)
-        found: dict[float, float] = {}
+        errors: dict[float, float] = {}
         best: Tensor = weights
         passes = 0
         for penalty in sorted(penalties):
@@ -129,18 +129,18 @@ class OrdinalHyperplanes:
             self._solve(weights)
             passes += self.passes
             weights = self.weights
-            found[penalty] = float(np.abs(self.predict(val_features) - np.floor(val_ages)).mean())
-            if found[penalty] == min(found.values()):
+            errors[penalty] = float(np.abs(self.predict(val_features) - np.floor(val_ages)).mean())
+            if errors[penalty] == min(errors.values()):
                 best = weights
-        self.penalty, self.weights, self.passes = min(found, key=lambda c: found[c]), best, passes
+        self.penalty, self.weights, self.passes = min(errors, key=lambda c: errors[c]), best, passes
         del self._scaled
-        return found
+        return errors
 
     def predict(self, features: NDArray[Any]) -> NDArray[np.int64]:
         """Estimate the ages, (N,) years, of (N, D) features."""
         older = (self._standardised(features) @ self.weights > 0).sum(dim=1)
-        found: NDArray[np.int64] = self.ages[older.cpu().numpy()]
-        return found
+        ages: NDArray[np.int64] = self.ages[older.cpu().numpy()]
+        return ages
 
     def _prepare(self, features: NDArray[Any], ages: NDArray[Any]) -> None:
         years = np.floor(ages).astype(np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.label_distribution import AgeBins
 from agelens.networks.age_network import AgeNetwork
@@ -44,10 +44,10 @@ def choose_references(crops: CropSet, age_bins: AgeBins, count: int, seed: int) 
     for bin_ in range(len(age_bins)):
         nearest = present[np.abs(present - bin_).argmin()]
         rows.append(np.resize(members[nearest], count))
-    chosen = np.concatenate(rows)
-    ages = crops.ages[chosen].clip(age_bins.minimum, age_bins.maximum)
+    selected = np.concatenate(rows)
+    ages = crops.ages[selected].clip(age_bins.minimum, age_bins.maximum)
     return replace(
-        crops, ages=ages, rows=crops.rows[chosen], subjects=None, bounds=None, deviations=None, sets=None
+        crops, ages=ages, rows=crops.rows[selected], subjects=None, bounds=None, deviations=None, sets=None
     )
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.training.transforms import network_input
 
@@ -157,7 +157,7 @@ def embed(network: nn.Module, crops: CropSet, size: int, batch: int = 256) -> ND
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    found = []
+    vectors = []
     with torch.inference_mode():
         for start in range(0, len(crops), batch):
             images = network_input(crops.crops(slice(start, start + batch)), size, device)
@@ -166,6 +166,6 @@ def embed(network: nn.Module, crops: CropSet, size: int, batch: int = 256) -> ND
                 outputs = network(view)
                 embeddings = getattr(outputs, "embeddings", outputs)
                 both.append(F.normalize(embeddings.float()))
-            found.append(F.normalize(both[0] + both[1]).cpu().double())
+            vectors.append(F.normalize(both[0] + both[1]).cpu().double())
     network.train(training)
-    return torch.cat(found).numpy()
+    return torch.cat(vectors).numpy()

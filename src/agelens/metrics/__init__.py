@@ -7,6 +7,15 @@ shares and probabilities in 0 … 1. Arrays that are empty, disagree in shape or
 
 from __future__ import annotations
 
+from agelens.metrics.ages import (
+    absolute_errors,
+    bias,
+    cumulative_accuracy,
+    epsilon_error,
+    epsilon_scores,
+    mae,
+    rmse,
+)
 from agelens.metrics.bands import (
     CensoredCoverage,
     band_accuracy,
@@ -27,15 +36,6 @@ from agelens.metrics.bootstrap import (
     paired_bootstrap,
 )
 from agelens.metrics.constant import uselessness
-from agelens.metrics.errors import (
-    absolute_errors,
-    bias,
-    cumulative_accuracy,
-    epsilon_error,
-    epsilon_scores,
-    mae,
-    rmse,
-)
 from agelens.metrics.groups import (
     AAR,
     AAR_GROUPS,

@@ -110,7 +110,7 @@ def band_masses(distribution: ArrayLike, bins: AgeBins, bands: ArrayLike) -> Flo
 
 
 def most_probable_band(distribution: ArrayLike, bins: AgeBins, bands: ArrayLike) -> NDArray[np.int64]:
-    """Which of M bands has the largest mass: what a classifier of bands answers.
+    """Find the most probable of M bands, as a classifier of bands would.
 
     Args:
         distribution: (N, K).

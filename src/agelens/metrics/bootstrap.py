@@ -109,8 +109,8 @@ def bootstrap_group_means(
         for partition in partitions
     ]
     means = [
-        np.empty((replicates, partition.count, len(chosen) - 1))
-        for partition, chosen in zip(partitions, wanted, strict=True)
+        np.empty((replicates, partition.count, len(kept) - 1))
+        for partition, kept in zip(partitions, wanted, strict=True)
     ]
     plans = _cell_plans(partitions, persons, counted)
     most_cells = max((len(plan.starts) for plan in plans), default=1)

@@ -1,11 +1,11 @@
-"""A network compared with no network: one age for everybody."""
+"""Comparison of a network with a constant estimate, one age for everybody."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agelens.metrics.errors import mae
+from agelens.metrics.ages import mae
 
 __all__ = ["uselessness"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agelens.metrics.ages import absolute_errors
 from agelens.metrics.checks import FloatArray
-from agelens.metrics.errors import absolute_errors
 
 __all__ = ["AAR", "AAR_GROUPS", "GroupValue", "aar", "aar_columns", "aar_from_means", "by_group"]
 
@@ -37,7 +37,7 @@ def by_group(
 ) -> dict[str, GroupValue]:
     """Compute a metric over each group of images.
 
-    >>> from agelens.metrics.errors import mae
+    >>> from agelens.metrics.ages import mae
     >>> by_group(mae, ["a", "b", "a"], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
     {'a': GroupValue(value=2.0, count=2), 'b': GroupValue(value=2.0, count=1)}
 

@@ -423,8 +423,8 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     try:
         backbone.load_state_dict({**counts, **state})
     except RuntimeError as error:
-        told = shorten(" ".join(str(error).split()), 300)
-        raise CheckpointError(path, f"weights of another network: {told}") from error
+        shown = shorten(" ".join(str(error).split()), 300)
+        raise CheckpointError(path, f"weights of another network: {shown}") from error
 
 
 def _unknown(name: str, timm_names: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ class C3AE(Backbone):
             view = images[:, :, cut : side - cut, cut : side - cut]
             if view.shape[-1] != _SIDE:
                 view = F.interpolate(view, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
-            found = self.blocks(view)
-            found = found * self.excite(found.mean((2, 3)))[:, :, None, None]
-            features.append(self.last(found).flatten(1))
+            maps = self.blocks(view)
+            maps = maps * self.excite(maps.mean((2, 3)))[:, :, None, None]
+            features.append(self.last(maps).flatten(1))
         return torch.cat(features, dim=1)

@@ -34,10 +34,10 @@ def parse_chain(text: str) -> list[tuple[int, int]]:
         if word == "P":
             layers.append((0, 2))
             continue
-        found = re.fullmatch(r"C(\d+)\((\d+)\)(?:x(\d+))?", word)
-        if found is None:
+        match = re.fullmatch(r"C(\d+)\((\d+)\)(?:x(\d+))?", word)
+        if match is None:
             raise ValueError(f"{word!r} is no layer of a chain")
-        channels, kernel, count = (int(number or 1) for number in found.groups())
+        channels, kernel, count = (int(number or 1) for number in match.groups())
         layers += [(channels, kernel)] * count
     return layers
 
@@ -92,14 +92,14 @@ class Chain(nn.Sequential):
         """
         self._check(numbers)
         ends = [self.ends[number] for number in numbers]
-        found: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}
         for done, layer in enumerate(self, start=1):
             if not whole and done > max(ends):
                 break
             images = layer(images)
             if done in ends:
-                found[done] = images
-        return [found[end] for end in ends] + ([images] if whole else [])
+                kept[done] = images
+        return [kept[end] for end in ends] + ([images] if whole else [])
 
     def before(self, number: int) -> Chain:
         """The layers before a convolution, as a chain of their own."""

@@ -99,12 +99,12 @@ class GaborPyramid(Backbone):
         grey = (images.float() * weights).sum(dim=1, keepdim=True)
         grey = grey - grey.mean(dim=(2, 3), keepdim=True)
         grey = grey / grey.square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()
-        found = []
+        bands = []
         for pooled, filters in BANDS:
             step = _step(pooled)
             first, second = (self._response(grey, side, step) for side, _, _ in filters)
-            found.append(self._pooled(torch.maximum(first, second), pooled // step).flatten(1))
-        return torch.cat(found, dim=1)
+            bands.append(self._pooled(torch.maximum(first, second), pooled // step).flatten(1))
+        return torch.cat(bands, dim=1)
 
     def _response(self, grey: Tensor, side: int, step: int) -> Tensor:
         half = side // 2

@@ -88,7 +88,7 @@ class GuidedStudent(nn.Module):
         with_maps: Any = self.student.backbone.forward_with_maps  # chain_of() refused what has none
         features, maps = with_maps(images, self.guided)
         outputs = self.student.head(features)
-        hints = (regressor(found) for regressor, found in zip(self.regressors, maps, strict=True))
+        hints = (regressor(feature_map) for regressor, feature_map in zip(self.regressors, maps, strict=True))
         return GuidedOutputs(*outputs, tuple(hint.relu() if self.rectified else hint for hint in hints))
 
     def describe(self) -> dict[str, Any]:

@@ -40,5 +40,5 @@ class RankingCNN(Backbone):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Compute (B, 8 N, S / 8, S / 8)."""
-        found: Tensor = self.layers(images)
-        return found
+        result: Tensor = self.layers(images)
+        return result

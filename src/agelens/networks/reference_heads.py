@@ -147,8 +147,8 @@ class WindowHead(ReferenceHead, RegressionHead):
         kept = self.reference_features.flatten(0, 1)
         features = features.float()
         squares = (features**2).sum(dim=1, keepdim=True) - 2 * features @ kept.T + (kept**2).sum(dim=1)
-        found = squares.topk(min(_NEIGHBOURS, len(kept)), dim=1, largest=False).indices
-        return self.reference_ages.flatten()[found].mean(dim=1)
+        places = squares.topk(min(_NEIGHBOURS, len(kept)), dim=1, largest=False).indices
+        return self.reference_ages.flatten()[places].mean(dim=1)
 
     def years(self, features: Tensor) -> Tensor:
         """Ages (B,) of (B, C) features."""

@@ -62,10 +62,10 @@ def fit_patch_zca(
         columns = F.unfold(images[start : start + 256].float(), kernel)  # (B, 3k², places)
         places = torch.randint(columns.shape[2], (len(columns), 1, patches), generator=generator)
         places = places.to(columns.device).expand(-1, size, -1)
-        chosen = columns.gather(2, places).transpose(1, 2).reshape(-1, size).cpu().double()
-        total += chosen.sum(0)
-        products += chosen.T @ chosen
-        count += len(chosen)
+        selected = columns.gather(2, places).transpose(1, 2).reshape(-1, size).cpu().double()
+        total += selected.sum(0)
+        products += selected.T @ selected
+        count += len(selected)
     mean = total / count
     covariance = products / count - torch.outer(mean, mean)
     variances, directions = torch.linalg.eigh(covariance)
@@ -139,5 +139,5 @@ class Whitened(Backbone):
     def forward_with_maps(self, images: Tensor, numbers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """The features and the maps of some convolutions (1 = the backbone's first), if it is a chain."""
         forward: Any = self.backbone.forward_with_maps
-        found: tuple[Tensor, list[Tensor]] = forward(self.whitening(images), numbers)
-        return found
+        result: tuple[Tensor, list[Tensor]] = forward(self.whitening(images), numbers)
+        return result

@@ -1,8 +1,7 @@
 """Objectives by name: losses of a network trained on labels, each with the head it trains.
 
-Adding one is a function here, its test, an entry of :data:`OBJECTIVES`, a recipe and a row of the methods'
-documentation; another package offers one by the
-entry point ``agelens.objectives``.
+To add one, write a function and its test, and add an entry to :data:`OBJECTIVES` and a row to the table of
+``docs/methods/baseline.md``. Another package offers one by the entry point ``agelens.objectives``.
 """
 
 from __future__ import annotations
@@ -69,9 +68,9 @@ def find_objective(name: str) -> Objective:
     Raises:
         PluginError: There is none, its package cannot be imported, or it is no :class:`Objective`.
     """
-    found: object = resolve("objectives", name, OBJECTIVES)
-    if not isinstance(found, Objective):
+    objective: object = resolve("objectives", name, OBJECTIVES)
+    if not isinstance(objective, Objective):
         raise PluginError(
-            f"objective {name!r} is a {type(found).__name__}, not an agelens.objectives.Objective"
+            f"objective {name!r} is a {type(objective).__name__}, not an agelens.objectives.Objective"
         )
-    return found
+    return objective

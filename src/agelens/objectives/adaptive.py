@@ -83,8 +83,8 @@ def avdl(
     check_scores(logits, ages, bin_ages)
     if features is None or len(features) != len(ages):
         raise ValueError("avdl needs the features of the images: they must be (B, C)")
-    found = meta_deviations(logits, features, ages, bin_ages, sigma=sigma, step=step, change=change)
-    return _divergence(logits, gaussians(ages, found, bin_ages))
+    widths = meta_deviations(logits, features, ages, bin_ages, sigma=sigma, step=step, change=change)
+    return _divergence(logits, gaussians(ages, widths, bin_ages))
 
 
 def meta_deviations(

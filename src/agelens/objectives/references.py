@@ -65,10 +65,10 @@ def window_ranks(own: Tensor, lower: Tensor, upper: Tensor, last: Tensor) -> Ten
 def mwr(scores: Tensor, ages: Tensor, bin_ages: Tensor, *, window: Positive = 0.2) -> Tensor:
     """Mean squared error of ρ over windows about each face ([1], Sec. 3.2).
 
-    Eleven windows lie about a face, their middles at 0, ±½, ±1, ±2, ±4 and ±8 half windows from its age: of
-    the farther ones ρ is ±1, and they teach in which direction a window must move. Their references are the
-    other faces of the batch whose ages are nearest to the ends: of several of one age the mean. A window
-    without two ages does not count; 0 without a window.
+    Each face has eleven windows, centred at 0, ±½, ±1, ±2, ±4 and ±8 half windows from its age. In the
+    farther windows ρ is ±1; they teach in which direction a window must move. The references of a window are
+    the other faces of the batch whose ages are nearest to its ends; several faces of the same age are
+    averaged. A window without two different ages is left out; the loss is 0 if all are.
 
     Args:
         scores: (B, 4H): a x, b x, c x of :func:`window_ranks`, and its last layer, the same in every row.
@@ -92,12 +92,12 @@ def mwr(scores: Tensor, ages: Tensor, bin_ages: Tensor, *, window: Positive = 0.
     with torch.autocast(scores.device.type, enabled=False):  # means, not products to be rounded
         near = [(distance == distance.amin(dim=2, keepdim=True)).to(scores.dtype) for distance in far]
         ends = [
-            (chosen / chosen.sum(dim=2, keepdim=True)) @ part
-            for chosen, part in zip(near, (lower, upper), strict=True)
+            (weights / weights.sum(dim=2, keepdim=True)) @ part
+            for weights, part in zip(near, (lower, upper), strict=True)
         ]
-    found = window_ranks(own[:, None], ends[0], ends[1], last[:, None])[wide]
+    ranks = window_ranks(own[:, None], ends[0], ends[1], last[:, None])[wide]
     wanted = relative_ranks(places[:, None].expand_as(first)[wide], first[wide], second[wide])
-    return ((found - wanted) ** 2).sum() / max(len(found), 1)
+    return ((ranks - wanted) ** 2).sum() / max(len(ranks), 1)
 
 
 def older(years: Tensor, softness: float) -> Tensor:

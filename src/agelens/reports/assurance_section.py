@@ -148,7 +148,7 @@ def _decisions_table(page: Assurance, rows: Sequence[Decisions], last: int) -> T
                 group_title(row),
                 sides[row.side],
                 people_text(row.passed),
-                *(rate_text(found) for found in (row.passed, row.refused, row.undecided, row.failed)),
+                *(rate_text(rate) for rate in (row.passed, row.refused, row.undecided, row.failed)),
             )
             for row in rows
         ),

@@ -70,8 +70,8 @@ def worst_cases(evaluation: Evaluation, thumbnails: bool) -> Section:
         ),
     )
     if not thumbnails:
-        told = Text("Their images are not shown: faces are personal (--thumbnails shows them).")
-        return Section("Worst cases", (table, told))
+        note = Text("Their images are not shown: faces are personal (--thumbnails shows them).")
+        return Section("Worst cases", (table, note))
     pictures, unreadable = _pictures(
         evaluation,
         order,
@@ -104,12 +104,12 @@ def mistaken_for(evaluation: Evaluation) -> Section:
         pictures, _ = _pictures(evaluation, shown, captions)
         if pictures and pictures[0][1] == captions[0]:  # else the face itself cannot be read
             galleries.append(Gallery(pictures))
-    told = Text(
+    note = Text(
         "First in each row: a face that was estimated wrong. Beside it: other faces of the age that was "
         "estimated, told right. Does the first look like them, or like its own age? It may look it, or its "
         "label may be wrong."
     )
-    return Section("Mistaken for", (told, *galleries))
+    return Section("Mistaken for", (note, *galleries))
 
 
 def _pictures(

@@ -133,7 +133,7 @@ def _face_figure(explanation: Explanation, face: FaceExplanation) -> Figure:
         top[0].imshow(face.face.pixels)
         top[0].set_title("face", fontsize=8)
         bottom[0].set_axis_off()
-        peak = max((float(told.max()) for told in face.distributions if told is not None), default=1.0)
+        peak = max((float(shown.max()) for shown in face.distributions if shown is not None), default=1.0)
         for column, stage in enumerate(stages, start=1):
             at = column - 1
             top[column].imshow(face.face.pixels)
@@ -186,10 +186,10 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
                         "stage": stage,
                         "age": number(age),
                         "explained": number(explained),
-                        "distribution": None if told is None else [float(f"{p:.6g}") for p in told],
+                        "distribution": None if given is None else [float(f"{p:.6g}") for p in given],
                         "map": [[float(f"{v:.6g}") for v in line] for line in values],
                     }
-                    for stage, age, explained, told, values in zip(
+                    for stage, age, explained, given, values in zip(
                         explanation.stages,
                         face.ages,
                         face.explained,

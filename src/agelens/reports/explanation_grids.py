@@ -45,14 +45,14 @@ def evolution_figure(explanations: Sequence[Explanation], number: int) -> Figure
             axes.set_axis_off()
         grid[0][0].imshow(faces[0].face.pixels)
         for column, (explanation, face) in enumerate(zip(explanations, faces, strict=True), start=1):
-            peak = max((float(told.max()) for told in face.distributions if told is not None), default=1.0)
-            for line, told in enumerate(face.distributions):
+            peak = max((float(shown.max()) for shown in face.distributions if shown is not None), default=1.0)
+            for line, given in enumerate(face.distributions):
                 axes = grid[line][column]
                 axes.set_axis_on()
-                draw_distribution(axes, explanation.bins, told, face.ages[line], peak)
+                draw_distribution(axes, explanation.bins, given, face.ages[line], peak)
                 stage = f"t = {line + 1}, " if len(face.distributions) > 1 else ""
                 above = f"{explanation.system}\n" if line == 0 else ""
-                top = "" if told is None else f", peak at {explanation.bins.ages[int(told.argmax())]:.0f}"
+                top = "" if given is None else f", peak at {explanation.bins.ages[int(given.argmax())]:.0f}"
                 axes.set_title(f"{above}{stage}{face.ages[line]:.1f}{top}", fontsize=7)
                 if line + 1 < len(face.distributions):
                     axes.set_xlabel("")

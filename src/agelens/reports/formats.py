@@ -71,18 +71,18 @@ def headline(name: str, result: GroupResult) -> tuple[str, str]:
     return (TOO_FEW, "") if result.rate_hidden(name) else value_parts(result.metrics[name])
 
 
-def rate_text(found: Rate | None) -> str:
+def rate_text(rate: Rate | None) -> str:
     """Write ``4.2% [1.9, 7.8]``; empty for None, ``too few`` for few people."""
-    if found is None:
+    if rate is None:
         return ""
-    if found.too_few:
+    if rate.too_few:
         return TOO_FEW
-    return f"{found.value:.1%} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{rate.value:.1%} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
-def people_text(found: Rate) -> str:
+def people_text(rate: Rate) -> str:
     """Write the number of people, with a star for few."""
-    return f"{found.people:,}*" if found.too_few else f"{found.people:,}"
+    return f"{rate.people:,}*" if rate.too_few else f"{rate.people:,}"
 
 
 def share_text(value: float) -> str:

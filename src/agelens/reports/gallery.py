@@ -56,7 +56,7 @@ def write_gallery(
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(("group", "path", "label", "estimate"))
         for row in rows:
-            for k in row.chosen:
+            for k in row.selected:
                 writer.writerow(
                     (row.group, labels["path"].iat[k], _label(evaluation, k), _estimate(evaluation, k))
                 )
@@ -64,7 +64,7 @@ def write_gallery(
         target = out / (re.sub(r"[^\w.+-]+", "_", row.group).strip("_") or "unnamed")
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for k in row.chosen:
+            for k in row.selected:
                 shutil.copyfile(paths[k], target / paths[k].name)
         except OSError as error:
             raise OutputError(target, f"cannot copy a face: {error}") from error
@@ -74,7 +74,7 @@ def write_gallery(
 def _figure(
     evaluation: Evaluation, rows: Sequence[GalleryRow], paths: Sequence[Path], originals: bool
 ) -> Figure:
-    columns, lines = max(len(row.chosen) for row in rows), 2 if originals else 1
+    columns, lines = max(len(row.selected) for row in rows), 2 if originals else 1
     with plot_style():
         size = (0.5 + _CELL * columns, (_CELL * lines + 0.35) * len(rows))
         figure = Figure(figsize=size, layout="constrained")
@@ -85,7 +85,7 @@ def _figure(
             axes.set_frame_on(False)
         for number, row in enumerate(rows):
             grid[lines * number][0].set_ylabel(row.group, fontsize=7)
-            for column, k in enumerate(row.chosen):
+            for column, k in enumerate(row.selected):
                 if originals:
                     _show(grid[lines * number][column], Path(str(evaluation.labels["source"].iat[k])))
                 axes = grid[lines * number + lines - 1][column]

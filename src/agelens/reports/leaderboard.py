@@ -50,9 +50,9 @@ def leaderboard_rows(table: Leaderboard) -> list[dict[str, str]]:
         for row in table.rows
     ]
     for quoted in table.comparison.quoted:
-        told = {name: quoted.metrics.get(name, "") for name in rows[0]}
-        told |= {"system": f"{quoted.name} ({QUOTED}: {quoted.source}, {quoted.protocol})"}
-        rows.append(told)
+        cells = {name: quoted.metrics.get(name, "") for name in rows[0]}
+        cells |= {"system": f"{quoted.name} ({QUOTED}: {quoted.source}, {quoted.protocol})"}
+        rows.append(cells)
     return rows
 
 
@@ -141,8 +141,8 @@ def _mean(row: LeaderboardRow, name: str, few: bool) -> str:
 def _difference(row: LeaderboardRow) -> str:
     if row.difference is None:
         return ""
-    found = row.difference.found
-    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    comparison = row.difference.paired
+    return f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
 
 
 def _verdict(row: LeaderboardRow, reference: str) -> str:
@@ -152,7 +152,7 @@ def _verdict(row: LeaderboardRow, reference: str) -> str:
         return TOO_FEW
     if not row.difference.shown:
         return NOT_SHOWN
-    return "better" if row.difference.found.difference < 0 else "worse"
+    return "better" if row.difference.paired.difference < 0 else "worse"
 
 
 def _cost(row: LeaderboardRow) -> dict[str, str]:

@@ -113,7 +113,7 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
     rows = []
     for row in comparison.differences:
         digits = 2 if row.metric.startswith("CA") else 3
-        found = row.found
+        paired = row.paired
         rows.append(
             {
                 "metric": row.metric,
@@ -122,9 +122,9 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "difference": TOO_FEW
                 if row.rate_hidden
                 else "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
-                    found.difference, found.low, found.high, d=digits
+                    paired.difference, paired.low, paired.high, d=digits
                 ),
-                "p": "" if row.rate_hidden else f"{found.p:.4f}",
+                "p": "" if row.rate_hidden else f"{paired.p:.4f}",
                 "verdict": TOO_FEW if row.people < SMALL_GROUP else _better(row) if row.shown else NOT_SHOWN,
             }
         )
@@ -151,13 +151,13 @@ def group_rows(comparison: Comparison) -> list[dict[str, str]]:
 
 def _better(row: PairedDifference) -> str:
     smaller_is_better = not row.metric.startswith("CA")
-    return f"{row.a if (row.found.difference < 0) == smaller_is_better else row.b} is better"
+    return f"{row.a if (row.paired.difference < 0) == smaller_is_better else row.b} is better"
 
 
 def _by_seed(system: SystemResult) -> str:
     """``5.95, 5.96, 5.96 (sd 0.004)``; empty for a single training."""
-    found = system.mae_by_seed
-    return f"{', '.join(f'{mae:.2f}' for mae in found)} (sd {np.std(found, ddof=1):.3f})" if found else ""
+    maes = system.mae_by_seed
+    return f"{', '.join(f'{mae:.2f}' for mae in maes)} (sd {np.std(maes, ddof=1):.3f})" if maes else ""
 
 
 def _two_digits(interval: BootstrapInterval | None) -> str:

@@ -58,7 +58,7 @@ async def read_images(request: Request, limits: Limits) -> list[bytes]:
         form = _Form(parameters.get(b"boundary", b""), limits)
         async for chunk in _chunks(request, limits):
             form.feed(chunk)
-        images = form.finish()
+        images = form.files()
     elif media_type == "application/json":
         body = b"".join([chunk async for chunk in _chunks(request, limits)])
         images = await asyncio.to_thread(_from_json, body, limits)
@@ -142,7 +142,7 @@ class _Form:
         except FormParserError as error:
             raise Problem("malformed-body", f"the body is not valid multipart/form-data: {error}") from error
 
-    def finish(self) -> list[bytes]:
+    def files(self) -> list[bytes]:
         if not self._ended:
             raise Problem("malformed-body", "the multipart body ends before its closing boundary")
         return [bytes(file) for file in self._files]

@@ -55,7 +55,7 @@ class Options(BaseModel):
 
 
 class Version(BaseModel):
-    """Which model."""
+    """Selection of a model."""
 
     name: str
     version: str = Field(description="Beginning of the digest of its weights.")

@@ -24,7 +24,7 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import CheckpointError, InputError, RunError
 from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import RecipeError
 from agelens.label_distribution import AgeBins, softmax
 from agelens.metrics import (

@@ -74,15 +74,15 @@ def compare(
     if len(names) < 2:
         raise InputError(f"a comparison needs two systems or more, not {len(names)}")
     with ExitStack() as opened:
-        found = []
+        answers = []
         for name, source, _ in named:
             system = opened.enter_context(open_system(source, name))
             with progress_bar(name) as bar:
-                found.append(
+                answers.append(
                     system.answer(rows, split=part, images=images.value, threads=threads, progress=bar)
                 )
         comparison = compare_systems(
-            [over_seeds([one for one in found if one.name == name]) for name in names],
+            [over_seeds([one for one in answers if one.name == name]) for name in names],
             rows,
             groupings,
             split=part,

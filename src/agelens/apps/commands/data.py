@@ -44,30 +44,30 @@ def audit(
 
     with progress_bar("images") as report:
         if folder is None:
-            found = audit_images(source, workers=workers, progress=report)
+            audited = audit_images(source, workers=workers, progress=report)
         else:
-            found = audit_images(folder, dataset=source, workers=workers, progress=report)
-    typer.echo(f"{found.source}: {found.images} images, {len(found.findings)} findings")
+            audited = audit_images(folder, dataset=source, workers=workers, progress=report)
+    typer.echo(f"{audited.source}: {audited.images} images, {len(audited.findings)} findings")
     print_table(
         ("finding", "number", "meaning"),
-        [(kind, str(number), KINDS[kind]) for kind, number in found.counts.items()],
+        [(kind, str(number), KINDS[kind]) for kind, number in audited.counts.items()],
     )
-    for name, counts in {"age": found.ages, "age band": found.bands, **found.groups}.items():
+    for name, counts in {"age": audited.ages, "age band": audited.bands, **audited.groups}.items():
         if not counts:
             continue
         typer.echo(f"{name}: " + ", ".join(f"{value or 'none'} {number}" for value, number in counts.items()))
     if out is not None:
         with output(out) as handle:
-            found.to_frame().to_csv(handle, index=False, lineterminator="\n")
+            audited.to_frame().to_csv(handle, index=False, lineterminator="\n")
     if json_ is not None:
         with output(json_) as handle:
-            json.dump(found.to_dict(), handle, indent=2)
+            json.dump(audited.to_dict(), handle, indent=2)
     if plot is not None:
         from agelens.reports.ages import age_histogram
         from agelens.reports.page import plot_style, write_figure
 
         with plot_style():
-            figure = age_histogram(found.years, f"{found.source}: {sum(found.years.values()):,} images")
+            figure = age_histogram(audited.years, f"{audited.source}: {sum(audited.years.values()):,} images")
         write_figure(figure, plot, "ages")
         typer.echo(f"wrote {plot / 'ages.png'} and {plot / 'ages.svg'}")
 
@@ -249,18 +249,18 @@ def split(
     from agelens.data.protocol_split import apply_protocol
     from agelens.data.protocols import load_protocol
 
-    found = apply_protocol(read_manifest(manifest), load_protocol(protocol))
-    if fold is not None and fold > len(found.folds):
-        raise InputError(f"--fold {fold}: {protocol} has {len(found.folds)} folds here")
-    chosen = found.folds if fold is None else found.folds[fold - 1 : fold]
+    applied = apply_protocol(read_manifest(manifest), load_protocol(protocol))
+    if fold is not None and fold > len(applied.folds):
+        raise InputError(f"--fold {fold}: {protocol} has {len(applied.folds)} folds here")
+    selected = applied.folds if fold is None else applied.folds[fold - 1 : fold]
     is_file = out.suffix.lower() in (".csv", ".parquet")
-    if is_file and len(chosen) > 1:
-        raise InputError(f"--out {out}: {len(chosen)} folds go to a folder; --fold writes one to a file")
-    if not is_file and len(chosen) == 1:
+    if is_file and len(selected) > 1:
+        raise InputError(f"--out {out}: {len(selected)} folds go to a folder; --fold writes one to a file")
+    if not is_file and len(selected) == 1:
         raise InputError(f"--out {out}: one fold goes to a file that ends in .csv or .parquet")
-    for line in found.lines():
+    for line in applied.lines():
         typer.echo(line)
-    for each in chosen:
-        path = out if len(chosen) == 1 else out / f"{each.name}.csv"
-        write_manifest(found.fold_manifest(each), path)
+    for each in selected:
+        path = out if len(selected) == 1 else out / f"{each.name}.csv"
+        write_manifest(applied.fold_manifest(each), path)
         typer.echo(f"wrote {path} ({each.held_out} tests)")

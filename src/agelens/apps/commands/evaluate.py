@@ -121,7 +121,7 @@ def evaluate(
             check_settings(age, upper, rates, certainty)
     manifest = read_manifest(data)
     with progress_bar("images") as show:
-        found = evaluate_system(
+        evaluation = evaluate_system(
             system,
             manifest,
             split,
@@ -134,10 +134,10 @@ def evaluate(
             threads=threads,
             progress=show,
         )
-    said = f"protocol {found.protocol}" if found.protocol else f"split {found.split or 'all'}"
-    typer.echo(f"{found.system} on {found.manifest}, {said}: {found.images} images")
-    typer.echo(f"intervals: {found.intervals}; * = a group of few people; [95 % bootstrap interval]")
-    match = found.match
+    said = f"protocol {evaluation.protocol}" if evaluation.protocol else f"split {evaluation.split or 'all'}"
+    typer.echo(f"{evaluation.system} on {evaluation.manifest}, {said}: {evaluation.images} images")
+    typer.echo(f"intervals: {evaluation.intervals}; * = a group of few people; [95 % bootstrap interval]")
+    match = evaluation.match
     for way, count in (("the photo a crop was cut from", match.by_source), ("file name", match.by_name)):
         if count:
             typer.echo(f"matched by {way}: {count} images")
@@ -145,21 +145,21 @@ def evaluate(
         if paths:
             named = [path if isinstance(path, str) else ": ".join(path) for path in paths[:NAMED]]
             typer.echo(f"{name}: {len(paths)} images: {', '.join([*named, '…'][: len(paths)])}")
-    for name in found.absent:
+    for name in evaluation.absent:
         if name in asked:
             typer.echo(f"no values of {name} in the manifest")
-    shown = [name for name in found.overall if wide or name in BRIEF]
-    table = [row for row in evaluation_rows(found, shown) if row["grouping"] in ("all", *asked)]
+    shown = [name for name in evaluation.overall if wide or name in BRIEF]
+    table = [row for row in evaluation_rows(evaluation, shown) if row["grouping"] in ("all", *asked)]
     print_table(tuple(table[0]), [tuple(row.values()) for row in table])
     if json_ is not None:
-        found.write_json(json_)
+        evaluation.write_json(json_)
     if predictions is not None:
-        write_predictions(found.predictions, predictions)
+        write_predictions(evaluation.predictions, predictions)
     if report is not None:
         pages = [
-            assure(found, asked, threshold=age, challenge=upper, wished=rates, certainty=certainty)
+            assure(evaluation, asked, threshold=age, challenge=upper, wished=rates, certainty=certainty)
             for age, upper in zip(thresholds, challenges, strict=True)
-            if not found.banded  # a band lies on both sides of a threshold
+            if not evaluation.banded  # a band lies on both sides of a threshold
         ]
-        stamp = make_stamp(found, manifest, labels=None if labels is None else labels.value)
-        typer.echo(f"wrote {write_report(report, found, pages, stamp, thumbnails=thumbnails)}")
+        stamp = make_stamp(evaluation, manifest, labels=None if labels is None else labels.value)
+        typer.echo(f"wrote {write_report(report, evaluation, pages, stamp, thumbnails=thumbnails)}")

@@ -14,7 +14,7 @@ __all__ = ["explain", "gallery"]
 
 
 class Shown(StrEnum):
-    """Which faces of a group a gallery shows."""
+    """Selection of the faces that a gallery shows."""
 
     random = "random"
     best = "best"
@@ -76,12 +76,12 @@ def explain(
     kind = ImageKind.of(crops=crops, aligned=aligned)
     named = {str(path): Path(text).name or text for text in images for path in find_images([text])}
     paths = [Path(path) for path in named]
-    told = []
+    explanations = []
     for name, source, named_so in map(split_name, [system, *(beside or ())]):
         explainer = open_explainer(source, maps.value, age)
         failed: list[tuple[str, str]] = []
         with progress_bar("faces") as report:
-            told.append(
+            explanations.append(
                 explain_faces(
                     face_crops(paths, explainer.geometry, lambda: make_detector(detector), kind, failed),
                     explainer,
@@ -92,12 +92,14 @@ def explain(
                     progress=lambda done, report=report: report(done, len(paths)),  # type: ignore[misc]
                 )
             )
-    found, *others = told
-    pictures = write_explanation(found, out, beside=others, rows=named if rows else None)
-    for face in found.faces:
-        ages = ", ".join(f"{stage} {years:.1f}" for stage, years in zip(found.stages, face.ages, strict=True))
+    explanation, *others = explanations
+    pictures = write_explanation(explanation, out, beside=others, rows=named if rows else None)
+    for face in explanation.faces:
+        ages = ", ".join(
+            f"{stage} {years:.1f}" for stage, years in zip(explanation.stages, face.ages, strict=True)
+        )
         typer.echo(f"{face.face.path}, face {face.face.number}: {ages}")
-    for group in found.means:
+    for group in explanation.means:
         typer.echo(f"{group.group}: {group.count} faces")
     typer.echo(f"wrote {out / 'explanation.html'} and {len(pictures)} pictures")
     if failed:
@@ -134,9 +136,9 @@ def gallery(
     from agelens.reports.gallery import write_gallery
 
     with progress_bar("images") as report:
-        found = evaluate_system(system, data, split, by=(), allow_missing=True, progress=report)
-    rows = choose_faces(found, by, each, show.value, seed)
-    picture = write_gallery(found, rows, out, originals=originals)
+        evaluation = evaluate_system(system, data, split, by=(), allow_missing=True, progress=report)
+    rows = choose_faces(evaluation, by, each, show.value, seed)
+    picture = write_gallery(evaluation, rows, out, originals=originals)
     for row in rows:
-        typer.echo(f"{row.group}: {len(row.chosen)} of {row.count} faces")
+        typer.echo(f"{row.group}: {len(row.selected)} of {row.count} faces")
     typer.echo(f"wrote {picture}; these are pictures of people: they stay where the data set's terms allow")

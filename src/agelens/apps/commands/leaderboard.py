@@ -37,12 +37,12 @@ def leaderboard(
         remaining = "" if left is None else f", about {left / 60:.0f} min left"
         typer.echo(f"training {number} of {total}: {name}{remaining}", err=True)
 
-    chosen = Suite.load(suite)
+    selected = Suite.load(suite)
     if start:
-        chosen = chosen.model_copy(update={"start": start})
+        selected = selected.model_copy(update={"start": start})
     with RichReporter() as reporter:
         table = train_suite(
-            chosen,
+            selected,
             data,
             out,
             split=split,

@@ -54,24 +54,24 @@ def robustness(
         *(f"coverage({100 * level:.0f}%)", "width, years"),
     )
     rows = []
-    for found in results:
-        error, change = found.error, found.change
+    for result in results:
+        error, change = result.error, result.change
         rows.append(
             (
-                found.condition,
+                result.condition,
                 f"{error.value:.2f} [{error.low:.2f}, {error.high:.2f}]",
                 "" if change is None else f"{change.difference:+.2f} [{change.low:+.2f}, {change.high:+.2f}]",
-                f"{found.bias:+.2f}",
-                f"{100 * found.coverage:.1f} %",
-                f"{found.width:.1f}",
+                f"{result.bias:+.2f}",
+                f"{100 * result.coverage:.1f} %",
+                f"{result.width:.1f}",
             )
         )
     typer.echo(f"{model} on {data}, split {split}: {results[0].images} images")
     print_table(header, rows)
     if json_ is not None:
-        told = {"model": model, "data": str(data), "split": split, "level": level}
+        about = {"model": model, "data": str(data), "split": split, "level": level}
         with write_atomically(json_) as temporary:
-            text = json.dumps({**told, "conditions": [found.to_dict() for found in results]}, indent=2)
+            text = json.dumps({**about, "conditions": [result.to_dict() for result in results]}, indent=2)
             temporary.write_text(text + "\n", encoding="utf-8")
     if examples is not None:
         write_examples(data, examples, split=part, conditions=asked)

@@ -94,7 +94,7 @@ def train(
                 start=start,
                 random_start=random_start,
                 reporter=reporter,
-                told=typer.echo,
+                note=typer.echo,
                 cache=cache,
                 cpu=cpu,
             )
@@ -212,7 +212,7 @@ def ladder(
             overrides=set_ or (),
             starts=starts_by_backbone(start or ()),
             reporter=reporter,
-            told=typer.echo,
+            note=typer.echo,
             cpu=cpu,
         )
     rows = [row.cells() for row in judge_rungs(runs, data, split)]
@@ -257,8 +257,8 @@ def verify(
     """Verify identity on pairs of faces, with thresholds fitted on other people."""
     from agelens.experiments.verify import verify_weights
 
-    found = verify_weights(weights, data, backbone=backbone, split=split, size=size, folds=folds)
+    result = verify_weights(weights, data, backbone=backbone, split=split, size=size, folds=folds)
     typer.echo(
-        f"accuracy {100 * found.accuracy:.2f} % (deviation over folds {100 * found.deviation:.2f}), "
-        f"AUC {found.auc:.4f}, {found.pairs} pairs"
+        f"accuracy {100 * result.accuracy:.2f} % (deviation over folds {100 * result.deviation:.2f}), "
+        f"AUC {result.auc:.4f}, {result.pairs} pairs"
     )

@@ -58,13 +58,13 @@ def chalearn(folder: Path) -> Iterator[Row | Finding | Root]:
         if table is None:
             continue
         for name, mean, deviation in _labels(table):
-            found = images.get(name, [])
-            inside = [path for path in found if split in path.rpartition("/")[0].lower()]
-            if len(found) > 1 and len(inside) != 1:
-                yield Finding("bad-value", tuple(found), f"{name} of {table.name}: which one?")
+            matches = images.get(name, [])
+            inside = [path for path in matches if split in path.rpartition("/")[0].lower()]
+            if len(matches) > 1 and len(inside) != 1:
+                yield Finding("bad-value", tuple(matches), f"{name} of {table.name}: which one?")
                 continue
             yield {
-                "path": (inside or found or [name])[0],
+                "path": (inside or matches or [name])[0],
                 "age": mean,
                 "age_std": deviation,
                 "split": split,

@@ -34,7 +34,7 @@ from agelens.terms import Terms
 __all__ = ["FGNET", "FIVE_OF_68", "fgnet", "read_points"]
 
 FIVE_OF_68 = (31, 36, 67, 48, 54)
-"""Which points are eye at image left, eye at image right, nose tip, mouth corner left, mouth corner right."""
+"""Points of the eye at image left, eye at image right, nose tip, mouth corner left, mouth corner right."""
 
 _NAME = re.compile(r"(?P<subject>\d{3})A(?P<age>\d{2})[A-Z]?\.JPG", re.IGNORECASE)
 

@@ -38,9 +38,9 @@ def lfw(folder: Path, *, minimum: int = 2) -> Iterator[Row | Finding | Root]:
     nobody = True
     for person in sorted(path for path in folder.iterdir() if path.is_dir()):
         named = re.compile(re.escape(person.name) + r"_\d{4}\.jpe?g", re.IGNORECASE)
-        found = sorted(path.name for path in person.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-        kept = [name for name in found if named.fullmatch(name)]
-        for name in found:
+        present = sorted(path.name for path in person.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
+        kept = [name for name in present if named.fullmatch(name)]
+        for name in present:
             if name not in kept:
                 path = f"{person.name}/{name}"
                 yield Finding("malformed-name", (path,), "not <person>_<number>.jpg; left out")

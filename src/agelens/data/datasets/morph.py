@@ -125,16 +125,16 @@ def _find_photographs(rows: list[Row], folder: Path) -> None:
     for path in images_below(folder):
         places[Path(path).name.lower()].append(path)
     for row in rows:
-        found = places[Path(row["path"]).name.lower()]
-        if len(found) == 1 and not (folder / row["path"]).is_file():
-            row["path"] = found[0]
+        matches = places[Path(row["path"]).name.lower()]
+        if len(matches) == 1 and not (folder / row["path"]).is_file():
+            row["path"] = matches[0]
 
 
 def _dates_problem(record: Mapping[str, str]) -> str:
     """Fault of the dates of birth and of arrest, against each other and the age; empty for none."""
     born, taken = _date(record["dob"]), _date(record["doa"])
-    for name, value, found in (("dob", record["dob"], born), ("doa", record["doa"], taken)):
-        if found is None:
+    for name, value, day in (("dob", record["dob"], born), ("doa", record["doa"], taken)):
+        if day is None:
             return f"{name} {value!r} is no date"
     assert born is not None
     assert taken is not None
@@ -149,11 +149,11 @@ def _dates_problem(record: Mapping[str, str]) -> str:
 def _date(text: str) -> date | None:
     for form in _DATES:
         try:
-            found = datetime.strptime(text, form).date()
+            day = datetime.strptime(text, form).date()
         except ValueError:
             continue
         # %y puts 00 … 68 into this century; nobody in the set was born after 1995
-        return found.replace(year=found.year - 100) if found.year > 2030 else found
+        return day.replace(year=day.year - 100) if day.year > 2030 else day
     return None
 
 

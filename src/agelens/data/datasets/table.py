@@ -100,19 +100,19 @@ def _cell(value: Any) -> Any:
     return "" if pd.isna(value) else value
 
 
-def _column(source: Path, found: list[str], wished: str | None, usual: tuple[str, ...], what: str) -> str:
+def _column(source: Path, present: list[str], wished: str | None, usual: tuple[str, ...], what: str) -> str:
     if wished is not None:
-        if wished not in found:
-            raise InputError(f"{source}: no column {wished!r} (found: {', '.join(found)})")
+        if wished not in present:
+            raise InputError(f"{source}: no column {wished!r} (found: {', '.join(present)})")
         return wished
-    named = [name for name in usual if name in found]
+    named = [name for name in usual if name in present]
     if what in named:
         return what
     if len(named) != 1:
         wrong = (
             f"several columns may be the {what}: {', '.join(named)}" if named else f"no column of the {what}"
         )
-        raise InputError(f"{source}: {wrong}; say which with {what}=NAME (found: {', '.join(found)})")
+        raise InputError(f"{source}: {wrong}; say which with {what}=NAME (found: {', '.join(present)})")
     return named[0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.methods.ordinal_dark.stage import OrdinalDarkStage
 from agelens.networks.age_network import AgeNetwork
 from agelens.training.labels import AgeLabels
@@ -69,7 +69,7 @@ class ClassifierStage(OrdinalDarkStage):
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the ages; in a run that trains a student too, the figures are not the run's."""
-        found = validate_ages(network, crops, size)
+        result = validate_ages(network, crops, size)
         if "student" in self.settings.stages:
-            return replace(found, table={"teacher": found.table["estimates"]})
-        return found
+            return replace(result, table={"teacher": result.table["estimates"]})
+        return result

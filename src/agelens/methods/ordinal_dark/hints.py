@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RunError
 from agelens.losses import hint_error
 from agelens.methods.ordinal_dark.stage import OrdinalDarkStage, width_of

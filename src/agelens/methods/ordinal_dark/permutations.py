@@ -64,15 +64,15 @@ def permutation_set(length: int, count: int, seed: int = 0) -> NDArray[np.int64]
     )  # (n, n!/2): one place of all units is one run of bytes
     never = -(2**30)
     total = np.zeros(units.shape[1], np.int32)
-    chosen = np.empty((count, length), np.int64)
+    selected = np.empty((count, length), np.int64)
     for index in range(count):
         ties = np.flatnonzero(total == total.max())
         best = ties[random.integers(len(ties))]
         unit = units[:, best]
-        chosen[index] = unit[::-1] if random.random() < 0.5 else unit
+        selected[index] = unit[::-1] if random.random() < 0.5 else unit
         total += _distances(units, unit)
         total[best] = never
-    return chosen
+    return selected
 
 
 def unit_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
@@ -161,10 +161,10 @@ class SequenceSampler:
         """Sort the images into the groups that have any, and tell of the others."""
         top = max(high for _, high in self.groups)
         lowest, highest = np.minimum(self._low, top), np.minimum(self._high, top)
-        found = [
+        populated = [
             (low, high, np.flatnonzero((lowest >= low) & (highest <= high))) for low, high in self.groups
         ]
-        filled = [group for group in found if len(group[2])]
+        filled = [group for group in populated if len(group[2])]
         self._members = [members for _, _, members in filled]
         self._counts = [self._disjoint(members) for members in self._members]
         of_an_age = [members[self._low[members] == self._high[members]] for members in self._members]
@@ -172,7 +172,7 @@ class SequenceSampler:
         self._inner = [
             members for members, count in zip(of_an_age, ages, strict=True) if count >= self.length
         ]
-        empty = [f"[{low}, {high}]" for low, high, members in found if not len(members)]
+        empty = [f"[{low}, {high}]" for low, high, members in populated if not len(members)]
         short = [
             f"[{low}, {high}] ({count})"
             for (low, high, _), count in zip(filled, ages, strict=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.methods.ordinal_dark.permutations import SequenceSampler, permutation_set, shuffle_sequences
 from agelens.methods.ordinal_dark.stage import OrdinalDarkStage

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import CheckpointError, OutputError
 from agelens.label_distribution import AgeBins
 from agelens.networks.stored import read_tensors, write_tensors

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.label_distribution import AgeBins
 from agelens.methods.ordinal_dark.settings import OrdinalDarkSettings
 from agelens.networks.age_network import AgeHead, AgeNetwork

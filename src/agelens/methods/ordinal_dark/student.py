@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.errors import InputError
 from agelens.losses import annealed, band_distance, l1_regression, soft_cross_entropy
 from agelens.methods.ordinal_dark.hints import GuidedStage
@@ -212,16 +212,16 @@ class StudentStage(GuidedStage):
         """Judge the student's ages; MAE and CA(5) of the most probable age beside the expectation's."""
         student: AnyNetwork = network.student if isinstance(network, GuidedStudent) else network
         outputs = run_on_crops(student, crops, size)
-        found = judge_ages(outputs, crops.ages, crops.bounds, self.age_bins)
+        result = judge_ages(outputs, crops.ages, crops.bounds, self.age_bins)
         if outputs.logits is None or crops.bounds is not None:
-            return found
+            return result
         most_probable = outputs.logits.argmax(1) + float(self.age_bins.minimum)
         argmax = {
             "MAE": float(mae(most_probable, crops.ages)),
             "CA(5)": float(cumulative_accuracy(most_probable, crops.ages, 5)),
         }
-        figures = {**found.figures, **{f"{name} argmax": round(value, 4) for name, value in argmax.items()}}
-        return replace(found, figures=figures, table={**found.table, "argmax": argmax})
+        figures = {**result.figures, **{f"{name} argmax": round(value, 4) for name, value in argmax.items()}}
+        return replace(result, figures=figures, table={**result.table, "argmax": argmax})
 
     def result(self, network: Any) -> AgeNetwork:
         """The student, without its regressors."""

@@ -79,7 +79,7 @@ class CropSet:
         return int(self.pixels.shape[1])
 
     def crops(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(B, S, S, 3) a copy of some of the crops, by their places."""
+        """Copy some of the crops, by their places: (B, S, S, 3)."""
         copied = np.array(self.pixels[self.rows[rows]])
         if isinstance(self.pixels.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.pixels.base.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in ours
@@ -208,8 +208,8 @@ def _blocks(
     def decode(index: int) -> None:
         image = read_image(paths[index])
         if image.shape != shape[1:]:
-            found = f"{image.shape[1]}x{image.shape[0]}"
-            raise ManifestError(source, f"crop is {found}, the first is {shape[2]}x{shape[1]}", row=index + 1)
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise ManifestError(source, f"crop is {size}, the first is {shape[2]}x{shape[1]}", row=index + 1)
         block[index % length] = image
 
     with ThreadPoolExecutor(threads) as pool:

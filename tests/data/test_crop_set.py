@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from agelens.data import crops as crops_module
-from agelens.data.crops import crop_side, load_crops
+from agelens.data import crop_set
+from agelens.data.crop_set import crop_side, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import InputError, ManifestError, OutputError
 
@@ -51,7 +51,7 @@ def decoded(table: pd.DataFrame) -> np.ndarray:
 def test_crops_come_from_a_file_that_is_used_again(
     make_crops: MakeCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crops_module, "_BLOCK", 2 * 16 * 16 * 3)
+    monkeypatch.setattr(crop_set, "_BLOCK", 2 * 16 * 16 * 3)
     table, seen = make_crops(), []
     first = load_crops(table, progress=lambda *call: seen.append(call))
     assert seen == [(2, 5), (4, 5), (5, 5)]
@@ -60,7 +60,7 @@ def test_crops_come_from_a_file_that_is_used_again(
     np.testing.assert_array_equal(first.crops(np.array([3, 3, 0])), decoded(table)[[3, 3, 0]])
     assert first.stored is not None
     assert first.stored.parent == table.attrs["root"] / ".crops"
-    monkeypatch.setattr(crops_module, "_blocks", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(crop_set, "_blocks", lambda *_: pytest.fail("decoded again"))
     again = load_crops(table)
     np.testing.assert_array_equal(again.crops(slice(0, None)), decoded(table))
     half = again.select(np.array([True, False, True, False, True]))
@@ -89,7 +89,7 @@ def test_the_cache_may_lie_elsewhere_and_other_crops_in_it_are_not_used(
 def test_crops_that_are_not_kept(
     make_crops: MakeCrops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(crops_module, "_IN_MEMORY", limit)
+    monkeypatch.setattr(crop_set, "_IN_MEMORY", limit)
     table = make_crops()
     crops = load_crops(table, cache=False)
     np.testing.assert_array_equal(crops.crops(slice(0, None)), decoded(table))
@@ -132,8 +132,8 @@ def test_a_folder_without_room_is_told_before_anything_is_decoded(
         return Usage()
 
     monkeypatch.setattr(shutil, "disk_usage", full)
-    table, reads, read = make_crops(), [], crops_module.read_image
-    monkeypatch.setattr(crops_module, "read_image", lambda path: (reads.append(path), read(path))[1])
+    table, reads, read = make_crops(), [], crop_set.read_image
+    monkeypatch.setattr(crop_set, "read_image", lambda path: (reads.append(path), read(path))[1])
     with pytest.raises(OutputError, match="--cache DIR names another folder"):
         load_crops(table, cache=tmp_path / "cache")
     assert len(reads) == 1  # the first one says how large they are
@@ -143,7 +143,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from agelens.data.crops import crop_side, load_crops
+from agelens.data.crop_set import crop_side, load_crops
 from agelens.data.manifest import read_manifest
 
 def resident():
