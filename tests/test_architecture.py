@@ -326,6 +326,25 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
         agelens.Age  # noqa: B018
 
 
+STEP_HOOKS = {"order", "inputs", "loss", "score", "stepped", "validate", "merit", "result"}
+
+
+def test_no_hook_of_a_step_leaves_something_on_the_stage() -> None:
+    """Hooks of a step hand on by arguments and results; only those of the setup and ``begin`` keep values."""
+    kept = [
+        f"{path.name}, line {node.lineno}: {hook.name} sets {ast.unparse(node)}"
+        for path in (PACKAGE / "methods").rglob("*.py")
+        for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(kind, ast.ClassDef)
+        for hook in kind.body
+        if isinstance(hook, ast.FunctionDef) and hook.name in STEP_HOOKS
+        for node in ast.walk(hook)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if isinstance(node.value, ast.Name) and node.value.id == "self"
+    ]
+    assert kept == []
+
+
 # --- the literal dicts: a name leads to the thing of that name
 
 

@@ -30,6 +30,23 @@ def test_there_is_an_example_of_each_kind() -> None:
     assert all(blocks(recipe, "python") and blocks(recipe, "sh") for recipe in RECIPES)
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_passes_the_linter(name: str) -> None:
+    pytest.importorskip("ruff", reason="linting needs the extra dev")
+    code, *_ = blocks(EXAMPLES[name], "python")
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--extend-ignore", "D100"]
+    done = subprocess.run(
+        [*command, "--stdin-filename", str(PROJECT / "src" / "my_parts.py"), "-"],
+        input=code,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_works_as_written(name: str, reader_folder: Path, tmp_path: Path) -> None:

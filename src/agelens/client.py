@@ -1,4 +1,4 @@
-"""Asking a service (``agelens serve``) instead of computing here: the calls of `AgeEstimator`, over HTTP."""
+"""Client of a service (``agelens serve``): the calls of `AgeEstimator`, over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking a data set over before anyone trains on it.
+"""Audit of a data set, before anyone trains on it.
 
 Everything wrong with an image, a label or a split is a finding in the report, never a traceback: only a
 source that cannot be opened as a manifest or folder at all raises.

@@ -1,7 +1,7 @@
 """The manifest: one table of images and labels, and the one place that checks it.
 
-Columns and their meaning are listed in ``docs/design.md``; only ``path`` and a label are required, and of a
-manifest of identities ``path`` and ``subject``. The label of a row is one of
+``docs/contracts.md`` lists the columns and their meaning. Required are ``path`` and a label, or ``path`` and
+``subject`` in a manifest of identities. The label of a row is one of
 
 - an *exact* age: ``age``;
 - an *apparent* age: ``age``, the mean of several guesses, with their deviation ``age_std``;

@@ -6,23 +6,23 @@ byte or nearly (:mod:`agelens.data.duplicates`).
 - The group goes to one side as a whole: a copy of a training image never tests.
 - *Same age*: one copy is used, the one whose path sorts first; a photograph counts once in a loss and once
   in a mean. The others leave every split.
-- *Conflicting ages*: the photograph has no known label. Choosing one would be guessing, their mean would
-  be a third guess, and in a test split any choice would be scored as truth: all of them leave every split.
-  Labels conflict when byte-identical copies differ at all, or when more than a year lies between a group's
-  ages (or the bands that hold them): a photograph saved again and labelled anew may differ by a birthday's
-  rounding. (In UTKFace most copies
-  differ by more, 5 years in the median of the 477 conflicts: the labels are estimates, made file by file.)
-  Since only the same photograph makes a group, pictures of a person years apart keep their own ages.
-- *A test part that the owner made* stays whole but for its own copies: every copy of its images leaves
+- *Conflicting ages*: the label of the photograph is not known, so all its copies leave every split. One of
+  the ages or their mean would be a guess, and a test split would score it as the truth. Labels conflict when
+  byte-identical copies differ at all, or when a group's ages (or the bands that hold them) are more than a
+  year apart: a photograph that was saved and labelled again may differ by the rounding of a birthday. In
+  UTKFace most copies differ by more, 5 years in the median of the 477 conflicts, because the labels are
+  estimates, made file by file. Pictures of a person years apart are no copies and keep their own ages.
+- *A test part that the owner made* stays whole, without its own copies; every copy of its images leaves
   training.
 
-A row that is not used says why in ``note``.
+The ``note`` of a row that is not used gives the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 
 from agelens.data.columns import SPLITS
 from agelens.data.manifest import band_text, label_bounds
-from agelens.errors import InputError
+from agelens.errors import InputError, SplitError
 
 __all__ = [
     "content_split",
     "default_split",
     "group_place",
     "labels_conflict",
+    "required_rows",
     "split_digest",
     "split_images",
     "split_rows",
@@ -184,6 +185,22 @@ def labels_conflict(labels: Sequence[tuple[float, float]], digests: Sequence[str
 def split_rows(manifest: pd.DataFrame, split: str) -> pd.DataFrame:
     """Select the rows of one split; none where the manifest has no column ``split``."""
     return manifest[manifest["split"] == split] if "split" in manifest else manifest.iloc[:0]
+
+
+def required_rows(manifest: pd.DataFrame, split: str, source: str | Path) -> pd.DataFrame:
+    """Select the rows of one split, or of ``all``.
+
+    Args:
+        manifest: A checked manifest.
+        split: ``train``, ``val``, ``test``, or ``all``.
+        source: Where the manifest comes from, for the message.
+    Raises:
+        SplitError: There are none.
+    """
+    rows = manifest if split == "all" else split_rows(manifest, split)
+    if rows.empty:
+        raise SplitError(f"{source}: no rows with split {split!r}")
+    return rows
 
 
 def split_digest(df: pd.DataFrame) -> str:

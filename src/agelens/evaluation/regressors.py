@@ -47,10 +47,10 @@ def open_regressor(folder: str | Path) -> Regressor | None:
     def ages(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
         import torch
 
-        from agelens.training.transforms import normalise, resize_crops
+        from agelens.training.transforms import network_input
 
         with torch.inference_mode():
-            outputs = network(normalise(resize_crops(torch.from_numpy(crops), size)))
+            outputs = network(network_input(crops, size))
             return network.head.decode(outputs).age.numpy().astype(np.float64)
 
     facts = run.facts.get("geometry")

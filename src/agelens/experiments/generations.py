@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
-from agelens.errors import SplitError
+from agelens.data.splits import required_rows
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
 from agelens.training.fit import CropOutputs, run_on_crops
 from agelens.training.run import Run, load_stage
@@ -68,10 +68,7 @@ def generation_table(
     Raises:
         SplitError: The manifest has no such rows.
     """
-    rows = read_manifest(manifest)
-    selected = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
-    if selected.empty:
-        raise SplitError(f"{manifest}: no rows with split {split!r}")
+    selected = required_rows(read_manifest(manifest), split, manifest)
     ages = selected["age"].to_numpy(dtype=np.float64)
     reference: dict[str, NDArray[np.float64]] = {}
     table: list[GenerationRow] = []

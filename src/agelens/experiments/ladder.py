@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from agelens.data.manifest import read_manifest
-from agelens.errors import InputError, SplitError
+from agelens.data.splits import required_rows
+from agelens.errors import InputError
 from agelens.experiments.generations import estimate_stage
 from agelens.experiments.train import train
 from agelens.metrics import AAR, AAR_GROUPS, aar
@@ -133,10 +134,7 @@ def judge_rungs(runs: Sequence[Run], manifest: str | Path, split: str = "val") -
     Raises:
         SplitError: The manifest has no such rows.
     """
-    rows = read_manifest(manifest)
-    selected = rows[rows["split"] == split] if "split" in rows else rows.iloc[:0]
-    if selected.empty:
-        raise SplitError(f"{manifest}: no rows with split {split!r}")
+    selected = required_rows(read_manifest(manifest), split, manifest)
     ages = selected["age"].to_numpy(dtype=np.float64)
     table = []
     for run in runs:

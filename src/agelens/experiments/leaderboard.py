@@ -23,11 +23,12 @@ from time import monotonic
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agelens.cores import bounded_threads
 from agelens.data.manifest import read_manifest
-from agelens.errors import AgelensError, OutputError, RecipeError, RunError, SplitError
+from agelens.data.splits import required_rows
+from agelens.errors import AgelensError, OutputError, RecipeError, RunError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
@@ -37,7 +38,7 @@ from agelens.export.from_run import export_run
 from agelens.methods.lookup import method_named
 from agelens.reading import open_table, parse_toml, read_text, reason
 from agelens.training.fit import Reporter
-from agelens.training.recipe import Recipe
+from agelens.training.recipe import Recipe, validated
 from agelens.training.run import Run, best_stage, validation_mae
 
 __all__ = ["Entry", "Leaderboard", "LeaderboardRow", "Suite", "leaderboard", "suite_names"]
@@ -130,12 +131,7 @@ class Suite(_Settings):
             table = parse_toml(text)
         except ValueError as error:
             raise RecipeError(source, "file", f"is not TOML: {error}") from error
-        try:
-            suite = cls.model_validate(table)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "suite"
-            raise RecipeError(source, key, first["msg"], first.get("input")) from error
+        suite = validated(cls, table, source)
         for entry in suite.system:
             suite.recipe(entry, suite.seeds[0], None)
         return suite
@@ -241,8 +237,7 @@ def leaderboard(
         OutputError: A file cannot be written.
     """
     rows = read_manifest(manifest)
-    if "split" not in rows or not (rows["split"] == split).any():
-        raise SplitError(f"{manifest}: no rows with split {split!r}")
+    required_rows(rows, split, manifest)
     trainer = _Trainer(
         suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu, bounded_threads(jobs, "jobs")
     )

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from agelens import metrics
 from agelens.data.manifest import read_manifest
-from agelens.errors import InputError, SplitError
+from agelens.data.splits import required_rows
+from agelens.errors import InputError
 from agelens.experiments.generations import estimate_stage
 from agelens.experiments.train import train
 from agelens.files import write_atomically
@@ -278,9 +279,7 @@ def sweep(
     if not points:
         raise InputError("a sweep needs a run")
     if split != "val":
-        rows = read_manifest(manifest)
-        if "split" not in rows or not (rows["split"] == split).any():
-            raise SplitError(f"{manifest}: no rows with split {split!r}")
+        required_rows(read_manifest(manifest), split, manifest)
     for point in points if starts else ():
         _start_of(point, starts or {})
     folder = Path(out)
@@ -335,8 +334,7 @@ def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[d
             arrays = run.read_arrays(stage, "validation.npz")
             ages, estimates = arrays["ages"], {name: arrays[name] for name in judged if name in arrays}
         else:
-            rows = read_manifest(manifest)
-            selected = rows[rows["split"] == split]
+            selected = required_rows(read_manifest(manifest), split, manifest)
             ages, estimates = selected["age"].to_numpy(), estimate_stage(run, stage, selected).estimates()
         for name, values in estimates.items():
             figures = {metric: float(function(values, ages)) for metric, function in _METRICS.items()}

@@ -9,8 +9,8 @@ from torch import nn
 
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
-from agelens.data.splits import split_rows
-from agelens.errors import InputError, ManifestError, RunError, SplitError
+from agelens.data.splits import required_rows
+from agelens.errors import InputError, ManifestError, RunError
 from agelens.methods.verification import Verification, embed, verification_pairs, verify
 from agelens.networks.backbones import load_backbone, make_backbone
 from agelens.networks.stored import described_by_us, load_network
@@ -49,11 +49,7 @@ def verify_weights(
         SplitError: No such rows.
         InputError: Too few people, or a file of a run in place of the run.
     """
-    rows = read_manifest(manifest, ages=False)
-    if split != "all":
-        rows = split_rows(rows, split)
-    if rows.empty:
-        raise SplitError(f"{manifest}: no rows with split {split!r}")
+    rows = required_rows(read_manifest(manifest, ages=False), split, manifest)
     if "subject" not in rows or (rows["subject"] == "").any():
         raise ManifestError(manifest, "verification needs the person of every image", column="subject")
     crops = load_crops(rows)

@@ -17,7 +17,7 @@ from agelens.calibration import LEVEL_GRID, Calibration, conformal_levels, confo
 from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.geometry import require_geometry
 from agelens.data.manifest import read_manifest
-from agelens.data.splits import split_rows
+from agelens.data.splits import required_rows
 from agelens.errors import SplitError
 from agelens.export.degraded import degraded
 from agelens.export.shift_fit import Faces, fit_shift
@@ -127,13 +127,9 @@ def calibrate(
 def _rows(place: str, split: str, card: ModelCard) -> pd.DataFrame:
     rows = read_manifest(place)
     require_geometry(rows, CropGeometry.from_dict(card.geometry))
-    if split != "all":
-        if "split" not in rows or rows["split"].eq("").all():
-            raise SplitError(f"{place}: no row has a split; --split all takes all rows")
-        rows = split_rows(rows, split)
-    if rows.empty:
-        raise SplitError(f"{place}: no rows with split {split!r}")
-    return rows
+    if split != "all" and ("split" not in rows or rows["split"].eq("").all()):
+        raise SplitError(f"{place}: no row has a split; --split all takes all rows")
+    return required_rows(rows, split, place)
 
 
 def _answered(

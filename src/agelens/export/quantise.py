@@ -33,9 +33,10 @@ from onnxruntime.quantization import (
 )
 
 from agelens.data.crop_set import CropSet, load_crops
-from agelens.data.geometry import crop_geometry
+from agelens.data.geometry import require_geometry
 from agelens.data.manifest import read_manifest
-from agelens.errors import InputError, ModelFileError, SplitError
+from agelens.data.splits import required_rows
+from agelens.errors import InputError, ModelFileError
 from agelens.export.onnx_graph import store_as_half, weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.files import write_atomically
@@ -104,17 +105,11 @@ def compress(
         raise InputError(f"images must be at least 1, not {images}")
     card, graph = _read(Path(model))
     rows = read_manifest(manifest)
-    geometry = crop_geometry(rows)
     wanted = CropGeometry.from_dict(card.geometry)
-    if geometry is None or not np.allclose(geometry.template, wanted.template, atol=1e-6):
-        actual = "an unknown geometry" if geometry is None else f"the geometry {geometry.name!r}"
-        raise InputError(f"{manifest}: crops of {actual}, the model was made for {wanted.name!r}")
-    splits = rows["split"] if "split" in rows else rows["path"].map(lambda _: "")
-    for name in {split} | ({"train"} if form == "int8" else set()):
-        if not (splits == name).any():
-            raise SplitError(f"{manifest}: no rows with split {name!r}")
+    require_geometry(rows, wanted)
+    judging = required_rows(rows, split, manifest)
     if form == "int8":
-        training = rows[splits == "train"]
+        training = required_rows(rows, "train", manifest)
         selected = np.unique(np.linspace(0, len(training) - 1, min(images, len(training))).astype(np.int64))
         sample = load_crops(training.iloc[selected], cache=False)
         _widen(graph.graph)
@@ -122,7 +117,7 @@ def compress(
     else:
         _widen(graph.graph)  # what is half already is stored so once, not twice
         store_as_half(graph.graph)
-    judged = load_crops(rows[splits == split], cache=False)
+    judged = load_crops(judging, cache=False)
     before = _ages(Path(model).read_bytes(), judged, wanted.size, model)
     after = _ages(graph.SerializeToString(), judged, wanted.size, out)
     errors = _error(before, judged), _error(after, judged)

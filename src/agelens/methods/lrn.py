@@ -1,14 +1,13 @@
 """Label refinery network (LRN) and coupled evolutionary network (CEN): two presets of one method.
 
-A network trained on labels alone, the *ancestor*, teaches an *offspring* of the same architecture its age
-distribution and its *slack*, the error of its own regression, up to which the offspring's error costs
-nothing; the finished offspring is the ancestor of the next generation. Every generation starts again from the
-same pre-trained (without any: random) weights, not from its ancestor's ([1], Algorithm 1, step 1); only the
-last generation predicts.
+A network trained on labels alone, the *ancestor*, teaches an *offspring* of the same architecture. The
+offspring learns the ancestor's age distribution, and gets the error of the ancestor's regression as *slack*:
+an error within the slack costs nothing. The finished offspring is the ancestor of the next generation. Every
+generation starts again from the same pre-trained weights (random ones if there are none), not from its
+ancestor's ([1], Algorithm 1, step 1). Only the last generation predicts.
 
 The presets are the recipes ``lrn`` and ``cen``, which differ in the temperature τ: CEN trains the first
-generation at τ = 1 and later ones at τ > 1 ([2], below Eq. 3 and Eq. 5); LRN uses one τ throughout. Which τ
-is used where:
+generation at τ = 1 and later ones at τ > 1 ([2], below Eq. 3 and Eq. 5); LRN uses one τ throughout:
 
 - a network *estimates* at the τ it was trained with (its head keeps it);
 - the ancestor's *target* is softmax(z/τ) at the offspring's τ.

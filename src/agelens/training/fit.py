@@ -2,9 +2,9 @@
 
 A stage is fully determined by the recipe's seed: its initial weights, and the order and augmentation of
 every epoch, are drawn from generators seeded by (seed, stage, epoch, rank), so a run that was killed at any
-moment and resumed from its last checkpoint ends in the same weights as one that was not. Stages draw apart,
-so that without a pre-trained start an offspring does not repeat its ancestor's path; whether that helps the
-refinery is open (docs/results.md: neither way gained here).
+moment and resumed from its last checkpoint ends in the same weights as one that was not. Every stage has
+random numbers of its own, so that without a pre-trained start an offspring does not repeat its ancestor's
+path. Whether that helps the refinery is open: neither way was better in docs/results.md.
 """
 
 from __future__ import annotations
