@@ -24,7 +24,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from agelens import __version__  # noqa: E402
 from agelens.apps.cli import app  # noqa: E402
-from agelens.data.label_meaning import LABELS  # noqa: E402
+from agelens.data.label_meaning import MEANINGS  # noqa: E402
 from agelens.data.manifest import check_manifest, write_manifest  # noqa: E402
 from agelens.data.pooled import rows_tested, write_record  # noqa: E402
 from agelens.data.predictions import Predictions, check_predictions, write_predictions  # noqa: E402
@@ -295,7 +295,7 @@ class TestReport:
     def test_the_stamp(self, folder: Path) -> None:
         stamp = json.loads((folder / "report.json").read_text(encoding="utf-8"))["stamp"]
         assert stamp["Model digest"] == "d" * 64
-        assert stamp["Labels"] == LABELS["real"]
+        assert stamp["Labels"] == MEANINGS["real"]
         assert stamp["Split digest"] == split_digest(check_manifest(drawn(400), "m.csv"))
         assert f"agelens {__version__}" in stamp["Software"]
 
@@ -416,10 +416,10 @@ class TestReport:
             make_stamp(found, labels, labels="guessed")
         assert make_stamp(found, labels).entries["Labels"].startswith("not stated")
         told = make_stamp(replace(found, protocol="chalearn"), labels).entries
-        assert (told["Labels"], told["Protocol"]) == (LABELS["apparent"], "chalearn")
+        assert (told["Labels"], told["Protocol"]) == (MEANINGS["apparent"], "chalearn")
         assert (
             make_stamp(replace(found, protocol="chalearn"), labels, labels="real").entries["Labels"]
-            == LABELS["real"]
+            == MEANINGS["real"]
         )
         assert (
             make_stamp(replace(found, protocol="appa-real"), labels)
@@ -493,7 +493,7 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         table = json.loads((out / "report.json").read_text(encoding="utf-8"))
         assert [(row["threshold"], row["challenge"]) for row in table["assurance"]] == [(16, 20), (18, 25)]
-        assert table["stamp"]["Labels"] == LABELS["real"]
+        assert table["stamp"]["Labels"] == MEANINGS["real"]
         assert "sha256 of the predictions" in table["stamp"]["Model digest"]
         assert {row["grouping"] for row in table["results"]} == {
             *("all", "gender", "pose", "gender:pose", "five_years", "eye_distance")

@@ -28,6 +28,7 @@ from agelens.data.duplicates import (
     near_identical_pairs,
 )
 from agelens.data.manifest import band_text, image_paths, inspect_manifest, is_band, label_bounds
+from agelens.data.owner_files import images_below
 from agelens.data.splits import labels_conflict
 from agelens.errors import InputError, ManifestError
 
@@ -55,8 +56,6 @@ KINDS = {
 
 SUSPICIOUS_AGE = 116.0
 """Years; the age of the oldest person in UTKFace."""
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding
             if "age" not in table:  # a set of identities
                 table["age"] = float("nan")
             return table, list(table.attrs.pop("problems"))
-        paths = sorted(_images_below(source))
+        paths = sorted(images_below(source))
         if not paths:
             raise InputError(f"{source}: no image in the folder or below it")
         table = pd.DataFrame({"path": pd.Series(paths, dtype=object), "age": float("nan")})
@@ -179,13 +178,6 @@ def _open(source: Path, dataset: str | None) -> tuple[pd.DataFrame, list[Finding
         raise InputError(f"{source}: a data set ({dataset}) is read from its folder, and this is none")
     table, problems = inspect_manifest(source)
     return table, [_value_finding(table, problem) for problem in problems]
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(parent, name), folder)
 
 
 def _value_finding(table: pd.DataFrame, problem: ManifestError) -> Finding:

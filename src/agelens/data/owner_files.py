@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agelens.errors import InputError
+from agelens.faces.image_files import SUFFIXES
 from agelens.reading import TABLE_BYTES, open_table, read_text
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "without_header",
 ]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_SUFFIXES = tuple(SUFFIXES)
 
 
 def parse_number(value: object) -> float:
@@ -83,7 +84,7 @@ def without_header(rows: Sequence[Mapping[str, str]], name: str, number: str) ->
     """
     if not rows or not math.isnan(parse_number(rows[0][number])):
         return rows
-    return rows if rows[0][name].lower().endswith(SUFFIXES) else rows[1:]
+    return rows if rows[0][name].lower().endswith(_SUFFIXES) else rows[1:]
 
 
 def require_columns(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
@@ -109,9 +110,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def images_below(folder: Path) -> Iterator[str]:
-    """Paths of the images in a folder and below it, relative to it, in order; hidden files are not meant."""
+    """Yield the paths of the visible images in a folder and below it, relative to it, in order."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
                 yield Path(os.path.relpath(os.path.join(parent, name), folder)).as_posix()

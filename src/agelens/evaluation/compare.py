@@ -209,7 +209,7 @@ def compare(
         quoted: Published rows to stand beside.
         estimate: As in :func:`~agelens.evaluation.evaluate.evaluate`.
         allow_missing: Count and name the paths that only one side has instead of raising.
-        meaning: What the labels are, one of :data:`~agelens.data.label_meaning.LABELS`, for the stamp.
+        meaning: What the labels are, one of :data:`~agelens.data.label_meaning.MEANINGS`, for the stamp.
         latency: Time the models.
         replicates: Bootstrap replicates.
         level: Level of the intervals.

@@ -93,7 +93,7 @@ class SweepRow:
         values: Label to value.
         stage: ``generation-2`` …
         estimate: ``ldl``, ``reg``, ``age`` (what the network answers) …; ``permutations`` of a ranker, whose
-            metrics are shares of validation sequences told right, and chance.
+            metrics are shares of validation sequences that were recognised, and chance.
         seeds: Those that are finished.
         mean: Metric to mean over the seeds.
         deviation: Metric to standard deviation over the seeds (n - 1); None with one seed.

@@ -105,9 +105,9 @@ def mistaken_for(evaluation: Evaluation) -> Section:
         if pictures and pictures[0][1] == captions[0]:  # else the face itself cannot be read
             galleries.append(Gallery(pictures))
     note = Text(
-        "First in each row: a face that was estimated wrong. Beside it: other faces of the age that was "
-        "estimated, told right. Does the first look like them, or like its own age? It may look it, or its "
-        "label may be wrong."
+        "Each row begins with a face whose estimate is wrong, followed by other faces of the estimated age "
+        "whose estimates are right. If the first face looks like the others, its label may be wrong, or the "
+        "person may look that age."
     )
     return Section("Mistaken for", (note, *galleries))
 

@@ -25,7 +25,7 @@ def calibrate(
         typer.Option(help="Manifest of aligned crops of another kind. May be repeated."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Rows to use, which the model was not trained on; all: all.")
+        str, typer.Option(help="Rows to use, on which the model was not trained; all for every row.")
     ] = "val",
 ) -> None:
     """Calibrate a model file anew; the age estimates do not change.

@@ -32,7 +32,7 @@ def compare(
     ] = None,
     images: Annotated[Images, typer.Option(help="Content of the manifest's images.")] = Images.aligned,
     estimate: Annotated[
-        str, typer.Option(help="age, or of the distributions: argmax, median or mean.")
+        str, typer.Option(help="Estimate to judge: age, or argmax, median or mean of the distributions.")
     ] = "age",
     quote: Annotated[
         list[str] | None,

@@ -52,7 +52,7 @@ def evaluate(
     ] = None,
     images: Annotated[Images, typer.Option(help="Content of the manifest's images.")] = Images.aligned,
     estimate: Annotated[
-        str, typer.Option(help="age, or of the distribution: argmax, median or mean.")
+        str, typer.Option(help="Estimate to judge: age, or argmax, median or mean of the distribution.")
     ] = "age",
     report: Annotated[
         Path | None,
@@ -68,7 +68,7 @@ def evaluate(
     ] = None,
     false_positive_rate: Annotated[
         list[float] | None,
-        typer.Option(help="Wished-for share of under-age passed, 0 to 1; may be repeated. [0.01 0.05]"),
+        typer.Option(help="Target share of under-age people passed, 0 to 1; may be repeated. [0.01 0.05]"),
     ] = None,
     certainty: Annotated[
         float, typer.Option(help="P(age >= threshold) from which a person is passed, 0.5 to 1.")

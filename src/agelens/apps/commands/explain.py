@@ -33,7 +33,7 @@ class Maps(StrEnum):
 @command("figures that are written are kept", extra="report")
 def explain(
     system: Annotated[str, typer.Argument(help="Run (all its generations) or model; NAME=SYSTEM names it.")],
-    images: Annotated[list[str], typer.Argument(help="Photos, folders (with all below them) or patterns.")],
+    images: Annotated[list[str], typer.Argument(help="Photos, folders (with their subfolders) or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder for page, JSON and pictures.")],
     maps: Annotated[
         Maps, typer.Option(help="gradcam and integrated-gradients need a run and the extra explain.")
@@ -46,7 +46,7 @@ def explain(
         bool, typer.Option("--aligned", help="The images are crops in the model's geometry.")
     ] = False,
     detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
-    figures: Annotated[int, typer.Option(min=0, help="Most faces with a figure of their own.")] = 24,
+    figures: Annotated[int, typer.Option(min=0, help="Maximum number of faces with their own figure.")] = 24,
     beside: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,12 +116,12 @@ def gallery(
     by: Annotated[
         str, typer.Option(help="Grouping as of evaluate: age_band, pose-20, a column; all for one row.")
     ] = "age_band",
-    each: Annotated[int, typer.Option(min=1, help="Most faces of a group.")] = 6,
+    each: Annotated[int, typer.Option(min=1, help="Maximum number of faces of a group.")] = 6,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     show: Annotated[
-        Shown, typer.Option(help="Faces by chance, or those with the smallest or largest errors.")
+        Shown, typer.Option(help="Random faces, or those with the smallest or largest errors.")
     ] = Shown.random,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draw.")] = 0,
     originals: Annotated[
         bool, typer.Option("--originals", help="Show above each crop the photo it was cut from (LAE Fig. 2).")
     ] = False,

@@ -41,7 +41,7 @@ class Format(StrEnum):
 @command("no file was written")
 def predict(
     paths: Annotated[
-        list[str], typer.Argument(help="Photos, folders (with all below them), patterns, or - for stdin.")
+        list[str], typer.Argument(help="Photos, folders (with their subfolders), patterns, or - for stdin.")
     ],
     crops: Annotated[
         bool,

@@ -6,7 +6,7 @@ Layout::
 
     FOLDER/25/anything.jpg …    FOLDER/7.5/…    FOLDER/031/deeper/still.png …
 
-The name of the folder directly in FOLDER is the age in years, a number. Images (JPEG, PNG, WebP, BMP, TIFF)
+The name of the folder directly in FOLDER is the age in years, a number. Images (JPEG, PNG, WebP …)
 may lie deeper. Images in folders named otherwise are findings and left out.
 """
 

@@ -7,7 +7,7 @@ Layout::
     FOLDER/25_anna.jpg    FOLDER/7.5-ben.png    FOLDER/holiday/031 somebody.webp
 
 The name begins with the age in years, a number, followed by ``_``, ``-``, a space, or nothing but the ending.
-Images (JPEG, PNG, WebP, BMP, TIFF) may lie in folders of any name. Images named otherwise are findings and
+Images (JPEG, PNG, WebP …) may lie in folders of any name. Images named otherwise are findings and
 left out.
 """
 

@@ -6,7 +6,7 @@ Layout::
 
     FOLDER/anna/anything.jpg …    FOLDER/ben/deeper/still.png …
 
-The name of the folder directly in FOLDER is the person. Images (JPEG, PNG, WebP, BMP, TIFF) may lie deeper;
+The name of the folder directly in FOLDER is the person. Images (JPEG, PNG, WebP …) may lie deeper;
 those directly in FOLDER are findings and left out. People are split, not images: a quarter of them, by a
 hash of the name, is held back for verification (``val``). A table ``path,subject`` serves as well: give it to
 ``agelens prepare`` as it is.
