@@ -214,7 +214,7 @@ class FaceTracker:
         return candidate
 
     def _resolve(self, seen: dict[int, _Candidate]) -> None:
-        """Where two tracks found one face, leave it to the one that it looks like."""
+        """Leave a face that two tracks found to the one that it looks like."""
         tracks = {track.number: track for track in self._tracks}
         for first, second in combinations(sorted(seen), 2):
             if first not in seen or second not in seen:
