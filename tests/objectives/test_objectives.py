@@ -128,7 +128,7 @@ def _unimodal(row: list[float], y: float) -> float:
     total = 0.5 * math.log(variance) + (_mean(row) - _clamp(y)) ** 2 / (2 * variance)
     for k in range(5):
         side = (k > _index(y)) - (k < _index(y))
-        total += 1000 * max(0.0, side * (p[k + 1] - p[k]))
+        total += 10 * max(0.0, side * (p[k + 1] - p[k]))
     return total
 
 
@@ -279,7 +279,7 @@ def test_unimodal_concentrated_by_hand() -> None:
     variance = 11 / 16 + 1e-3
     twenty = torch.tensor([20.0])
     # label 20: from 20 to 21 the sign is 0; from 21 to 22 p rises by 1/4 behind the label
-    expected = 0.5 * math.log(variance) + 1.25**2 / (2 * variance) + 1000 * 0.25
+    expected = 0.5 * math.log(variance) + 1.25**2 / (2 * variance) + 10 * 0.25
     assert unimodal_concentrated(logits, twenty, THIRDS).item() == pytest.approx(expected, rel=1e-5)
     # label 22: it never falls before the label
     expected = 0.5 * math.log(variance) + 0.75**2 / (2 * variance)
