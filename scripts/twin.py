@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Write what the page's JavaScript twin of the pipeline takes from Python, and is tested against.
 
-``constants.js`` holds the settings of detector, alignment and quality; ``golden.json`` holds inputs with the
-results that Python computes from them. Run this after a change of ``agelens/faces``; a test fails until then.
-The tests in ``tests/serve/twin`` compare the JavaScript with them: ``node --test tests/serve/twin``.
+``constants.js`` holds the settings of detector, alignment, quality, tracks and their ages; ``golden.json``
+holds inputs with the results that Python computes from them. Run this after a change of ``agelens/faces`` or
+``agelens/video``; a test fails until then. The tests in ``tests/serve/twin`` compare the JavaScript with it:
+``node --test tests/serve/twin``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import inspect
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from agelens.inference.face import Face
 from agelens.inference.shipped_models import model_path
 from agelens.model_file import open_model_file
 from agelens.shift import ShiftCorrection, UsualRange
+from agelens.video.settings import FUSION, TRACKING
 
 PROJECT = Path(__file__).parents[1]
 CONSTANTS = PROJECT / "src" / "agelens" / "serve" / "page" / "estimation" / "constants.js"
@@ -80,12 +82,14 @@ def constants() -> dict[str, Any]:
             "nose_depth_of_face": quality._NOSE_DEPTH_IN_FACE_HEIGHTS,
             "nose_depth_of_eyes": alignment._NOSE_DEPTH_IN_EYE_DISTANCES,
         },
+        "tracking": asdict(TRACKING),
+        "fusion": asdict(FUSION),
     }
 
 
 def constants_module() -> str:
     """Give ``constants.js``: one JSON object; not a JSON module, which not every browser can import yet."""
-    head = "// Written by scripts/twin.py from agelens/faces: change the Python, then run the script.\n\n"
+    head = "// Written by scripts/twin.py from the Python code: change that, then run the script.\n\n"
     return f"{head}export default {json.dumps(constants(), indent=2)};\n"
 
 

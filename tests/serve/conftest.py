@@ -26,6 +26,7 @@ from PIL import Image
 
 from agelens.faces.detection import DetectedFace
 
+AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -376,6 +377,27 @@ def broken(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "broken.jpg"
     path.write_bytes(portrait.read_bytes()[:200])
     return path
+
+
+@pytest.fixture(scope="session")
+def assert_accessible() -> Callable[[Any], None]:
+    """``assert_accessible(page)`` checks a page by the rules of axe-core, if that is installed."""
+
+    def check(page: Any) -> None:
+        if not AXE.is_file():
+            return
+        if not page.evaluate("'axe' in window"):
+            page.evaluate(AXE.read_text(encoding="utf-8"))
+        found = page.evaluate("axe.run({resultTypes: ['violations']})")
+        broken_rules = [
+            f"{rule['id']}: {node['html']} {node['failureSummary']}"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+        assert broken_rules == []
+        assert len(found["passes"]) > 15
+
+    return check
 
 
 @pytest.fixture(scope="session")

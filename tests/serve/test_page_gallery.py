@@ -81,7 +81,7 @@ def test_a_dropped_folder_gives_its_photos(visit: Callable[..., Any], paged: Any
     page.page.locator(".photo.done").nth(3).wait_for()
     names = page.page.locator(".photo h3").all_inner_texts()
     assert names == ["inner.png", "c.heic", "b.png", "a.JPG"]
-    assert "2 files are no photos by their names" in page.text("#message")
+    assert "2 files are no photos or clips by their names" in page.text("#message")
 
 
 def test_names_cannot_turn_the_text_around(

@@ -19,7 +19,11 @@ TESTS = Path(__file__).parent / "twin"
 @pytest.fixture(scope="module")
 def twin() -> Any:
     """``scripts/twin.py``, which writes both files."""
-    spec = importlib.util.spec_from_file_location("twin", PROJECT / "scripts" / "twin.py")
+    return _script("twin")
+
+
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,6 +38,14 @@ def test_constants_are_pythons(twin: Any) -> None:
 def test_golden_results_are_pythons(twin: Any) -> None:
     wanted = json.loads(twin.GOLDEN.read_text(encoding="utf-8"))
     assert twin.differences(json.loads(json.dumps(twin.golden())), wanted) == [], "run scripts/twin.py"
+
+
+def test_golden_tracks_are_pythons(twin: Any) -> None:
+    script = _script("twin_clips")
+    wanted = json.loads(script.GOLDEN.read_text(encoding="utf-8"))
+    assert twin.differences(json.loads(json.dumps(script.golden())), wanted) == [], (
+        "run scripts/twin_clips.py"
+    )
 
 
 def test_a_difference_is_told(twin: Any) -> None:

@@ -1,10 +1,12 @@
 // The page: photos come in, one after the other they are estimated, here or by the server.
 
 import { Camera } from "./camera.js";
+import { ClipCard, isClip } from "./clip.js";
 import { Device } from "./device.js";
 import { parseBins } from "./distribution.js";
 import { droppedFiles } from "./files.js";
 import { Gallery } from "./gallery.js";
+import { Live } from "./live.js";
 import { forgetPage, keepPage } from "./offline.js";
 import { Problem, explain } from "./problem.js";
 import { estimate, fetchEngine, fetchOffer } from "./service.js";
@@ -147,7 +149,7 @@ async function prepare() {
   }
 }
 
-function load(model, report) {
+function load(model, report = () => {}) {
   const { networks } = offer.detector;
   return device.load({ model, networks, engineBytes: engine.bytes, token }, report);
 }
@@ -159,6 +161,7 @@ const gallery = new Gallery(find("results"), {
   announce,
   onRefusal: () => askToken(true),
   async estimate(card) {
+    if (card instanceof ClipCard) return card.estimate(follower, settings);
     const onDevice = card.keep || settings.onDevice;
     const { model } = settings;
     const answer = await (onDevice ? estimateHere(card, model) : estimateThere(card, model));
@@ -169,7 +172,9 @@ const gallery = new Gallery(find("results"), {
 function add(files) {
   const found = Array.from(files);
   if (found.length === 0) return;
-  announce(found.length === 1 ? "Estimating one photo …" : `Estimating ${found.length} photos …`);
+  const clips = found.filter(isClip).length;
+  const noun = clips === 0 ? "photo" : clips === found.length ? "clip" : "file";
+  announce(found.length === 1 ? `Estimating one ${noun} …` : `Estimating ${found.length} ${noun}s …`);
   gallery.add(found);
 }
 
@@ -188,12 +193,28 @@ function estimateThere(card, model) {
   return estimate(card.file, { model, token, limits: offer.limits });
 }
 
+/** People in clips and before the camera: they are estimated in this page, and never sent. */
+const follower = {
+  /** Why that is not possible; null if it is. */
+  get missing() {
+    return offer === null ? "the server has not said what it offers" : engine.missing;
+  },
+  /** Get everything into this page; gives the model that is chosen. */
+  async ready() {
+    const { model } = settings;
+    await (here?.model === model ? here.loading : load(model));
+    return model;
+  },
+  follow: (request) => device.follow(request),
+  finish: (stream) => device.finish(stream),
+};
+
 async function addDropped(transfer) {
   try {
     const { files, skipped } = await droppedFiles(transfer);
     add(files);
     if (skipped > 0 || files.length === 0) {
-      say(files.length === 0 ? "No photo was dropped" : "Not every file was taken", skippedFiles(skipped));
+      say(files.length === 0 ? "No photo or clip was dropped" : "Not every file was taken", skippedFiles(skipped));
     }
   } catch {
     say("The folder cannot be read", "The browser was not allowed to, or it has gone.");
@@ -202,7 +223,7 @@ async function addDropped(transfer) {
 
 function skippedFiles(count) {
   if (count === 0) return "The folder is empty.";
-  return count === 1 ? "One file is no photo by its name." : `${count} files are no photos by their names.`;
+  return count === 1 ? "One file is no photo or clip by its name." : `${count} files are no photos or clips by their names.`;
 }
 
 async function addExample() {
@@ -239,7 +260,8 @@ function listen() {
     addDropped(event.dataTransfer);
   });
 
-  const camera = new Camera(find("camera"), (photo) => add([photo]), announce);
+  const live = new Live(find("camera"), { follower, settings, announce });
+  const camera = new Camera(find("camera"), (photo) => add([photo]), announce, live);
   find("use-example").addEventListener("click", addExample);
   find("use-camera").disabled = Camera.missing !== null;
   if (Camera.missing !== null) find("camera-missing").textContent = `No camera: ${Camera.missing}.`;

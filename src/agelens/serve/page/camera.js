@@ -9,8 +9,8 @@ const NAMES = {
 export class Camera {
   #stream = null;
 
-  /** `onPhoto` gets every photo that is taken, as a File; `announce` says things aloud. */
-  constructor(dialog, onPhoto, announce) {
+  /** `onPhoto` gets every photo that is taken, as a File; `announce` says things aloud; `live` shows ages meanwhile. */
+  constructor(dialog, onPhoto, announce, live) {
     const find = (name) => dialog.querySelector(`[data-part="${name}"]`);
     this.dialog = dialog;
     this.video = find("video");
@@ -19,6 +19,7 @@ export class Camera {
     this.cameras = find("cameras");
     this.buttons = { start: find("start"), take: find("take"), stop: find("stop") };
     this.announce = announce;
+    this.live = live;
     this.buttons.start.addEventListener("click", () => this.#start());
     this.cameras.addEventListener("change", () => {
       this.#stop("");
@@ -56,6 +57,7 @@ export class Camera {
       await this.#list(stream);
       this.#show(true, "The camera is on. Nothing is kept or sent until you take a photo.");
       this.buttons.take.focus();
+      this.live.start();
     } catch (error) {
       this.#stop(NAMES[error.name] ?? `The camera cannot be used: ${error.message}`);
     } finally {
@@ -76,6 +78,7 @@ export class Camera {
   }
 
   #stop(note) {
+    this.live.stop();
     this.#stream?.getTracks().forEach((track) => track.stop());
     this.#stream = null;
     this.video.srcObject = null;

@@ -25,12 +25,22 @@ export class Device {
     return this.#ask("estimate", request);
   }
 
-  #ask(task, request, report = () => {}) {
+  /** The people in the next frame, an ImageBitmap that is given away, of a clip or camera; only after `load`. */
+  follow(request) {
+    return this.#ask("follow", request, undefined, [request.bitmap]);
+  }
+
+  /** The people of a clip or camera that has ended. */
+  finish(stream) {
+    return this.#ask("finish", { stream });
+  }
+
+  #ask(task, request, report = () => {}, given = []) {
     this.#worker ??= this.#start();
     const id = this.#asked++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, report });
-      this.#worker.postMessage({ id, task, request });
+      this.#worker.postMessage({ id, task, request }, given);
     });
   }
 

@@ -1,11 +1,13 @@
-// The photos that were dropped, those in folders too.
+// The photos and clips that were dropped, those in folders too.
+
+import { isClipName } from "./clip.js";
 
 const PHOTO = /\.(avif|bmp|dib|gif|heic|heif|jfif|jpe|jpe?g|mpo|png|tiff?|webp)$/i;
 const MOST = 2000; // files of dropped folders
 
 /**
- * The files of a DataTransfer: {files, skipped}. Of a folder those below it whose names are a photo's; `skipped` counts
- * the others. To be called while the event is handled; the folders are read afterwards.
+ * The files of a DataTransfer: {files, skipped}. Of a folder those below it whose names are a photo's or a clip's;
+ * `skipped` counts the others. To be called while the event is handled; the folders are read afterwards.
  */
 export function droppedFiles(transfer) {
   const given = Array.from(transfer.items, (item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile?.() }));
@@ -28,7 +30,7 @@ async function readFolder(folder, found) {
   for (const entry of await entriesOf(folder)) {
     if (entry.isDirectory) {
       if (!entry.name.startsWith(".")) await readFolder(entry, found);
-    } else if (!PHOTO.test(entry.name) || entry.name.startsWith(".") || found.files.length === MOST) {
+    } else if (!(PHOTO.test(entry.name) || isClipName(entry.name)) || entry.name.startsWith(".") || found.files.length === MOST) {
       found.skipped++;
     } else {
       found.files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));

@@ -1,9 +1,16 @@
-// The photos on the page: they are estimated one after the other, sorted, and made small where there are many.
+// The photos and clips on the page: they are estimated one after the other, sorted, and made small where there are many.
 
+import { ClipCard, isClip } from "./clip.js";
+import { csv, json, rounded, save } from "./download.js";
 import { PhotoCard } from "./photo.js";
 import { explain } from "./problem.js";
 
 const MANY = 8; // photos; more are shown as small cards that open on demand
+
+const COLUMNS = [
+  ...["path", "face", "age", "low", "high", "p_at_least", "x1", "y1", "x2", "y2", "confidence"],
+  ...["warnings", "model", "error"],
+];
 
 const ORDERS = {
   newest: (one, other) => other.number - one.number,
@@ -40,7 +47,10 @@ export class Gallery {
       text: find("progress-text"),
       cancel: find("cancel"),
       order: find("order"),
+      save: find("save"),
     };
+    find("save-csv").addEventListener("click", () => save("ages.csv", csv(COLUMNS, this.#rows()), "text/csv"));
+    find("save-json").addEventListener("click", () => save("ages.json", json(this.#results()), "application/json"));
     this.parts.order.addEventListener("change", () => this.#sort());
     this.parts.cancel.addEventListener("click", () => this.cancel());
   }
@@ -48,7 +58,7 @@ export class Gallery {
   /** Take photos in. One that comes while the switch is on is never sent, even if it is turned off before its turn. */
   add(files) {
     for (const file of files) {
-      const card = new PhotoCard(file, ++this.#given, {
+      const card = new (isClip(file) ? ClipCard : PhotoCard)(file, ++this.#given, {
         onRemove: () => this.remove(card),
         onRetry: () => this.#enqueue([card]),
       });
@@ -92,12 +102,30 @@ export class Gallery {
     this.announce("All photos were removed.");
   }
 
-  /** Stop after the photo that is worked on. */
+  /** Stop after the photo that is worked on; a clip ends there. */
   cancel() {
     const waiting = this.#queue.splice(0);
+    this.#working?.stop?.();
     for (const card of waiting) card.fail({ title: "Not estimated", detail: "It was cancelled." });
     this.announce(`Cancelled: ${waiting.length} photos were not estimated.`);
     this.#show();
+  }
+
+  /** The answers of all photos that have one, by name; a clip's are saved from its own card. */
+  #results() {
+    const photos = [...this.#cards].filter((card) => card instanceof PhotoCard).sort(ORDERS.name);
+    return photos.map((card) => card.result(this.settings)).filter((result) => result !== null);
+  }
+
+  /** A row a face, or one that says why there is none. */
+  #rows() {
+    return this.#results().flatMap(({ path, model, error, faces }) => {
+      if (faces.length === 0) return [{ path, model, error }];
+      return faces.map(({ box, warnings, ...face }, index) => {
+        const [x1, y1, x2, y2] = box ?? [];
+        return rounded({ ...face, path, model, face: index + 1, x1, y1, x2, y2, warnings: warnings.join(" ") });
+      });
+    });
   }
 
   #enqueue(cards) {
@@ -143,6 +171,7 @@ export class Gallery {
     this.root.hidden = count === 0;
     this.root.classList.toggle("compact", count > MANY);
     this.parts.order.closest("label").hidden = count < 2;
+    this.parts.save.hidden = ![...this.#cards].some((card) => card instanceof PhotoCard && card.youngest !== null);
     const left = this.#queue.length + (this.#working === null ? 0 : 1);
     const total = this.#done + left;
     this.parts.progress.hidden = left === 0 || total < 2;

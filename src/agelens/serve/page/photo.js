@@ -2,6 +2,7 @@
 
 import { drawDistribution } from "./chart.js";
 import { interval, probabilityAtLeast } from "./distribution.js";
+import { annotated, save, stem } from "./download.js";
 import { shownName } from "./names.js";
 
 const FACES = 4; // of one photo that are shown at first, where there are more than two more
@@ -42,6 +43,7 @@ export class PhotoCard {
     for (const [name, verb, action] of [
       ["remove", "Remove", onRemove],
       ["retry", "Try again:", onRetry],
+      ["save-picture", "Save picture of", () => this.#savePicture()],
       ["open", "Details of", () => this.#open(!this.element.classList.contains("open"))],
     ]) {
       const button = part(this.element, name);
@@ -71,7 +73,7 @@ export class PhotoCard {
     part(this.element, "error").hidden = true;
     part(this.element, "retry").hidden = true;
     for (const name of ["notes", "faces", "boxes", "summary"]) part(this.element, name).replaceChildren();
-    part(this.element, "more").hidden = true;
+    for (const name of ["more", "save-picture"]) part(this.element, name).hidden = true;
     this.say("Waiting …");
   }
 
@@ -90,6 +92,7 @@ export class PhotoCard {
     const kept = onDevice ? "; the photo was not sent" : "";
     this.say(`Estimated ${where} with ${model.name} in ${seconds} s${kept}`);
     const count = answer.faces.length;
+    part(this.element, "save-picture").hidden = count === 0 || part(this.element, "image").hidden;
     const faces = count === 1 ? "one face" : `${count} faces`;
     part(this.element, "image").alt = `${this.name}: ${faces} marked`;
     this.render(settings);
@@ -214,8 +217,34 @@ export class PhotoCard {
     return card;
   }
 
+  /** The answer in numbers: {path, model, error, faces: [{age, low, high, …}]}; null while there is none. */
+  result({ threshold, level }) {
+    const path = this.file.name;
+    if (this.failed) return { path, error: part(this.element, "title").textContent, faces: [] };
+    if (this.#answer === null) return null;
+    const { name: model, version, bins, calibration } = this.#model;
+    const faces = this.#answer.faces.map(({ age, box, confidence, distribution, warnings }) => {
+      const [low, high] = interval(distribution, bins, calibration, level);
+      const ages = { age, low, high, level, p_at_least: probabilityAtLeast(distribution, bins, threshold), threshold };
+      const codes = warnings.map(({ code }) => code);
+      return { ...ages, box, confidence, warnings: codes, age_bins: `${bins.minimum}-${bins.maximum}`, distribution };
+    });
+    const { width, height } = this.#answer;
+    return { path, model, version, width, height, error: faces.length === 0 ? "no face found" : null, faces };
+  }
+
+  async #savePicture() {
+    const faces = [...part(this.element, "boxes").children].map((box, index) => {
+      const told = [part(box, "age"), part(box, "interval")].map(({ textContent }) => textContent);
+      const number = part(box, "number").textContent;
+      const label = `${number && `${number}: `}${told[0]} (${told[1].replace("–", " to ")})`;
+      return { box: this.#answer.faces.filter((face) => face.box !== null)[index].box, label };
+    });
+    save(`${stem(this.name)}-ages.png`, await annotated(part(this.element, "image"), this.#answer, faces));
+  }
+
   #hideImage() {
-    part(this.element, "image").hidden = true;
+    for (const name of ["image", "save-picture"]) part(this.element, name).hidden = true;
     part(this.element, "blank").hidden = false;
   }
 

@@ -1,4 +1,4 @@
-// Written by scripts/twin.py from agelens/faces: change the Python, then run the script.
+// Written by scripts/twin.py from the Python code: change that, then run the script.
 
 export default {
   "mtcnn": {
@@ -27,5 +27,59 @@ export default {
     "nose_place": 0.576,
     "nose_depth_of_face": 0.488,
     "nose_depth_of_eyes": 0.5
+  },
+  "tracking": {
+    "look_every": 0.045,
+    "detect_every": 0.33,
+    "detect_again": 0.1,
+    "turned_every": 1.0,
+    "turned_longest": 8.0,
+    "window": 96,
+    "window_template": 0.6,
+    "reach": 2.0,
+    "reach_per_second": 6.0,
+    "farthest": 8.0,
+    "growth": 1.5,
+    "growth_unseen": 1.8,
+    "overlap": 0.4,
+    "grid": 8,
+    "look_memory": 0.9,
+    "alike": 0.3,
+    "alike_unseen": 0.6,
+    "alike_cut": 0.75,
+    "gap": 0.15,
+    "coast": 1.2,
+    "confirm": 3,
+    "velocity_memory": 0.5,
+    "velocity_fade": 0.3,
+    "scene": 32,
+    "scene_colours": 4,
+    "cut_colours": 0.45,
+    "cut_levels": 30.0
+  },
+  "fusion": {
+    "eye_distance": [
+      8.0,
+      24.0
+    ],
+    "blur": [
+      0.6,
+      0.85
+    ],
+    "yaw": [
+      25.0,
+      60.0
+    ],
+    "pitch": [
+      20.0,
+      50.0
+    ],
+    "outside": [
+      0.0,
+      0.3
+    ],
+    "least": 0.02,
+    "widening": 1.1,
+    "settled": 1.0
   }
 };

@@ -7,7 +7,9 @@ import { fetchBytes } from "../service.js";
 import { alignFace } from "./alignment.js";
 import { cropAppearance } from "./appearance.js";
 import { decode } from "./decode.js";
+import { pixelsOf } from "./frames.js";
 import { MTCNN } from "./mtcnn.js";
+import { People } from "./people.js";
 import { faceQuality, faceWarnings, photoWarnings } from "./quality.js";
 import { detectTurned } from "./turned.js";
 
@@ -18,6 +20,7 @@ const BATCH = 32; // crops that the age network sees at once
 let runtime = null;
 let detector = null;
 const sessions = new Map(); // age networks by the address of their file
+const streams = new Map(); // the people of clips and cameras by the name that the page gives them
 
 /**
  * Fetch and start the engine, the detector and one age network, unless they are here already. `report` hears the share
@@ -104,7 +107,27 @@ async function estimateCrops(crops, model) {
   return { ages: Array.from(results.age.data), distributions: crops.map(distribution) };
 }
 
-const tasks = { load, estimate };
+/** The people in the next frame of a clip or camera; `time` in seconds, rising; `rest` as People takes it. */
+async function follow({ stream, model, bitmap, time, rest }) {
+  const started = performance.now();
+  const image = pixelsOf(bitmap);
+  if (!streams.has(stream)) {
+    streams.set(stream, new People(detector, model.geometry, (crops) => estimateCrops(crops, model), rest));
+  }
+  const { width, height } = image;
+  const found = await streams.get(stream).add(image, time);
+  const people = found.map((person) => ({ ...person, box: inside(person.box, width, height) }));
+  return { width, height, people, milliseconds: performance.now() - started };
+}
+
+/** The people of a clip or camera that has ended. */
+function finish({ stream }) {
+  const people = streams.get(stream)?.finish() ?? [];
+  streams.delete(stream);
+  return people;
+}
+
+const tasks = { load, estimate, follow, finish };
 let last = Promise.resolve(); // one task after the other
 
 self.addEventListener("message", ({ data: { id, task, request } }) => {
