@@ -517,12 +517,14 @@ def main() -> int:
     if sys.argv[1:2] == ["--inside"]:
         _inside(int(sys.argv[2]), sys.argv[3], [int(number) for number in sys.argv[4:]])
         return 0
+    from agelens.faces.default_detector import DEFAULT_DETECTOR
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--number", type=int, default=500, help="of images, each through every door")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first image")
     parser.add_argument("--doors", default=",".join(DOORS), help="default: %(default)s")
-    parser.add_argument("--detector", default="mtcnn", help="default: %(default)s")
+    parser.add_argument("--detector", default=DEFAULT_DETECTOR, help="default: %(default)s")
     parser.add_argument("--memory", type=float, default=600, help="MB that a process may need")
     parser.add_argument("--part", type=int, default=1000, help="images after which processes begin anew")
     parser.add_argument("--done", type=Path, help="file of the parts that are done, which it goes on from")

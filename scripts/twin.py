@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agelens.faces import alignment, mtcnn, quality, turned
+from agelens.faces import alignment, mtcnn, quality, search_size, turned, yunet, yunet_onet
 from agelens.faces.appearance import MEASURES, crop_appearance
 from agelens.faces.detection import DetectedFace
 from agelens.faces.quality_warnings import THRESHOLDS, face_warnings
@@ -63,18 +63,33 @@ SHIFT = ShiftCorrection(
 
 def constants() -> dict[str, Any]:
     """Give the settings that Python and JavaScript share."""
-    signature = inspect.signature(mtcnn.MTCNN.__init__)
-    settings = {name: parameter.default for name, parameter in signature.parameters.items() if name != "self"}
-    del settings["threads"]
     return {
-        "mtcnn": {
-            **settings,
-            "cell": mtcnn._CELL,
-            "stride": mtcnn._STRIDE,
-            "searched_face": mtcnn._SEARCHED_FACE,
-            "faces_across": mtcnn._FACES_ACROSS,
+        "search": {
+            "least_face": search_size.LEAST_FACE,
+            "searched_face": search_size.SEARCHED_FACE,
+            "faces_across": search_size.FACES_ACROSS,
         },
-        "turned": {"upright": turned._UPRIGHT, "turned": turned._TURNED},
+        "mtcnn": {**_settings(mtcnn.MTCNN), "cell": mtcnn._CELL, "stride": mtcnn._STRIDE},
+        "yunet": {
+            "strides": yunet.STRIDES,
+            "padding": yunet._PADDING,
+            "large": yunet.LARGE,
+            "overlap": yunet._OVERLAP,
+        },
+        "yunet_onet": {
+            **_settings(yunet_onet.YuNetONet),
+            "proposed_face": yunet_onet._PROPOSED_FACE,
+            "certain": yunet_onet._CERTAIN,
+            "least_side": yunet_onet._LEAST_SIDE,
+            "most_uncertain": yunet_onet._MOST_UNCERTAIN,
+            "output_side": yunet_onet._OUTPUT_SIDE,
+            "shift": yunet_onet._SHIFT,
+            "side": yunet_onet._SIDE,
+        },
+        "turned": {
+            "by_confidence": turned.BY_CONFIDENCE._asdict(),
+            "by_upright": turned.BY_UPRIGHT._asdict(),
+        },
         "alignment": {"oversampling": alignment._OVERSAMPLING},
         "quality": {
             "window": quality._WINDOW,
@@ -85,6 +100,12 @@ def constants() -> dict[str, Any]:
         "tracking": asdict(TRACKING),
         "fusion": asdict(FUSION),
     }
+
+
+def _settings(detector: type) -> dict[str, Any]:
+    """Give the settings of a detector by default."""
+    parameters = inspect.signature(detector).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if name != "threads"}
 
 
 def constants_module() -> str:
@@ -98,7 +119,8 @@ def golden() -> dict[str, Any]:
     return {
         "resize": _resizes(),
         "alignment": _alignments(),
-        "mtcnn": _detections(),
+        "mtcnn": _mtcnn_detections(),
+        "yunet_onet": _yunet_onet_detections(),
         "turned": _turns(),
         "quality": _qualities(),
         "distribution": _distributions(),
@@ -166,10 +188,10 @@ def _alignments() -> list[dict[str, Any]]:
 
 
 class _Recorder:
-    """An onnxruntime session that records its inputs as 8-bit pixels, and its outputs."""
+    """An onnxruntime session that records its inputs as 8-bit pixels, and its first ``used`` outputs."""
 
-    def __init__(self, session: Any) -> None:
-        self.session = session
+    def __init__(self, session: Any, scale: float, offset: float, used: int | None = None) -> None:
+        self.session, self.scale, self.offset, self.used = session, scale, offset, used
         self.calls: list[dict[str, Any]] = []
 
     def run(self, names: Any, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -178,35 +200,70 @@ class _Recorder:
         self.calls.append(
             {
                 "dims": list(fed.shape),
-                "pixels": packed(np.rint(fed * 128 + 127.5).astype(np.uint8)),
-                "outputs": [{"dims": list(output.shape), "data": packed(output)} for output in outputs],
+                "pixels": packed(np.rint(fed * self.scale + self.offset).astype(np.uint8)),
+                "outputs": [
+                    {"dims": list(output.shape), "data": packed(output)} for output in outputs[: self.used]
+                ],
             }
         )
         return outputs
 
 
-def _detections() -> list[dict[str, Any]]:
-    """A small portrait and one that is shrunk first; the networks' answers are part of them."""
+def _head() -> Image.Image:
     with Image.open(PORTRAIT) as opened:
-        head = opened.convert("RGB").crop((150, 20, 310, 200))
+        return opened.convert("RGB").crop((150, 20, 310, 200))
+
+
+def _mtcnn_detections() -> list[dict[str, Any]]:
+    """A small portrait and one that is shrunk first; the networks' answers are part of them."""
     cases = []
     for side, settings in (((96, 108), {}), ((128, 144), {"max_side": 100, "min_face_size": 36})):
-        image = np.asarray(head.resize(side, Image.Resampling.BOX))
         detector = mtcnn.MTCNN(**settings)
-        recorders = {name: _Recorder(getattr(detector, f"_{name}")) for name in ("pnet", "rnet", "onet")}
-        for name, recorder in recorders.items():
-            setattr(detector, f"_{name}", recorder)
-        faces = [
-            {
-                "box": face.box,
-                "confidence": face.confidence,
-                "landmarks": np.asarray(face.landmarks).tolist(),
-            }
-            for face in detector.detect(image)
-        ]
-        calls = {name: recorder.calls for name, recorder in recorders.items()}
-        cases.append({"image": _picture(image), "settings": settings, "calls": calls, "faces": faces})
+        recorders = {"pnet": _Recorder(detector._pnet, 128, 127.5), **_recorded_last(detector)}
+        detector._pnet = recorders["pnet"]
+        image = np.asarray(_head().resize(side, Image.Resampling.BOX))
+        cases.append(_detection(image, settings, detector, recorders))
     return cases
+
+
+def _yunet_onet_detections() -> list[dict[str, Any]]:
+    """A small portrait, one that is shrunk first, and a wide picture that YuNet sees at two scales."""
+    small = np.asarray(_head().resize((96, 108), Image.Resampling.BOX))
+    wide = np.full((48, 330, 3), 128, np.uint8)
+    wide[:, 200:243] = np.asarray(_head().resize((43, 48), Image.Resampling.BOX))
+    seen_at_two_scales = {"min_face_size": 20, "thresholds": (0.02, 0.5, 0.5)}
+    cases = []
+    for image, settings in ((small, {}), (small, {"max_side": 63}), (wide, seen_at_two_scales)):
+        detector = yunet_onet.YuNetONet(**settings)
+        yunets = detector._yunet._session = _Recorder(detector._yunet._session, 1, 0, used=9)
+        recorders = {"yunet": yunets, **_recorded_last(detector)}
+        cases.append(_detection(image, settings, detector, recorders))
+    return cases
+
+
+def _recorded_last(detector: Any) -> dict[str, _Recorder]:
+    """Record what the last two networks of MTCNN see and say."""
+    recorders = {}
+    for name in ("rnet", "onet"):
+        network = getattr(detector, f"_{name}")
+        recorders[name] = network._session = _Recorder(network._session, 128, 127.5)
+    return recorders
+
+
+def _detection(
+    image: NDArray[np.uint8], settings: dict[str, Any], detector: Any, recorders: dict[str, _Recorder]
+) -> dict[str, Any]:
+    faces = [
+        {
+            "box": face.box,
+            "confidence": face.confidence,
+            "landmarks": np.asarray(face.landmarks).tolist(),
+            "upright": face.upright,
+        }
+        for face in detector.detect(image)
+    ]
+    calls = {name: recorder.calls for name, recorder in recorders.items()}
+    return {"image": _picture(image), "settings": settings, "calls": calls, "faces": faces}
 
 
 def _turns() -> list[dict[str, Any]]:

@@ -354,7 +354,7 @@ def test_detectors_know_their_names() -> None:
     assert {name: getattr(made, "name", None) for name, made in DETECTORS.items()} == {
         name: name for name in DETECTORS
     }
-    assert set(DETECTORS) >= {"mtcnn", "haar", "yunet", "none"}
+    assert set(DETECTORS) >= {"yunet-onet", "mtcnn", "haar", "yunet", "none"}
 
 
 def test_datasets_know_their_names() -> None:

@@ -105,7 +105,7 @@ def test_a_detector_of_a_package(install) -> None:  # type: ignore[no-untyped-de
     code = "from agelens.faces.none import WholeImage\nclass Mine(WholeImage):\n    name = 'mine'\n"
     install("acme", "1.2", "acme_f", code, {"agelens.detectors": "mine = acme_f:Mine"})
     assert make_detector("mine", threads=1).name == "mine"
-    with pytest.raises(PluginError, match="no detector 'yours'; there are mtcnn, haar, yunet, none, mine"):
+    with pytest.raises(PluginError, match=r"no detector 'yours'; there are yunet-onet, mtcnn, .*, mine"):
         make_detector("yours")
 
 

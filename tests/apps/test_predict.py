@@ -143,10 +143,9 @@ def test_addresses_and_detectors_in_the_commands_words(
     code, out, err = predict("data:image/png;base64," + "A" * 90_000, portrait, "--format", "csv")
     assert (code, len(rows(out)), len(err.splitlines())) == (1, 1, 2)
     assert len(err) < 400
-    assert predict(portrait, "--detector", "yunet")[::2] == (
-        2,
-        "error: --detector yunet needs --detector-model FILE: its network is not part of agelens\n",
-    )
+    assert predict(portrait, "--detector", "yunet")[0] == 0
+    code, _, err = predict(portrait, "--detector", "yunet", "--detector-model", "gone.onnx")
+    assert (code, err.partition(" (")[0]) == (2, "error: gone.onnx: No such file or directory")
     code, _, err = predict(portrait, "--min-face", "3")
     assert (code, err) == (2, "error: --min-face is at least 12 pixels, not 3.0\n")
     assert "--min-confidence is 0 to 1, not 7" in predict(portrait, "--min-confidence", "7")[2]

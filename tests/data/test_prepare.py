@@ -21,7 +21,7 @@ from agelens.data.prepare import PrepareSummary, crop_path, prepare
 from agelens.errors import InputError, ManifestError, OutputError
 from agelens.faces.alignment import DEFAULT_GEOMETRY, align_chip, align_face
 from agelens.faces.image import read_image
-from agelens.faces.mtcnn import MTCNN
+from agelens.faces.yunet_onet import YuNetONet
 
 SMALL = DEFAULT_GEOMETRY.with_size(48)
 
@@ -79,7 +79,7 @@ def test_photos(photos, tmp_path):
     assert (out / table["path"][1]).read_bytes() == one.read_bytes()
 
     image = read_image(photos.attrs["root"] / "one.png")
-    (face,) = MTCNN().detect(image)
+    (face,) = YuNetONet().detect(image)
     np.testing.assert_array_equal(read_image(one), align_face(image, face.landmarks, SMALL))
     np.testing.assert_allclose(np.fromstring(table["box"][0], sep=" "), face.box, atol=0.005)
     landmarks = np.fromstring(table["landmarks"][0], sep=" ").reshape(5, 2)
@@ -121,7 +121,7 @@ def test_chips(photos, tmp_path):
     assert table["alignment"].tolist() == ["landmarks", "landmarks", "landmarks", "fallback"]
     assert (table["box"][3], table["landmarks"][3], np.isnan(table["pose"][3])) == ("", "", True)
     for name, path in zip(("one.png", "blank.png"), (table["path"][0], table["path"][3]), strict=True):
-        chip = align_chip(read_image(photos.attrs["root"] / name), MTCNN(), SMALL)
+        chip = align_chip(read_image(photos.attrs["root"] / name), YuNetONet(), SMALL)
         np.testing.assert_array_equal(read_image(out / path), chip.crop)
 
 

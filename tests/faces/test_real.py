@@ -10,13 +10,14 @@ import pytest
 from agelens.faces.alignment import CHIP_LANDMARKS, align_chip
 from agelens.faces.image import read_image
 from agelens.faces.mtcnn import MTCNN
+from agelens.faces.yunet_onet import YuNetONet
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def mtcnn():
-    return MTCNN()
+@pytest.fixture(scope="module", params=[YuNetONet, MTCNN])
+def cascade(request):
+    return request.param()
 
 
 def overlap(box, other):
@@ -52,10 +53,10 @@ def five_of_68(points):
     return np.stack([points[36:42].mean(axis=0), points[42:48].mean(axis=0), *points[[30, 48, 54]]])
 
 
-def test_every_annotated_face_and_its_landmarks(shared, mtcnn):
+def test_every_annotated_face_and_its_landmarks(shared, cascade):
     large, errors = 0, []
     for path, annotated in annotated_photos(shared / "data" / "photos"):
-        found = mtcnn.detect(read_image(path))
+        found = cascade.detect(read_image(path))
         for box, points in annotated:
             best = max(found, key=lambda face: overlap(face.box, box))
             hit = overlap(best.box, box) > 0.3
@@ -69,11 +70,11 @@ def test_every_annotated_face_and_its_landmarks(shared, mtcnn):
     assert np.median(errors) < 0.08
 
 
-def test_no_dog_is_a_face(shared, mtcnn):
-    assert mtcnn.detect(read_image(shared / "data" / "photos" / "dogs.jpg")) == []
+def test_no_dog_is_a_face(shared, cascade):
+    assert cascade.detect(read_image(shared / "data" / "photos" / "dogs.jpg")) == []
 
 
-def test_fgnet_photographs(shared, mtcnn):
+def test_fgnet_photographs(shared, cascade):
     """Every tenth of the 1,002 scans; in FG-NET's order the eyes are 31 and 36, the nose tip 67."""
     missed, errors = 0, []
     folder = shared / "data" / "FG-NET"
@@ -82,7 +83,7 @@ def test_fgnet_photographs(shared, mtcnn):
         text = (folder / "points" / f"{path.stem.lower()}.pts").read_text()
         numbers = text[text.index("{") + 1 : text.index("}")].split()
         truth = np.array(numbers, float).reshape(68, 2)[[31, 36, 67, 48, 54]]
-        found = [distances(face.landmarks, truth) for face in mtcnn.detect(read_image(path))]
+        found = [distances(face.landmarks, truth) for face in cascade.detect(read_image(path))]
         best = min(found, key=np.mean, default=np.full(5, np.inf))
         if best.mean() > 0.5:
             missed += 1
@@ -93,9 +94,9 @@ def test_fgnet_photographs(shared, mtcnn):
     assert np.median(errors) < 0.08
 
 
-def test_utkface_chips(shared, mtcnn):
+def test_utkface_chips(shared, cascade):
     paths = sorted((shared / "data" / "UTKFace").iterdir())[::250]
-    chips = [align_chip(read_image(path), mtcnn) for path in paths]
+    chips = [align_chip(read_image(path), cascade) for path in paths]
     fallbacks = sum(chip.alignment == "fallback" for chip in chips)
     assert fallbacks <= 0.04 * len(chips)
     median = np.median([chip.face.landmarks / 200 for chip in chips if chip.face], axis=0)

@@ -9,13 +9,13 @@ from agelens.faces.alignment import align_detected
 from agelens.faces.detection import DetectedFace
 from agelens.faces.detectors import ConfidentFaces, SoundFaces
 from agelens.faces.image import read_image
-from agelens.faces.mtcnn import MTCNN
 from agelens.faces.turned import detect_turned
+from agelens.faces.yunet_onet import YuNetONet
 
 
 @pytest.fixture(scope="module")
-def mtcnn():
-    return MTCNN()
+def cascade():
+    return YuNetONet()
 
 
 class Found:
@@ -30,17 +30,17 @@ class Found:
         return self.answers.pop(0)
 
 
-def face(confidence, points=True):
+def face(confidence, points=True, upright=None):
     landmarks = np.array([(1, 1), (3, 1), (2, 2), (1, 3), (3, 3)], float) if points else None
-    return DetectedFace((0, 0, 4, 4), confidence, landmarks)
+    return DetectedFace((0, 0, 4, 4), confidence, landmarks, upright=upright)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_turned_portrait_shows_the_same_face(mtcnn, portrait, quarters):
+def test_a_turned_portrait_shows_the_same_face(cascade, portrait, quarters):
     image = read_image(portrait)
-    (upright,) = mtcnn.detect(image)
+    (upright,) = cascade.detect(image)
     turned = np.ascontiguousarray(np.rot90(image, quarters))
-    (found,) = detect_turned(turned, mtcnn)
+    (found,) = detect_turned(turned, cascade)
     crop = align_detected(turned, found).crop.astype(int)
     assert np.abs(crop - align_detected(image, upright).crop).mean() < 3
     x1, y1, x2, y2 = found.box
@@ -66,6 +66,10 @@ def test_an_upright_picture_is_searched_once():
         ([[], [face(0.996)], [face(0.996)], [face(0.999)], [face(0.999)], []], [0.999]),
         ([[], [face(0.999, points=False)], [], []], []),  # nothing to align it by
         ([[face(0.5, points=False)]], [0.5]),
+        ([[face(0.75, upright=0.9)]], [0.75]),
+        ([[face(0.99, upright=0.8)], [face(0.9, upright=0.87)], [face(0.8, upright=0.87)], [], []], [0.9]),
+        ([[face(0.99, upright=0.8)], [face(0.9, upright=0.87)], [face(0.8, upright=0.8)], [], []], [0.99]),
+        ([[face(0.99, upright=0.87)], [face(0.999, upright=0.865)], [], []], [0.99]),
     ],
 )
 def test_when_a_turned_picture_counts(answers, confidences):
@@ -75,33 +79,33 @@ def test_when_a_turned_picture_counts(answers, confidences):
     assert detector.answers == []
 
 
-def test_a_picture_without_a_face_stays_one(mtcnn):
+def test_a_picture_without_a_face_stays_one(cascade):
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
-    assert detect_turned(noise, mtcnn) == []
+    assert detect_turned(noise, cascade) == []
 
 
 class Reducing:
-    """MTCNN, which notes the sizes of the images that it is asked to make smaller and to search."""
+    """A cascade, which notes the sizes of the images that it is asked to make smaller and to search."""
 
     name = "reducing"
 
-    def __init__(self, mtcnn, reduced, searched):
-        self.mtcnn, self.asked, self.searched = mtcnn, reduced, searched
+    def __init__(self, cascade, reduced, searched):
+        self.cascade, self.asked, self.searched = cascade, reduced, searched
 
     def detect(self, image):
         self.searched.append(image.shape[:2])
-        return self.mtcnn.detect(image)
+        return self.cascade.detect(image)
 
     def reduced(self, image):
         self.asked.append(image.shape[:2])
-        smaller, detector = self.mtcnn.reduced(image)
+        smaller, detector = self.cascade.reduced(image)
         return smaller, Reducing(detector, self.asked, self.searched)
 
 
 @pytest.fixture(scope="module")
 def small_search():
     """The detector, for which an image of more than 600 pixels is large."""
-    return MTCNN(max_side=600)
+    return YuNetONet(max_side=600)
 
 
 def test_a_large_picture_is_made_smaller_once(small_search):

@@ -20,6 +20,7 @@ from agelens import AgeEstimator
 from agelens.apps.cli import app
 from agelens.errors import UnreadableImageError
 from agelens.faces.decoder_messages import quiet_pillow
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.image import read_image
 
 
@@ -42,11 +43,11 @@ def test_images_are_damaged_as_their_seed_says(mutations: ModuleType, images: li
         assert (profile[24:36], profile[36:40]) == (bytes(12), b"acsp")
 
 
-@pytest.mark.parametrize("detector", ["mtcnn", "none"])
+@pytest.mark.parametrize("detector", [DEFAULT_DETECTOR, "none"])
 def test_python_answers_each(
     mutations: ModuleType, images: list[Any], small_model: Path, detector: str, capfd: Any, caplog: Any
 ) -> None:
-    chosen = images[::4] if detector == "mtcnn" else images
+    chosen = images[::4] if detector == DEFAULT_DETECTOR else images
     contents = [image.content for image in chosen]
     photos = list(AgeEstimator(small_model, detector=detector).estimate_many(contents))
     assert [photo.source for photo in photos] == contents

@@ -147,7 +147,7 @@ def test_an_answer_that_nobody_takes_is_given_up(running: Any) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(20)
         connection.connect(("127.0.0.1", running.port))
-        connection.sendall(b"GET /page/models/mtcnn/onet.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
+        connection.sendall(b"GET /page/models/detector/onet.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
         time.sleep(7)  # more than three times the pause that is allowed
         received = b""
         with contextlib.suppress(ConnectionResetError):

@@ -38,6 +38,7 @@ from agelens.data.splits import default_split
 from agelens.errors import ImageError, InputError, ManifestError, NoFaceError, OutputError
 from agelens.faces.alignment import DEFAULT_GEOMETRY, CropGeometry, estimate_yaw
 from agelens.faces.crops import Crop, ImageKind, crop_faces
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
@@ -121,7 +122,7 @@ def prepare(
     manifest: pd.DataFrame,
     out: str | Path,
     *,
-    detector: str = "mtcnn",
+    detector: str = DEFAULT_DETECTOR,
     detector_settings: Mapping[str, Any] | None = None,
     geometry: CropGeometry = PREPARED_GEOMETRY,
     chips: bool,

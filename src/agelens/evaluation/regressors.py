@@ -16,6 +16,7 @@ from agelens.errors import ImageError, InputError, MissingExtraError, RunError
 from agelens.evaluation.predict import image_kind, selected_rows
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import Crop, ImageKind, crop_faces
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import read_image
 from agelens.reading import NETWORK_BYTES, read_bytes
@@ -108,7 +109,7 @@ class Regressor:
             )
         kind = image_kind(images)
         rows = selected_rows(manifest, split)
-        detector = None if kind is ImageKind.ALIGNED else make_detector("mtcnn")
+        detector = None if kind is ImageKind.ALIGNED else make_detector(DEFAULT_DETECTOR)
         errors = [""] * len(rows)
         ages = np.full(len(rows), np.nan)
         waiting: list[tuple[int, Crop]] = []

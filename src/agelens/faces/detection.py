@@ -22,12 +22,15 @@ class DetectedFace:
             left, mouth corner right. None if the detector finds none.
         eyes: (2, 2) ``x y`` pixels: eye at image left, eye at image right. None if unknown, or if
             they are among ``landmarks``.
+        upright: Score of the face as one that stands upright, 0 to 1; None if the detector has no other than
+            the confidence.
     """
 
     box: tuple[float, float, float, float]
     confidence: float
     landmarks: NDArray[np.float64] | None = None
     eyes: NDArray[np.float64] | None = None
+    upright: float | None = None
 
     @property
     def points(self) -> NDArray[np.float64] | None:

@@ -15,11 +15,13 @@ from agelens.faces.haar import Haar
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.none import WholeImage
 from agelens.faces.yunet import YuNet
+from agelens.faces.yunet_onet import YuNetONet
 from agelens.plugins import resolve
 
 __all__ = ["DETECTORS", "ConfidentFaces", "SoundFaces", "make_detector"]
 
 DETECTORS: dict[str, Callable[..., FaceDetector]] = {
+    "yunet-onet": YuNetONet,
     "mtcnn": MTCNN,
     "haar": Haar,
     "yunet": YuNet,

@@ -15,6 +15,7 @@ from agelens.errors import AgelensError
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.appearance import crop_appearance
 from agelens.faces.crops import ImageKind, crop_faces
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
 from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, load_image
@@ -47,7 +48,7 @@ class AgeEstimator:
         self,
         model: str | Path | None = None,
         *,
-        detector: str | FaceDetector = "mtcnn",
+        detector: str | FaceDetector = DEFAULT_DETECTOR,
         threads: int = 1,
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 32,

@@ -24,9 +24,10 @@ from starlette.routing import Route
 
 from agelens import __version__
 from agelens.errors import AgelensError
-from agelens.faces.mtcnn import network_folder
+from agelens.faces.mtcnn_networks import network_path
 from agelens.faces.prelu import spell_out_prelu
 from agelens.faces.quality_warnings import THRESHOLDS, QualityWarning, face_warnings, photo_warnings
+from agelens.faces.yunet import YUNET_FILE, free_sizes
 from agelens.serve.batching import BatchingEstimator, EstimatedPhoto, QueueFullError, StoppingError
 from agelens.serve.body import read_images
 from agelens.serve.gate import Gate
@@ -39,7 +40,8 @@ from agelens.serve.static import StaticFile, page_files
 
 __all__ = ["create_app"]
 
-_MTCNN = ("pnet", "rnet", "onet")
+# Of the page's own detectors.
+_NETWORKS = {"yunet-onet": ("yunet", "rnet", "onet"), "mtcnn": ("pnet", "rnet", "onet")}
 _BEARER = HTTPBearer(auto_error=False, description="The token of the service.")
 
 
@@ -190,9 +192,19 @@ class _Service:
         """The files with which the page estimates by itself."""
         for model in self.models.values():
             yield StaticFile(f"/page/models/{model.name}.onnx", model.path)
-        for network in _MTCNN:
-            content = spell_out_prelu((network_folder() / f"{network}.onnx").read_bytes())
-            yield StaticFile(f"/page/models/mtcnn/{network}.onnx", content)
+        for network in _NETWORKS.get(self.settings.detector, ()):
+            yield StaticFile(_address(network), _network(network))
+
+
+def _address(network: str) -> str:
+    return f"/page/models/detector/{network}.onnx"
+
+
+def _network(name: str) -> bytes:
+    """A detector's network, as the page can run it."""
+    if name == "yunet":
+        return free_sizes(YUNET_FILE.read_bytes())
+    return spell_out_prelu(network_path(name).read_bytes())
 
 
 def _answer(photo: asyncio.Future[EstimatedPhoto]) -> EstimatedPhoto | AgelensError:
@@ -260,7 +272,7 @@ def _add_api(app: FastAPI, service: _Service) -> None:
             "models": [model.to_dict() for model in service.models.values()],
             "detector": {
                 "name": service.settings.detector,
-                "networks": [f"/page/models/mtcnn/{network}.onnx" for network in _MTCNN],
+                "networks": [_address(network) for network in _NETWORKS.get(service.settings.detector, ())],
             },
             "limits": {
                 "body_bytes": limits.body_bytes,

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, fields
 
 from agelens.errors import InputError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 
 __all__ = ["Limits", "ServeSettings"]
 
@@ -76,7 +77,7 @@ class ServeSettings:
     """
 
     models: tuple[str, ...] = ()
-    detector: str = "mtcnn"
+    detector: str = DEFAULT_DETECTOR
     detector_model: str | None = None
     workers: int = 1
     batch_size: int = 32

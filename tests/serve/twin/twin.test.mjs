@@ -13,6 +13,7 @@ const { MTCNN } = await page("estimation/mtcnn.js");
 const { blurEffect, faceQuality, faceWarnings } = await page("estimation/quality.js");
 const { resize } = await page("estimation/resample.js");
 const { detectTurned, turn, turnBack } = await page("estimation/turned.js");
+const { YuNetONet } = await page("estimation/yunet_onet.js");
 
 for (const { noise: drawn, to, filter, reducing_gap: gap, sha256 } of golden.resize) {
   test(`resize ${drawn.slice(0, 2)} to ${to}, ${filter}, bit for bit`, () => {
@@ -34,12 +35,13 @@ golden.alignment.forEach(({ noise: drawn, landmarks, geometry, crop, blur, appea
 
 /** A network that gives Python's answers, as long as it is asked what Python asked. */
 function recorded(calls, name) {
+  const byte = name === "yunet" ? (value) => value : (value) => Math.round(value * 128 + 127.5);
   const left = [...calls];
   return async (input, dims) => {
     const call = left.shift();
     assert.ok(call, `${name} is asked more often than in Python`);
     assert.deepEqual(dims, call.dims, name);
-    const pixels = Array.from(input, (value) => Math.round(value * 128 + 127.5));
+    const pixels = Array.from(input, byte);
     assert.ok(apart(pixels, unpack(call.pixels)) <= 1, `${name} sees other pixels than in Python`);
     return call.outputs.map(({ data, dims: shape }) => ({ data: floats(data), dims: shape }));
   };
@@ -66,19 +68,25 @@ test("a turned picture counts only where its mirror image agrees", async () => {
   assert.deepEqual(await detectTurned(image, detector([[], [certain], [], [], []])), []);
 });
 
-golden.mtcnn.forEach(({ image, settings, calls, faces }, index) => {
-  test(`faces of portrait ${index}, boxes and landmarks within a thousandth of a pixel`, async () => {
-    const networks = Object.fromEntries(Object.entries(calls).map(([name, all]) => [name, recorded(all, name)]));
-    const { width, height } = image;
-    const found = await new MTCNN(networks, settings).detect({ width, height, pixels: unpack(image.pixels) });
-    assert.equal(found.length, faces.length);
-    faces.forEach(({ box, landmarks, confidence }, face) => {
-      assert.ok(apart(found[face].box, box) < 1e-3);
-      assert.ok(apart(found[face].landmarks, landmarks) < 1e-3);
-      assert.ok(apart(found[face].confidence, confidence) < 1e-6);
+for (const [name, Detector, cases] of [
+  ["MTCNN", MTCNN, golden.mtcnn],
+  ["YuNet and O-Net", YuNetONet, golden.yunet_onet],
+]) {
+  cases.forEach(({ image, settings, calls, faces }, index) => {
+    test(`${name}: faces of portrait ${index}, boxes and landmarks within a thousandth of a pixel`, async () => {
+      const networks = Object.fromEntries(Object.entries(calls).map(([key, all]) => [key, recorded(all, key)]));
+      const { width, height } = image;
+      const found = await new Detector(networks, settings).detect({ width, height, pixels: unpack(image.pixels) });
+      assert.equal(found.length, faces.length);
+      faces.forEach(({ box, landmarks, confidence, upright }, face) => {
+        assert.ok(apart(found[face].box, box) < 1e-3);
+        assert.ok(apart(found[face].landmarks, landmarks) < 1e-3);
+        assert.ok(apart(found[face].confidence, confidence) < 1e-6);
+        assert.ok(apart(found[face].upright ?? 0, upright ?? 0) < 1e-6);
+      });
     });
   });
-});
+}
 
 golden.quality.faces.forEach(({ box, landmarks, quality, warnings }, index) => {
   test(`quality and warnings of face ${index}`, () => {

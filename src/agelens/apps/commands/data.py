@@ -13,6 +13,7 @@ import typer
 from agelens.apps.command import command, output, print_table
 from agelens.data.columns import SPLITS
 from agelens.errors import InputError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.reading import parse_toml
 from agelens.rehearsal import cut_side
 
@@ -90,8 +91,10 @@ def prepare(
         str,
         typer.Option(help="Position of the face in the crop: agelens-v1, or arcface for identity networks."),
     ] = "agelens-v1",
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
-    detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
+    detector: Annotated[
+        str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, none, or one of a plug-in.")
+    ] = DEFAULT_DETECTOR,
+    detector_model: Annotated[Path | None, typer.Option(help="Another network file for yunet.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     set_: Annotated[
         list[str] | None,

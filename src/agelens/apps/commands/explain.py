@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, fail
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 
 __all__ = ["explain", "gallery"]
 
@@ -45,7 +46,9 @@ def explain(
     aligned: Annotated[
         bool, typer.Option("--aligned", help="The images are crops in the model's geometry.")
     ] = False,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
+    detector: Annotated[
+        str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, none, or one of a plug-in.")
+    ] = DEFAULT_DETECTOR,
     figures: Annotated[int, typer.Option(min=0, help="Maximum number of faces with their own figure.")] = 24,
     beside: Annotated[
         list[str] | None,

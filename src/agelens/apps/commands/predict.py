@@ -13,6 +13,7 @@ import typer
 
 from agelens.apps.command import command, fail, output
 from agelens.errors import InputError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.reading import IMAGE_BYTES, read_at_most
 
 if TYPE_CHECKING:
@@ -77,17 +78,19 @@ def predict(
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
     ] = 0.9,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
-    detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
+    detector: Annotated[
+        str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, none, or one of a plug-in.")
+    ] = DEFAULT_DETECTOR,
+    detector_model: Annotated[Path | None, typer.Option(help="Another network file for yunet.")] = None,
     min_face: Annotated[
         float | None,
-        typer.Option(help="Smallest face in pixels. [mtcnn: 40; in more than 5.8 megapixels in proportion]"),
+        typer.Option(help="Smallest face in pixels. [40; in more than 5.8 megapixels in proportion]"),
     ] = None,
     max_side: Annotated[
         int | None, typer.Option(help="Larger photos are shrunk to this side for the search.")
     ] = None,
     min_confidence: Annotated[
-        float | None, typer.Option(help="Lowest confidence of a face, 0 to 1. [mtcnn: 0.7]")
+        float | None, typer.Option(help="Lowest confidence of a face, 0 to 1. [0.7]")
     ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger images are refused before decoding.")
@@ -120,8 +123,6 @@ def predict(
         raise InputError(f"a threshold is a number of years, not {threshold}")
     if crops and aligned:
         raise InputError("--crops and --aligned exclude each other")
-    if detector == "yunet" and detector_model is None:
-        raise InputError("--detector yunet needs --detector-model FILE: its network is not part of agelens")
     if resume and (out is None or str(out) == "-" or "-" in paths):
         raise InputError("--resume needs --out FILE, and photos that are files")
     selected = (format or _format_of(out)).value

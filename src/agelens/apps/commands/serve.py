@@ -11,6 +11,7 @@ import typer
 
 from agelens.apps.command import command
 from agelens.errors import InputError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.reading import read_text, reason
 
 __all__ = ["read_token", "serve"]
@@ -29,8 +30,10 @@ def serve(
         list[str] | None,
         typer.Option(help="Shipped model or model file to offer; repeat for several, the default first."),
     ] = None,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, yunet, none, or one of a plug-in.")] = "mtcnn",
-    detector_model: Annotated[Path | None, typer.Option(help="Network file of yunet.")] = None,
+    detector: Annotated[
+        str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, none, or one of a plug-in.")
+    ] = DEFAULT_DETECTOR,
+    detector_model: Annotated[Path | None, typer.Option(help="Another network file for yunet.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Computing threads. [default: one per core]")
     ] = None,

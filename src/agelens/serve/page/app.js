@@ -59,7 +59,7 @@ async function connect() {
   for (const model of offer.models) model.bins = parseBins(model.age_bins);
   find("model").replaceChildren(...offer.models.map(({ name }) => new Option(name, name, name === offer.default)));
   showModel();
-  engine.missing ??= (offer.detector.name === "mtcnn" ? null : `the page has no detector ${offer.detector.name}`);
+  engine.missing ??= (offer.detector.networks.length ? null : `the page has no detector ${offer.detector.name}`);
   find("on-device").disabled = engine.missing !== null;
   if (engine.missing !== null) find("on-device").checked = false;
   prepare();
@@ -150,8 +150,7 @@ async function prepare() {
 }
 
 function load(model, report = () => {}) {
-  const { networks } = offer.detector;
-  return device.load({ model, networks, engineBytes: engine.bytes, token }, report);
+  return device.load({ model, detector: offer.detector, engineBytes: engine.bytes, token }, report);
 }
 
 // --- photos

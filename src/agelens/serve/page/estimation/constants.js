@@ -1,6 +1,11 @@
 // Written by scripts/twin.py from the Python code: change that, then run the script.
 
 export default {
+  "search": {
+    "least_face": 12,
+    "searched_face": 40,
+    "faces_across": 60
+  },
   "mtcnn": {
     "min_face_size": null,
     "thresholds": [
@@ -11,13 +16,46 @@ export default {
     "scale_factor": 0.709,
     "max_side": null,
     "cell": 12,
-    "stride": 2,
-    "searched_face": 40,
-    "faces_across": 60
+    "stride": 2
+  },
+  "yunet": {
+    "strides": [
+      8,
+      16,
+      32
+    ],
+    "padding": 32,
+    "large": 320,
+    "overlap": 0.3
+  },
+  "yunet_onet": {
+    "min_face_size": null,
+    "thresholds": [
+      0.02,
+      0.6,
+      0.7
+    ],
+    "max_side": null,
+    "proposed_face": 20,
+    "certain": 0.5,
+    "least_side": 15,
+    "most_uncertain": 16,
+    "output_side": 48,
+    "shift": [
+      -0.046,
+      -0.016
+    ],
+    "side": 0.954
   },
   "turned": {
-    "upright": 0.98,
-    "turned": 0.995
+    "by_confidence": {
+      "upright": 0.98,
+      "turned": 0.995
+    },
+    "by_upright": {
+      "upright": 0.88,
+      "turned": 0.86
+    }
   },
   "alignment": {
     "oversampling": 1.5

@@ -2,27 +2,29 @@
 
 import constants from "./constants.js";
 
-const { upright: UPRIGHT, turned: TURNED } = constants.turned;
+const { by_confidence: BY_CONFIDENCE, by_upright: BY_UPRIGHT } = constants.turned;
 
 /** Faces of an image; without a certain one, also of the image turned by quarters. */
 export async function detectTurned(image, detector) {
   let faces = await detector.detect(image);
-  let certainty = certaintyOf(faces);
-  if (certainty >= UPRIGHT) return faces;
-  certainty = Math.max(certainty, TURNED);
+  let best = bestOf(faces);
+  if (best.score >= best.limits.upright) return faces;
   for (const quarters of [1, 2, 3]) {
     const turned = turn(image, quarters);
     const found = await detector.detect(turned);
-    if (certaintyOf(found) <= certainty) continue;
-    if (certaintyOf(await detector.detect(mirror(turned))) <= TURNED) continue;
-    certainty = certaintyOf(found);
+    const { score, limits } = bestOf(found);
+    if (score <= Math.max(best.score, limits.turned)) continue;
+    if (bestOf(await detector.detect(mirror(turned))).score <= limits.turned) continue;
+    best = { score, limits };
     faces = found.map((face) => turnBack(face, quarters, image)); // areas, and so their order, stay
   }
   return faces;
 }
 
-function certaintyOf(faces) {
-  return Math.max(0, ...faces.map(({ confidence }) => confidence));
+/** The highest score of a face, and the limits of its kind. */
+function bestOf(faces) {
+  const limits = faces.some(({ upright }) => upright !== undefined) ? BY_UPRIGHT : BY_CONFIDENCE;
+  return { score: Math.max(0, ...faces.map(({ confidence, upright }) => upright ?? confidence)), limits };
 }
 
 /** The image turned by quarters, against the clock. */
@@ -55,7 +57,7 @@ function rearranged(image, width, height, source) {
 }
 
 /** The face of an image that was turned by quarters, in pixels of the original. */
-export function turnBack({ box, confidence, landmarks }, quarters, { width, height }) {
+export function turnBack({ box, confidence, landmarks, upright }, quarters, { width, height }) {
   const original = {
     1: ([x, y]) => [width - y, x],
     2: ([x, y]) => [width - x, height - y],
@@ -67,5 +69,6 @@ export function turnBack({ box, confidence, landmarks }, quarters, { width, heig
     box: [side(Math.min, 0), side(Math.min, 1), side(Math.max, 0), side(Math.max, 1)],
     confidence,
     landmarks: landmarks.map(original),
+    upright,
   };
 }

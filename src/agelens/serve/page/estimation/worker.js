@@ -12,10 +12,15 @@ import { MTCNN } from "./mtcnn.js";
 import { People } from "./people.js";
 import { faceQuality, faceWarnings, photoWarnings } from "./quality.js";
 import { detectTurned } from "./turned.js";
+import { YuNetONet } from "./yunet_onet.js";
 
 const ENGINE = "../engine/ort.wasm.bundle.min.mjs";
 const ENGINE_WASM = "/engine/ort-wasm-simd-threaded.wasm";
 const BATCH = 32; // crops that the age network sees at once
+const DETECTORS = {
+  "yunet-onet": ([yunet, rnet, onet]) => new YuNetONet({ yunet, rnet, onet }),
+  mtcnn: ([pnet, rnet, onet]) => new MTCNN({ pnet, rnet, onet }),
+};
 
 let runtime = null;
 let detector = null;
@@ -26,7 +31,7 @@ const streams = new Map(); // the people of clips and cameras by the name that t
  * Fetch and start the engine, the detector and one age network, unless they are here already. `report` hears the share
  * of the engine and the age network that has come; the detector is small beside them.
  */
-async function load({ model, networks, engineBytes, token }, report) {
+async function load({ model, detector: { name, networks }, engineBytes, token }, report) {
   const total = (runtime ? 0 : engineBytes) + (sessions.has(model.url) ? 0 : model.bytes);
   let loaded = 0;
   const fetched = (url) => fetchBytes(url, token, (bytes) => report((loaded += bytes) / total));
@@ -40,10 +45,8 @@ async function load({ model, networks, engineBytes, token }, report) {
   if (detector === null) {
     const opened = [];
     for (const url of networks) opened.push(await open(await fetchBytes(url, token)));
-    const [pnet, rnet, onet] = opened.map((session) => (data, dims) =>
-      run(session, new runtime.Tensor("float32", data, dims)),
-    );
-    detector = new MTCNN({ pnet, rnet, onet });
+    const runs = opened.map((session) => (data, dims) => run(session, new runtime.Tensor("float32", data, dims)));
+    detector = DETECTORS[name](runs);
   }
   if (!sessions.has(model.url)) sessions.set(model.url, await open(await fetched(model.url)));
 }
