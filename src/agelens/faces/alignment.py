@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,49 +194,83 @@ def align_face(
     Returns:
         (S, S, 3) uint8 RGB.
     Raises:
-        ValueError: ``image`` or ``points`` have another shape, or the points coincide.
+        ValueError: ``image`` or ``points`` have another shape, or the points coincide or are not finite.
     """
     check_image(image)
     points = np.asarray(points, np.float64)
     if points.shape not in {(5, 2), (2, 2)}:
         raise ValueError(f"points are (5, 2) landmarks or (2, 2) eyes, not {points.shape}")
-    size = geometry.size
-    template = np.asarray(geometry.template)[: len(points)] * size
-    to_image = np.vstack([similarity_transform(template, points), [0, 0, 1]])
-    zoom = math.hypot(to_image[0, 0], to_image[1, 0])  # image pixels for one pixel of the crop
+    if not np.isfinite(points).all():
+        raise ValueError("points are not finite")
+    size, (height, width) = geometry.size, image.shape[:2]
+    template = [complex(x * size, y * size) for x, y in geometry.template[: len(points)]]
+    factor, shift = _similarity(template, [complex(x, y) for x, y in points.tolist()])
+    zoom = abs(factor)  # image pixels for one pixel of the crop
     if zoom == 0:
         raise ValueError("all points coincide")
 
     # The part of the image under the crop, with a margin for the filters' support.
-    matrix = to_image[:2]
-    corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ matrix.T
+    corners = [factor * corner + shift for corner in (0, size, size * 1j, size * (1 + 1j))]
     margin = 3 * max(zoom, 1)
-    low, high = np.floor(corners.min(axis=0) - margin), np.ceil(corners.max(axis=0) + margin)
-    # Beyond the border nothing changes any more: a crop that lies outside may as well touch it.
-    extent = np.array([image.shape[1], image.shape[0]])
-    shift = np.clip(low, low - high + 1, extent - 1) - low
-    low, high, matrix[:, 2] = low + shift, high + shift, matrix[:, 2] + shift
-    inner_low = np.clip(low, 0, extent - 1)
-    inner_high = np.clip(high, inner_low + 1, extent)
-
-    (x1, y1), (x2, y2) = inner_low.astype(int).tolist(), inner_high.astype(int).tolist()
-    picture = Image.fromarray(np.ascontiguousarray(image[y1:y2, x1:x2]))
+    across = _covered([corner.real for corner in corners], margin, width)
+    down = _covered([corner.imag for corner in corners], margin, height)
+    shift += complex(across.moved, down.moved)
+    picture = Image.fromarray(np.ascontiguousarray(image[down.first : down.end, across.first : across.end]))
     if (shrink := zoom / _OVERSAMPLING) > 1:
         shrunk = (max(1, round(picture.width / shrink)), max(1, round(picture.height / shrink)))
         picture = picture.resize(shrunk, Image.Resampling.BILINEAR, reducing_gap=1.0)
-    ratio = np.array(picture.size) / (x2 - x1, y2 - y1)
-    left, top = np.ceil((inner_low - low) * ratio).astype(int).tolist()
-    right, bottom = np.ceil((high - inner_high) * ratio).astype(int).tolist()
+    ratio_x = picture.width / (across.end - across.first)
+    ratio_y = picture.height / (down.end - down.first)
+    left, right = (math.ceil(border * ratio_x) for border in (across.before, across.behind))
+    top, bottom = (math.ceil(border * ratio_y) for border in (down.before, down.behind))
     if left or top or right or bottom:
         padding = ((top, bottom), (left, right), (0, 0))
         picture = Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
-    matrix[:, 2] -= inner_low
-    matrix *= ratio[:, None]
-    matrix[:, 2] += (left, top)
-    crop = picture.transform(
-        (size, size), Image.Transform.AFFINE, tuple(matrix.ravel().tolist()), Image.Resampling.BILINEAR
+    matrix = (
+        *(factor.real * ratio_x, -factor.imag * ratio_x, (shift.real - across.first) * ratio_x + left),
+        *(factor.imag * ratio_y, factor.real * ratio_y, (shift.imag - down.first) * ratio_y + top),
     )
-    return np.asarray(crop)
+    return np.asarray(
+        picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
+
+
+def _similarity(source: list[complex], target: list[complex]) -> tuple[complex, complex]:
+    """`similarity_transform` of a few points: ``target ≈ factor * source + shift``, in the complex plane."""
+    middle, other = sum(source) / len(source), sum(target) / len(target)
+    spread = sum(abs(z - middle) ** 2 for z in source)
+    pairs = zip(source, target, strict=True)
+    factor = sum((w - other) * (z - middle).conjugate() for z, w in pairs) / spread
+    return factor, other - factor * middle
+
+
+class _Covered(NamedTuple):
+    """Pixels of one side of an image that a crop needs.
+
+    Attributes:
+        first: The first that the image has.
+        end: The one behind the last.
+        before: Number of pixels that the image lacks before the first.
+        behind: Number of pixels that the image lacks behind the last.
+        moved: Pixels by which a crop that lies outside was moved to touch the image.
+    """
+
+    first: int
+    end: int
+    before: int
+    behind: int
+    moved: int
+
+
+def _covered(corners: list[float], margin: float, extent: int) -> _Covered:
+    """The pixels from the first to the last of the corners, and a margin."""
+    low, high = math.floor(min(corners) - margin), math.ceil(max(corners) + margin)
+    # Beyond the border nothing changes any more: a crop that lies outside may as well touch it.
+    moved = min(max(low, low - high + 1), extent - 1) - low
+    low, high = low + moved, high + moved
+    first = min(max(low, 0), extent - 1)
+    end = min(max(high, first + 1), extent)
+    return _Covered(first, end, first - low, high - end, moved)
 
 
 def estimate_yaw(landmarks: NDArray[Any]) -> float:
