@@ -1,4 +1,4 @@
-"""How large an image is when a detector searches it: the smallest face decides."""
+"""The size at which a detector searches an image: the smallest face decides."""
 
 from __future__ import annotations
 
