@@ -29,7 +29,7 @@ _FRAMES = """async ([people, count, tracked]) => {
         const [minimum, maximum] = model.age_bins.split('-').map(Number);
         model.bins = { minimum, maximum };
         const device = new Device(() => {});
-        await device.load({ model, networks: offer.detector.networks, engineBytes: 1, token: '' }, () => {});
+        await device.load({ model, detector: offer.detector, engineBytes: 1, token: '' }, () => {});
         const photo = await createImageBitmap(await (await fetch('/example.jpg')).blob());
         const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 360 });
         window.bench = { device, model, photo, canvas, context: canvas.getContext('2d'), number: 0 };
