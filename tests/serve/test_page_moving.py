@@ -48,7 +48,7 @@ def test_live_ages_follow_a_person_and_go_with_them(
     page = visit(paged.url, lambda page: page.add_init_script(_CAMERA))
     page.page.set_default_timeout(60_000)
     _before_the_camera(page)
-    page.page.locator("[data-part=live-state]", has_text="frames a second").wait_for()
+    page.page.locator("[data-part=live-state]", has_text="a second, estimated in this page").wait_for()
     assert page.page.locator(".mark").count() == 0
 
     page.page.evaluate("scene = 0")
@@ -93,6 +93,13 @@ def test_no_live_ages_without_the_engine(visit: Callable[..., Any], paged: Any) 
 
 # --- clips
 
+# Videos do not play before they are released.
+_HELD = """
+const { play } = HTMLVideoElement.prototype;
+const released = new Promise((resolve) => { window.release = resolve; });
+HTMLVideoElement.prototype.play = function () { return released.then(() => play.call(this)); };
+"""
+
 
 @pytest.fixture(scope="module")
 def clip(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -128,9 +135,18 @@ def test_a_clip_gives_a_row_for_each_person(
     estimator: Any,
     assert_accessible: Callable[[Any], None],
 ) -> None:
-    page = visit(paged.url)
+    page = visit(paged.url, lambda page: page.add_init_script(_HELD))
     page.page.set_default_timeout(60_000)
-    card = page.add(clip)
+    page.page.set_input_files("#files", str(clip))
+    card = page.page.locator(".clip")
+    card.locator("[data-part=state]", has_text="Estimating in this page").wait_for()
+    card.get_by_role("button", name="Stop").click()
+    page.page.evaluate("release()")
+    card.get_by_text("Stopped at 0:00.0").wait_for()
+    assert card.locator("tbody tr").get_attribute("data-frames") == "1"
+
+    card.get_by_role("button", name="Try again").click()
+    page.page.locator(".clip.done tbody tr").wait_for()
     assert card.locator(".error").is_hidden(), card.inner_text()
     row = card.locator("tbody tr")
     assert row.count() == 1

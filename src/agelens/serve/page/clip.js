@@ -2,6 +2,7 @@
 
 import { probabilityAtLeast } from "./distribution.js";
 import { annotated, csv, json, rounded, save, stem } from "./download.js";
+import constants from "./estimation/constants.js";
 import { Marks, bounds, grab, nextFrame } from "./moving.js";
 import { shownName } from "./names.js";
 import { formatProbability } from "./photo.js";
@@ -178,17 +179,17 @@ export class ClipCard {
   async #watch(first, estimate) {
     const { video } = this;
     let last = await first;
-    if (last === null) return;
+    if (last === null || this.#stopped) return;
     let taken = await estimate(await grab(video, SIDE), last); // seconds for a frame, as a running mean
     let asked = null;
     await this.#play(taken);
     for (let time = await this.#frame(); time !== null; time = await this.#frame()) {
-      if (time <= last) continue;
+      if (time - last < constants.tracking.look_every) continue;
       last = time;
       const bitmap = await grab(video, SIDE);
       if (asked !== null) {
         const late = setTimeout(() => video.pause(), 1000 / (FRAMES * video.playbackRate));
-        taken = 0.8 * taken + 0.2 * (await asked.finally(() => clearTimeout(late)));
+        taken = 0.7 * taken + 0.3 * (await asked.finally(() => clearTimeout(late)));
       }
       if (this.#stopped) return bitmap.close();
       asked = estimate(bitmap, time);
@@ -262,6 +263,7 @@ export class ClipCard {
     this.video.playbackRate = 1;
     part(this.element, "results").hidden = answer.people.length === 0;
     part(this.element, "save").hidden = false;
+    part(this.element, "retry").hidden = answer.note === "";
     this.say(`${answer.frames.length} frames estimated in this page with ${model.name}; the clip was not sent`);
     const notes = [answer.people.length === 0 ? "No face was found." : "", answer.note].filter((text) => text !== "");
     part(this.element, "notes").replaceChildren(...notes.map((text) => element("li", text)));

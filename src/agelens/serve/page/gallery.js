@@ -48,6 +48,7 @@ export class Gallery {
       cancel: find("cancel"),
       order: find("order"),
       save: find("save"),
+      key: find("key"),
     };
     find("save-csv").addEventListener("click", () => save("ages.csv", csv(COLUMNS, this.#rows()), "text/csv"));
     find("save-json").addEventListener("click", () => save("ages.json", json(this.#results()), "application/json"));
@@ -171,7 +172,9 @@ export class Gallery {
     this.root.hidden = count === 0;
     this.root.classList.toggle("compact", count > MANY);
     this.parts.order.closest("label").hidden = count < 2;
-    this.parts.save.hidden = ![...this.#cards].some((card) => card instanceof PhotoCard && card.youngest !== null);
+    const photos = [...this.#cards].filter((card) => card instanceof PhotoCard);
+    this.parts.key.hidden = photos.length === 0;
+    this.parts.save.hidden = !photos.some((card) => card.youngest !== null);
     const left = this.#queue.length + (this.#working === null ? 0 : 1);
     const total = this.#done + left;
     this.parts.progress.hidden = left === 0 || total < 2;

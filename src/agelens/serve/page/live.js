@@ -105,7 +105,8 @@ export class Live {
   }
 
   #rate(frames) {
-    this.#say(`${Math.round(frames)} frames a second, estimated in this page; nothing is sent or kept.`);
+    const count = Math.round(frames);
+    this.#say(`${count} ${count === 1 ? "frame" : "frames"} a second, estimated in this page; nothing is sent or kept.`);
   }
 
   #say(text) {
