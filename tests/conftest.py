@@ -114,17 +114,21 @@ def draw_face() -> Callable[..., NDArray[np.uint8]]:
 def make_crops(
     tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]
 ) -> Callable[..., Path]:
-    """``make_crops(ages, size, **columns)`` draws a prepared data set and returns its manifest.
+    """``make_crops(ages, size, seeds, **columns)`` draws a prepared data set and returns its manifest.
 
-    Face k is drawn with seed k, ``size`` pixels wide; ``columns`` are further columns, a value a face.
+    Face k is drawn with seed k, or that of ``seeds``, ``size`` pixels wide; ``columns`` are further columns,
+    a value a face.
     """
     from agelens.faces.alignment import DEFAULT_GEOMETRY
 
-    def make(ages: Sequence[float], size: int, **columns: Sequence[object]) -> Path:
+    def make(
+        ages: Sequence[float], size: int, seeds: Sequence[int] | None = None, **columns: Sequence[object]
+    ) -> Path:
         folder = tmp_path_factory.mktemp("prepared")
         lines = [",".join(["path", "age", *columns])]
         for number, values in enumerate(zip(ages, *columns.values(), strict=True)):
-            Image.fromarray(draw_face(values[0], size=size, seed=number)).save(folder / f"{number}.png")
+            face = draw_face(values[0], size=size, seed=seeds[number] if seeds else number)
+            Image.fromarray(face).save(folder / f"{number}.png")
             lines.append(",".join(map(str, [f"{number}.png", *values])))
         (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
         (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(size).to_dict()))

@@ -8,14 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.errors import OutputError, RecipeError, SplitError
 from agelens.experiments.leaderboard import Leaderboard, Suite, leaderboard, suite_names
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.reports.leaderboard import leaderboard_rows, write_leaderboard
 
 SUITE = """
@@ -46,16 +42,8 @@ set = ["train.batch_size=1000"]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: Callable[..., NDArray[np.uint8]]) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    lines = ["path,age,split"]
-    for number in range(96):
-        age, split = number % 80, ("train", "val", "test")[number % 3]
-        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{split}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+def manifest(make_crops: Callable[..., Path]) -> Path:
+    return make_crops([number % 80 for number in range(96)], 40, split=["train", "val", "test"] * 32)
 
 
 class _Interrupted:

@@ -7,35 +7,22 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.errors import RecipeError, SplitError
 from agelens.experiments.folds import train_folds
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.training.recipe import Recipe
 from agelens.training.run import best_stage
 
-DrawFace = Callable[..., NDArray[np.uint8]]
-
 
 @pytest.fixture
-def manifest(tmp_path: Path, draw_face: DrawFace) -> Path:
+def manifest(make_crops: Callable[..., Path]) -> Path:
     """60 drawn faces of ages 20 to 79, without a split."""
-    folder = tmp_path / "prepared"
-    folder.mkdir()
-    lines = ["path,age,digest"]
-    for number in range(60):
-        Image.fromarray(draw_face(20 + number, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{20 + number},{hashlib.sha256(str(number).encode()).hexdigest()}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(60)]
+    return make_crops(range(20, 80), 40, digest=digests)
 
 
 def recipe(method: dict[str, object] | None = None, **train_settings: object) -> Recipe:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, PluginError, RecipeError, RunError
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.label_distribution import AgeBins
 from agelens.methods.baseline import Baseline
@@ -27,23 +24,15 @@ from agelens.objectives import OBJECTIVES, Objective
 from agelens.training.recipe import Recipe
 from agelens.training.stage import Batch, run_on_crops
 
-DrawFace = Callable[..., NDArray[np.uint8]]
 BINS = AgeBins(0, 80)
 QUICK = ("l1", "or-cnn")
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
+def manifest(make_crops: Callable[..., Path]) -> Path:
     generator = np.random.default_rng(0)
-    lines = ["path,age,split"]
-    for number in range(64):
-        age = float(generator.integers(0, 81))
-        Image.fromarray(draw_face(age, size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 48 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    ages = [float(generator.integers(0, 81)) for _ in range(64)]
+    return make_crops(ages, 40, split=["train"] * 48 + ["val"] * 16)
 
 
 def _recipe(objective: str, heads: tuple[str, ...] = (), **settings: object) -> Recipe:

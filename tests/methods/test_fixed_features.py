@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from agelens.errors import InputError, RecipeError
 from agelens.experiments.leaderboard import Suite
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.label_distribution import AgeBins
 from agelens.methods.fixed_features import FixedFeatures, Projection, canonical_direction, kernel_weights
@@ -31,22 +29,14 @@ from agelens.training.recipe import Recipe
 from agelens.training.stage import run_on_crops
 
 Array = NDArray[np.float64]
-DrawFace = Callable[..., NDArray[np.uint8]]
 BINS = AgeBins(0, 80)
 HEADS = {"svr": "reg", "cca": "reg", "kplsr": "reg", "ohrank": "ldl"}
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    lines = ["path,age,split"]
-    for number in range(120):
-        age = (number * 37) % 80  # all of 0 … 79 among the first 90
-        Image.fromarray(draw_face(float(age), size=40, seed=number)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},{'train' if number < 90 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+def manifest(make_crops: Callable[..., Path]) -> Path:
+    ages = [number * 37 % 80 for number in range(120)]  # all of 0 … 79 among the first 90
+    return make_crops(ages, 40, split=["train"] * 90 + ["val"] * 30)
 
 
 @pytest.fixture(autouse=True)

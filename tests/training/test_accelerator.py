@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
 from agelens.networks.stored import load_network
@@ -32,21 +28,19 @@ from agelens.training.transforms import Augmentation, augment, normalise, resize
 
 DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not DEVICE, reason="no accelerator")]
-DrawFace = Callable[..., NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
+def manifest(make_crops: Callable[..., Path]) -> Path:
     """64 training and 32 validation faces of 12 people, 80 px: ages and people in one manifest."""
-    folder = tmp_path_factory.mktemp("prepared")
-    lines = ["path,age,subject,split"]
-    for number in range(96):
-        age, person = 7.0 * number % 80, number % 6 + (6 if number >= 64 else 0)
-        Image.fromarray(draw_face(age, size=80, seed=person)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},person {person},{'train' if number < 64 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(80).to_dict()))
-    return folder / "manifest.csv"
+    people = [number % 6 + (6 if number >= 64 else 0) for number in range(96)]
+    return make_crops(
+        [7.0 * number % 80 for number in range(96)],
+        80,
+        seeds=people,
+        subject=[f"person {person}" for person in people],
+        split=["train"] * 64 + ["val"] * 32,
+    )
 
 
 def _recipe(method: str, settings: dict[str, Any], heads: list[str], **more: Any) -> Recipe:

@@ -19,7 +19,6 @@ or several processes; ``test_accelerator.py`` runs on the real thing where there
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ import pytest
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,7 +38,6 @@ from agelens.data.manifest import read_manifest
 from agelens.experiments.train import train
 from agelens.explanation.network_maps import explain_stage
 from agelens.export.from_run import export_run
-from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
 from agelens.methods.verification import embed
 from agelens.networks.stored import load_network
@@ -60,7 +56,6 @@ from agelens.training.transforms import (
 )
 
 FAKE = torch.device("lazy")  # of no kernels here, and run by autograd as the CPU is
-DrawFace = Callable[..., NDArray[np.uint8]]
 
 
 class OnDevice(Tensor):
@@ -246,17 +241,16 @@ def test_a_whitening_is_fitted_on_the_device(fake: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -> Path:
+def manifest(make_crops: Callable[..., Path]) -> Path:
     """16 training and 12 validation faces of 4 people each, 40 px: ages and people in one manifest."""
-    folder = tmp_path_factory.mktemp("prepared")
-    lines = ["path,age,subject,split"]
-    for number in range(28):
-        age, person = 3.0 * number % 80, number % 4 + (4 if number >= 16 else 0)
-        Image.fromarray(draw_face(age, size=40, seed=person)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{age},person {person},{'train' if number < 16 else 'val'}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    (folder / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(40).to_dict()))
-    return folder / "manifest.csv"
+    people = [number % 4 + (4 if number >= 16 else 0) for number in range(28)]
+    return make_crops(
+        [3.0 * number % 80 for number in range(28)],
+        40,
+        seeds=people,
+        subject=[f"person {person}" for person in people],
+        split=["train"] * 16 + ["val"] * 12,
+    )
 
 
 def _recipe(method: str, heads: list[str], settings: dict[str, Any], **more: Any) -> Recipe:
