@@ -41,7 +41,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     temporary, held = _own_name(target), None
     try:
         try:
-            if target.exists() and not target.is_file():  # told now, and never a device renamed away
+            if target.exists() and not target.is_file():  # refused now, and never a device renamed away
                 raise OutputError(target, "cannot write: it is there and is no regular file")
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)

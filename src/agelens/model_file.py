@@ -167,7 +167,7 @@ def open_model_file(
     options.log_severity_level = 4  # a defect of the file is reported by our error, once
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that another provider is used is told below
+            warnings.simplefilter("ignore", UserWarning)  # the use of another provider is reported below
             session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base of their own
         raise ModelFileError(

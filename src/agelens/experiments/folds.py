@@ -83,7 +83,7 @@ def train_folds(
         resume: Go on with what is in ``out`` (start it if there is nothing).
         start: As in :func:`agelens.experiments.train.train`, for each fold.
         random_start: Likewise.
-        reporter: Told of steps and epochs; stages are named ``fold-01 generation-1``.
+        reporter: Receives steps and epochs; stages are named ``fold-01 generation-1``.
         note: Called with a line about the protocol at the start and about each fold when it is done.
         cache: Folder for the decoded crops, of one fold at a time; None: in ``out``.
         cpu: Keep to the CPU.
@@ -320,7 +320,7 @@ def _over_common_bins(tested: list[dict[str, NDArray[Any]]]) -> tuple[AgeBins, N
 
 @dataclass(frozen=True)
 class _FoldReporter:
-    """Passes on what it is told, with the fold before the stage's name."""
+    """Passes training progress on, with the fold before the stage's name."""
 
     to: Reporter
     fold: str
@@ -336,4 +336,4 @@ class _FoldReporter:
 
 
 def _nobody(_: str) -> None:
-    """Nobody is told."""
+    """Drop a note."""

@@ -88,7 +88,7 @@ def climb(
         overrides: As in :meth:`Recipe.load`, for every rung.
         starts: Pre-trained weights by backbone (``""``: any other backbone). They are used where the trick
             ``pre-training`` is on.
-        reporter: Told of steps and epochs.
+        reporter: Receives steps and epochs.
         note: Called with a line a rung.
         cpu: Keep to the CPU.
     Returns:

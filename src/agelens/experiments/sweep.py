@@ -264,7 +264,7 @@ def sweep(
         split: Rows that the figures are of; the validation figures cost nothing.
         starts: Pre-trained weights by backbone; ``""``: for every backbone that is not named.
         random_start: As in :func:`agelens.experiments.train.train`.
-        reporter: Told of steps and epochs.
+        reporter: Receives steps and epochs.
         loading: Called with (done, total) while crops are decoded.
         announce: Called with the number of a run, from 1, before it is trained or taken in.
         cpu: Keep to the CPU.

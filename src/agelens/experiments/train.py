@@ -58,9 +58,9 @@ def train(
         start: Weights of a pre-training that every stage starts from, in place of the recipe's
             ``network.start``: a run folder or its ``network.safetensors`` (of ages: LRN pre-trains on
             IMDB-WIKI; or of identities: LAE), or a safetensors file of a bare backbone. Heads for other age
-            bins start anew, which is told.
+            bins start anew, and a note says so.
         random_start: Train from random weights although the recipe needs a start (``needs_start``).
-        reporter: Told of steps and epochs.
+        reporter: Receives steps and epochs.
         loading: Called with (done, total) while crops are decoded.
         cache: Folder for the decoded crops; None: ``.crops`` beside the manifest.
         cpu: Keep to the CPU.

@@ -386,7 +386,7 @@ class _Trainer:
         write_tensors(path, tensors, facts)
 
     def _passed_over(self, path: Path) -> bool:
-        """Whether the checkpoint is damaged and the stage begins again, which is told."""
+        """Whether the checkpoint is damaged and the stage begins again; a note says so."""
         if not self.stage.restarts:
             return False
         try:

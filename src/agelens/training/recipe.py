@@ -79,7 +79,7 @@ class NetworkSettings(_Settings):
         start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, or a
             safetensors file of a bare backbone. Empty: none.
         same_bins: Keep the head that the start was trained with: a start of other age bins, or without a head
-            of ages, is refused. Off: such a head starts anew, which is told.
+            of ages, is refused. Off: such a head starts anew, and a note says so.
         frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the
             weights and batch-norm statistics they start with: a pre-trained one's early layers cost most and
             change least.
@@ -275,8 +275,8 @@ class Recipe(_Settings):
             ``mae``, the largest ``aar`` (LAE Eq. 6), or the largest ``band`` accuracy.
         finish: See :class:`FinishSettings`.
         needs_start: Commands that make the pre-trained weights that a paper starts from. A run without a
-            start (``--start``, ``network.start``, ``network.pretrained``) is then refused, unless it is told
-            to start from random weights. Empty: none are needed.
+            start (``--start``, ``network.start``, ``network.pretrained``) is then refused, unless
+            ``--random-start`` is given. Empty: none are needed.
         rehearsal: Whether it was cut for a rehearsal (:mod:`agelens.rehearsal`); not for recipes.
     """
 

@@ -114,8 +114,8 @@ def check_start(start: str | Path, recipe: Recipe, bins: AgeBins) -> list[str]:
         recipe: ``network.same_bins``.
         bins: The K ages of the run.
     Returns:
-        A note if the heads start anew, for the start's ages are others; a start without a head of ages is the
-        usual case, of which nothing is told.
+        A note if the heads start anew because the start has other ages; none in the usual case, a start
+        without a head of ages.
     Raises:
         RunError: They would start anew, and the recipe wants the start's.
         CheckpointError: The file is missing or damaged.
