@@ -41,7 +41,7 @@ def test_precommit_runs_the_steps_of_check() -> None:
 @pytest.mark.parametrize("name", JUDGES)
 def test_what_judges_the_code_is_pinned(name: str) -> None:
     declared = PYPROJECT["build-system"]["requires"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
-    (requirement,) = [text for text in declared if re.match(rf"{name}\b(?!-)", text)]
+    (requirement,) = {text for text in declared if re.match(rf"{name}\b(?!-)", text)}
     assert re.fullmatch(rf"{name}(~=|==)[\d.]+", requirement)
 
 
