@@ -55,6 +55,14 @@ def test_a_table_without_yaw_borrows_it(tmp_path: Path, tables: list[Path]) -> N
     assert alone.yaw == ()
 
 
+def test_a_folder_is_one_system(tmp_path: Path, tables: list[Path]) -> None:
+    for number in range(2):
+        (tmp_path / f"clip{number}.frames.csv").write_text(OURS.replace("\na,", f"\na{number},"))
+    (both,) = steadiness([read_frames(tmp_path)])
+    (one,) = steadiness([read_frames(tables[0])])
+    assert (both.people, both.deviation) == (5, pytest.approx(one.deviation * 4 / 5))
+
+
 def test_command(tables: list[Path], tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["video-report", *map(str, tables), "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output

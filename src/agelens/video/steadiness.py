@@ -35,7 +35,7 @@ class FrameTable:
     """Ages of frames, ours or another system's.
 
     Attributes:
-        name: File of the table.
+        name: Its file or folder.
         frames: (N,) ``path, frame, person`` of each row as text; frame and person may be empty.
         ages: (N,) years.
         shown: (N,) years as shown, of all frames so far; None where the table has none.
@@ -95,17 +95,28 @@ class Steadiness:
 
 
 def read_frames(path: str | Path) -> FrameTable:
-    """Read a table of frames: CSV with ``path`` and ``age``.
+    """Read the table of frames of a system: CSV with ``path`` and ``age``.
 
     ``person`` (else all frames of a path are one person), ``frame``, ``shown`` and ``yaw`` may be there, too;
     other columns are left alone. Rows without an age are passed over.
 
     Args:
-        path: As ``agelens video --frames`` writes it, or another system's.
+        path: As ``agelens video --frames`` writes it, or another system's; of a folder all ``.frames.csv``.
     Raises:
         PredictionsError: It cannot be read, lacks a column, or a value is no number.
     """
-    frames, values = [], []
+    frames: list[tuple[str, str, str]] = []
+    values: list[list[float]] = []
+    for part in sorted(Path(path).glob("*.frames.csv")) if Path(path).is_dir() else [path]:
+        _read_part(part, frames, values)
+    if not frames:
+        raise PredictionsError(path, "has no frame with an age")
+    ages, shown, yaw = np.array(values, np.float64).T
+    return FrameTable(str(path), tuple(frames), ages, None if np.isnan(shown).all() else shown, yaw)
+
+
+def _read_part(path: str | Path, frames: list[tuple[str, str, str]], values: list[list[float]]) -> None:
+    """Add the rows of one file."""
     try:
         with open_table(path) as handle:
             table = csv.DictReader(handle)
@@ -122,10 +133,6 @@ def read_frames(path: str | Path) -> FrameTable:
         raise PredictionsError(path, f"cannot be read: {reason(error)}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise PredictionsError(path, f"is no table: {error}") from error
-    if not frames:
-        raise PredictionsError(path, "has no frame with an age")
-    ages, shown, yaw = np.array(values, np.float64).T
-    return FrameTable(str(path), tuple(frames), ages, None if np.isnan(shown).all() else shown, yaw)
 
 
 def _number(path: str | Path, row: dict[str, str | Any], column: str, number: int) -> float:

@@ -180,7 +180,10 @@ def _agreed(task: ClipTask) -> dict[str, Any]:
 def video_report(
     tables: Annotated[
         list[Path],
-        typer.Argument(help="Tables of frames: of agelens video --frames, or another system's path,age."),
+        typer.Argument(
+            help="A system each: the folder of agelens video --frames, or a table of its frames, or another "
+            "system's path,age."
+        ),
     ],
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
