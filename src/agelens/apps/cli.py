@@ -41,7 +41,7 @@ ORDER = (
     *("predict", "video", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
     *("train", "generations", "export", "calibrate", "quantise"),
-    *("evaluate", "compare", "robustness", "published", "explain", "gallery", "video_report"),
+    *("evaluate", "compare", "robustness", "published", "explain", "gallery", "video-report"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )
 """The commands as ``--help`` lists them; any other follows."""
@@ -51,7 +51,9 @@ def _place(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
-app.registered_commands.sort(key=lambda registered: _place(getattr(registered.callback, "__name__", "")))
+app.registered_commands.sort(
+    key=lambda registered: _place(getattr(registered.callback, "__name__", "").replace("_", "-"))
+)
 
 
 def main() -> None:
