@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detection import FaceDetector
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.face import Face
@@ -28,7 +29,7 @@ def estimate_video(
     source: str | Path | IO[bytes],
     *,
     model: str | Path | None = None,
-    detector: str | FaceDetector = "mtcnn",
+    detector: str | FaceDetector = DEFAULT_DETECTOR,
     every: int = 1,
     threads: int = 1,
     on_frame: Callable[[FrameAges], None] | None = None,
@@ -90,7 +91,7 @@ class People:
 
     def __init__(self, frames: Iterable[Frame], estimator: AgeEstimator, *, depth: int = 2) -> None:
         self._frames, self._estimator, self._depth = frames, estimator, depth
-        self._tracker = FaceTracker(estimator.detector, estimator.geometry)
+        self._tracker = FaceTracker(estimator.detector, estimator.geometry, together=True)
         self._followed: dict[int, _Followed] = {}
         self._persons = self._looks = 0
         self._seen: tuple[SeenPerson, ...] = ()

@@ -36,8 +36,9 @@ class TrackingSettings:
         alike: Lowest likeness of looks, -1 to 1, between frames.
         alike_unseen: Lowest likeness after a face was not seen.
         alike_cut: Lowest likeness over a cut.
-        gap: Seconds without a face from which on ``alike_unseen`` counts.
-        coast: Seconds without a face that end its track.
+        gap: Seconds without a face from which on ``alike_unseen`` counts, and that end a track which is no
+            person yet.
+        coast: Seconds without a face that end the track of a person.
         confirm: Sightings that make a face a person.
         velocity_memory: Share of the kept velocity when a new one is added.
         velocity_fade: Seconds in which the velocity of an unseen face falls to 1/e.

@@ -28,6 +28,7 @@ from agelens.faces.detection import DetectedFace, FaceDetector
 from agelens.faces.detectors import SoundFaces
 from agelens.faces.turned import detect_turned
 from agelens.video.settings import TRACKING, TrackingSettings
+from agelens.video.windows import search_windows
 
 __all__ = ["FaceTracker", "Sighting", "TrackedFrame"]
 
@@ -102,11 +103,18 @@ class FaceTracker:
         detector: Finds faces.
         geometry: Of the crops.
         settings: The constants.
+        together: Search the windows of a frame side by side in one picture (`search_windows`).
     """
 
     def __init__(
-        self, detector: FaceDetector, geometry: CropGeometry, settings: TrackingSettings = TRACKING
+        self,
+        detector: FaceDetector,
+        geometry: CropGeometry,
+        settings: TrackingSettings = TRACKING,
+        *,
+        together: bool = False,
     ) -> None:
+        self._together = together
         self._detector, self._geometry, self._settings = SoundFaces(detector), geometry, settings
         self._template = np.asarray(geometry.template)
         self._window = _window_geometry(geometry, settings)
@@ -136,22 +144,13 @@ class FaceTracker:
         if time - self._looked < self._settings.look_every and not cut:
             return TrackedFrame(looked=False)
         self._looked = time
-        seen: dict[int, _Candidate] = {}
-        for track in self._tracks:
-            found = self._follow(image, track, time, cut=cut)
-            if found is not None:
-                seen[track.number] = found
+        seen = self._follow(image, time, cut=cut)
         self._resolve(seen)
-        if cut:
-            self._tracks, ended = _parted(self._tracks, [track.number in seen for track in self._tracks])
-        else:
-            alive = [
-                track.number in seen or time - track.seen <= self._settings.coast for track in self._tracks
-            ]
-            self._tracks, ended = _parted(self._tracks, alive)
+        ended = self._end(seen, time, cut=True) if cut else []
         searched = self._due(time, seen, cut)
         if searched:
             self._search(image, time, seen)
+        ended += self._end(seen, time, cut=False)
         for track in self._tracks:
             if track.number in seen:
                 self._update(track, seen[track.number], time)
@@ -165,7 +164,19 @@ class FaceTracker:
             for track in self._tracks
             if track.number in seen
         )
-        return TrackedFrame(sightings, tuple(track.number for track in ended), cut, searched)
+        return TrackedFrame(sightings, tuple(ended), cut, searched)
+
+    def _end(self, seen: dict[int, _Candidate], time: float, *, cut: bool) -> list[int]:
+        """End tracks that were not seen: all of them, or those whose face was not for too long."""
+        settings = self._settings
+
+        def goes_on(track: _Track) -> bool:
+            patience = settings.coast if track.sightings >= settings.confirm else settings.gap
+            return track.number in seen or (not cut and time - track.seen <= patience)
+
+        ended = [track.number for track in self._tracks if not goes_on(track)]
+        self._tracks = [track for track in self._tracks if track.number not in ended]
+        return ended
 
     def _cut(self, image: NDArray[np.uint8]) -> bool:
         """Compare the frame with the last one at a grid of points."""
@@ -186,18 +197,38 @@ class FaceTracker:
         changed = np.abs(counts[0] - counts[1]).sum() / (2 * len(scene))
         return bool(changed >= self._settings.cut_colours)
 
-    def _follow(
-        self, image: NDArray[np.uint8], track: _Track, time: float, *, cut: bool
+    def _follow(self, image: NDArray[np.uint8], time: float, *, cut: bool) -> dict[int, _Candidate]:
+        """Search the known faces around the places where they should be."""
+        expected = []
+        for track in self._tracks:
+            points = self._expected(track, time)
+            x, y, _ = _place(points)
+            if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
+                expected.append((track, points))
+        windows = [align_face(image, points, self._window) for _, points in expected]
+        found = search_windows(self._detector, windows, together=self._together)
+        seen = {}
+        for (track, points), faces in zip(expected, found, strict=True):
+            candidate = self._nearest(image, track, points, faces, time, cut=cut)
+            if candidate is not None:
+                seen[track.number] = candidate
+        return seen
+
+    def _nearest(
+        self,
+        image: NDArray[np.uint8],
+        track: _Track,
+        expected: _Points,
+        faces: list[DetectedFace],
+        time: float,
+        *,
+        cut: bool,
     ) -> _Candidate | None:
-        """Search a known face around the place where it should be."""
-        settings, expected = self._settings, self._expected(track, time)
-        place = _place(expected)
-        if not (0 <= place.x < image.shape[1] and 0 <= place.y < image.shape[0]):
-            return None
-        window = align_face(image, expected, self._window)
+        """The nearest of the faces of a window that may be the known one."""
+        settings, place = self._settings, _place(expected)
         to_image = similarity_transform(np.asarray(self._window.template) * settings.window, expected)
         candidates = []
-        for found in self._detector.detect(window):
+        for found in faces:
             face = _moved(found, to_image)
             points = _five_points(face, self._template)
             gone, growth = _apart(_place(points), place)
@@ -394,9 +425,3 @@ def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> float:
     both = width * height
     areas = [(sides[2] - sides[0]) * (sides[3] - sides[1]) for sides in (box, other)]
     return both / (sum(areas) - both)
-
-
-def _parted(tracks: list[_Track], kept: list[bool]) -> tuple[list[_Track], list[_Track]]:
-    """Split tracks into those kept and the others."""
-    pairs = list(zip(tracks, kept, strict=True))
-    return [track for track, keep in pairs if keep], [track for track, keep in pairs if not keep]

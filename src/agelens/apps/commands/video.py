@@ -16,6 +16,7 @@ import typer
 
 from agelens.apps.command import command, fail, output, print_table
 from agelens.errors import InputError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 
 if TYPE_CHECKING:
     from agelens.video.clips import ClipTask, Report
@@ -60,7 +61,9 @@ def video(
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
     ] = 0.9,
-    detector: Annotated[str, typer.Option(help="mtcnn, haar, or one of a plug-in.")] = "mtcnn",
+    detector: Annotated[
+        str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, or one of a plug-in.")
+    ] = DEFAULT_DETECTOR,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the networks, at most the cores.")] = 1,
 ) -> None:
     """Estimate one steady age for every person in clips, over all their frames.

@@ -46,11 +46,10 @@ export class FaceTracker {
       if (found !== null) seen.set(track.number, found);
     }
     this.#resolve(seen);
-    const alive = ({ number, seen: last }) => seen.has(number) || (!cut && time - last <= this.settings.coast);
-    const ended = this.#tracks.filter((track) => !alive(track)).map(({ number }) => number);
-    this.#tracks = this.#tracks.filter(alive);
+    const ended = cut ? this.#end(seen, time, true) : [];
     const searched = this.#due(time, seen, cut);
     if (searched) await this.#search(image, time, seen);
+    ended.push(...this.#end(seen, time, false));
     const live = new Set(this.#tracks.map(({ number }) => number));
     const sightings = [];
     for (const track of this.#tracks) {
@@ -62,6 +61,16 @@ export class FaceTracker {
       sightings.push({ track: track.number, face, crop, confirmed });
     }
     return { sightings, ended, cut, searched, looked: true };
+  }
+
+  /** End tracks that were not seen: all of them at a cut, else those whose face was not for too long. */
+  #end(seen, time, cut) {
+    const { confirm, coast, gap } = this.settings;
+    const patience = ({ sightings }) => (sightings >= confirm ? coast : gap); // no person yet: for a gap only
+    const goesOn = (track) => seen.has(track.number) || (!cut && time - track.seen <= patience(track));
+    const ended = this.#tracks.filter((track) => !goesOn(track)).map(({ number }) => number);
+    this.#tracks = this.#tracks.filter(goesOn);
+    return ended;
   }
 
   /** Compare the frame with the last one at a grid of points. */
