@@ -18,9 +18,10 @@ from agelens.experiments.train import train
 from agelens.label_distribution import AgeBins
 from agelens.methods.lae import LongTailed
 from agelens.networks.age_network import Outputs
+from agelens.training.rand_augment import rand_augment
 from agelens.training.recipe import Recipe, recipe_tricks
 from agelens.training.stage import Batch
-from agelens.training.transforms import Augmentation, augment, rand_augment
+from agelens.training.transforms import Augmentation, augment
 
 BINS = AgeBins(0, 100)
 DrawFace = Callable[..., NDArray[np.uint8]]

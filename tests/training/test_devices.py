@@ -347,3 +347,19 @@ def test_the_input_of_a_network(fake: None) -> None:
     crops = np.zeros((2, 40, 40, 3), np.uint8)
     assert network_input(crops, 32, FAKE).device == FAKE
     assert network_input(crops, 32).shape == (2, 3, 32, 32)
+
+
+# --- where crops and figures are while a device trains
+
+
+def test_crops_on_the_device_train_the_same_network(
+    fake: None, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    for name, free in (("memory", None), ("too large", 0), ("device", 2**30)):
+        monkeypatch.setattr("agelens.training.crop_source._free_bytes", lambda device, free=free: free)
+        run = train(_recipe("lrn", ["ldl", "reg"], {"generations": 1}), manifest, tmp_path / name)
+        networks.append(load_network(run.network_file("generation-1")).state_dict())
+    for name, tensor in networks[0].items():
+        assert torch.equal(tensor, networks[1][name]), name
+        assert torch.equal(tensor, networks[2][name]), name

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ from agelens.export.from_run import export_run
 from agelens.inference.estimator import AgeEstimator
 from agelens.networks.age_network import Outputs
 from agelens.networks.stored import load_network, read_tensors, write_tensors
+from agelens.training.compiled import compiled
+from agelens.training.crop_source import one_ahead
 from agelens.training.fit import fit, run_on_crops
 from agelens.training.optimisation import learning_rate
 from agelens.training.recipe import Recipe, TrainSettings
@@ -129,17 +132,43 @@ def test_it_learns_and_leaves_a_whole_run_folder(manifest: Path, tmp_path: Path)
 
 _SCRIPT = """
 import sys, torch
-from agelens.training.recipe import Recipe
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from agelens.experiments.train import train
+from agelens.networks.backbones import make_backbone
+from agelens.training.recipe import Recipe
+from agelens.training.synchronised import synchronise
 torch.set_num_threads(1)
 train(Recipe.load(sys.argv[1]), sys.argv[2], sys.argv[3], resume=True, cpu=True)
+
+rank = distributed.get_rank()
+def network():
+    torch.manual_seed(0)
+    backbone = make_backbone("resnet10-tiny")
+    return nn.Sequential(backbone, nn.Flatten(), nn.Linear(backbone.num_features, 1)).double()
+one, both = network(), network()
+synchronise(both, "test")
+both = DistributedDataParallel(both)
+torch.manual_seed(1)
+for images in torch.randn(3, 8, 3, 32, 32, dtype=torch.float64):
+    for trained, share in ((one, images), (both, images[4 * rank : 4 * rank + 4])):
+        trained.zero_grad()
+        trained(share).square().mean().backward()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+for (name, mine), theirs in zip(one.state_dict().items(), both.module.state_dict().values()):
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9, msg=lambda told: name + told)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(manifest: Path, tmp_path: Path) -> None:
+def test_two_processes_with_synchronised_batch_norm_train_what_one_does(
+    manifest: Path, tmp_path: Path
+) -> None:
+    """A whole run goes through and is exported; in float64, where rounding does not grow, steps are equal."""
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(_recipe(epochs=3).to_toml())
+    recipe.write_text(_recipe(sync_batch_norm=True).to_toml())
     (tmp_path / "script.py").write_text(_SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [str(tmp_path / "script.py"), str(recipe), str(manifest), str(tmp_path / "run")]
@@ -150,10 +179,30 @@ def test_two_processes_train_one_network(manifest: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     run = Run.open(tmp_path / "run")
     assert run.finished_stages() == ["generation-1", "generation-2"]
-    for stage in run.finished_stages():
-        rows = _log(run.path, stage)
-        assert len(rows) == 3
-        assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert [len(_log(run.path, stage)) for stage in run.finished_stages()] == [2, 2]
+    export_run(run, tmp_path / "model.onnx")
+    assert AgeEstimator(tmp_path / "model.onnx").card.name == "test"
+
+
+def test_a_network_that_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: object, examples: object) -> object:
+        raise OSError("no C++ compiler found")
+
+    compile_ = torch.compile
+    monkeypatch.setattr("torch.compile", lambda network, **_: compile_(network, backend=broken))
+    with pytest.raises(RecipeError, match=r"train.compile.*no C\+\+ compiler found.*false trains without"):
+        compiled(nn.Linear(2, 1), "test")(torch.ones(1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_network_trains_like_another(manifest: Path, tmp_path: Path) -> None:
+    losses = []
+    for name in ("plain", "compiled"):
+        recipe = _recipe(epochs=1, compile=name == "compiled", optimizer="sgd")
+        run = train(recipe, manifest, tmp_path / name, cpu=True)
+        losses.append([float(_log(run.path, stage)[0]["loss"]) for stage in run.finished_stages()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +224,7 @@ def test_the_number_of_processes_is_told(
         monkeypatch.delenv(name)
     if variable is not None:
         monkeypatch.setenv(variable, "no")
-    found = processes_note(count, "cpu", 128)
+    found = processes_note(count, "cpu", TrainSettings(batch_size=128))
     assert len(found) == len(told)
     for note, start in zip(found, told, strict=True):
         assert note.startswith(start)
@@ -185,6 +234,32 @@ def test_curves_go_to_tensorboard_where_it_is_installed(manifest: Path, tmp_path
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     train(_recipe(epochs=1), manifest, tmp_path / "run", cpu=True)
     assert list((tmp_path / "run" / "generation-1").glob("events.out.tfevents.*"))
+
+
+def test_batches_that_are_made_ahead_are_the_same(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    for ahead in (False, True):
+        monkeypatch.setattr("agelens.training.fit.worth_one_ahead", lambda *_, ahead=ahead: ahead)
+        run = train(_recipe(), manifest, tmp_path / f"ahead-{ahead}", cpu=True)
+        networks.append(load_network(run.network_file("generation-2")).state_dict())
+    for name, tensor in networks[0].items():
+        assert torch.equal(tensor, networks[1][name]), name
+
+
+def test_what_is_made_ahead_keeps_its_order_and_its_error() -> None:
+    def made(number: int) -> int:
+        if number == 3:
+            raise InputError("no such batch")
+        return number
+
+    assert list(one_ahead(made, 3, True)) == list(one_ahead(made, 3, False)) == [0, 1, 2]
+    assert list(one_ahead(made, 0, True)) == []
+    ahead = one_ahead(made, 5, True)
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(InputError, match="no such batch"):
+        next(ahead)
 
 
 def test_one_process_trains_with_one_precision_after_another(manifest: Path, tmp_path: Path) -> None:

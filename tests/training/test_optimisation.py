@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from agelens.networks.age_network import Outputs
 from agelens.training.fit import _joined, _Trainer
-from agelens.training.optimisation import learning_rate, make_optimizer, momentum, set_rate
+from agelens.training.optimisation import learning_rate, make_optimizer, momentum, restore_state, set_rate
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.stage import Batch
 from agelens.training.transforms import Augmentation, _crop_sides
@@ -105,3 +105,39 @@ def test_crops_that_are_drawn_again_are_as_torchvisions() -> None:
     aspect = Augmentation(scale=(1.0, 1.0), aspect=(1.5, 2.0), redraw=True)  # none fits: the whole
     never = _crop_sides(aspect, lambda low, high: torch.full((3,), (low + high) / 2))
     assert [side.tolist() for side in never] == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_state_that_was_stored_row_by_row_goes_on_as_it_was(optimizer: str) -> None:
+    """A fused kernel goes along memory: state in another order would be of other weights."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 1)).to(
+            memory_format=torch.channels_last
+        )
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        network(images).square().mean().backward()
+        optimizer.step()
+
+    images = torch.randn(4, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    settings = TrainSettings(optimizer=optimizer, learning_rate=0.01)  # type: ignore[arg-type]
+    one, again = network(), network()
+    ours, restored = make_optimizer(one, settings), make_optimizer(again, settings)
+    step(one, ours)
+    again.load_state_dict(one.state_dict())
+    kept = {
+        f"{index}.{key}": torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
+        for index, values in ours.state_dict()["state"].items()
+        for key, value in values.items()
+        if value is not None
+    }
+    restore_state(restored, kept)
+    step(one, ours)
+    step(again, restored)
+    for mine, theirs in zip(one.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(ValueError, match="no parameter 9"):
+        restore_state(restored, {"9.exp_avg": torch.zeros(1)})

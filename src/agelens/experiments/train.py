@@ -23,7 +23,7 @@ from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
 from agelens.plugins import origin
 from agelens.training.fit import Reporter, fit
 from agelens.training.provenance import check_terms, run_terms, teacher_facts
-from agelens.training.recipe import Recipe
+from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
 from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
 from agelens.training.stage import Stage
@@ -138,7 +138,7 @@ def train(
     facts["terms"] = run_terms(rows, recipe, start, facts["teachers"])
     notes += check_terms(facts["terms"], recipe.card.allow_restricted)
     state = PartialState(cpu=cpu)
-    notes += processes_note(state.num_processes, state.device.type, recipe.train.batch_size)
+    notes += processes_note(state.num_processes, state.device.type, recipe.train)
     if reporter is not None and state.is_main_process:
         for note in notes:
             reporter.note(note)
@@ -170,7 +170,7 @@ def train(
     return run
 
 
-def processes_note(count: int, device: str, batch_size: int) -> list[str]:
+def processes_note(count: int, device: str, settings: TrainSettings) -> list[str]:
     """Tell how many processes train, where there are several or a launcher was to start some.
 
     A launcher that starts one in the place of several says nothing itself.
@@ -178,11 +178,12 @@ def processes_note(count: int, device: str, batch_size: int) -> list[str]:
     Args:
         count: Number of processes.
         device: Kind of device they train on.
-        batch_size: Images of a batch, over all of them.
+        settings: Of the recipe: images of a batch, over all of them, and what batch norms see.
     """
     if count > 1:
-        share = f"{batch_size // count} images of each batch in each"
-        return [f"{count} processes on {device}: {share}; batch norm sees these alone"]
+        share = f"{settings.batch_size // count} images of each batch in each"
+        seen = "sees the whole batch" if settings.sync_batch_norm else "sees these alone"
+        return [f"{count} processes on {device}: {share}; batch norm {seen}"]
     if any(name.startswith("ACCELERATE_") or name == "TORCHELASTIC_RUN_ID" for name in os.environ):
         return [f"1 process on {device}: torchrun --nproc-per-node N -m agelens train … starts N"]
     return []

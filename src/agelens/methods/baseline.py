@@ -135,7 +135,7 @@ class BaselineStage(Stage):
             ``loss``.
         """
         scores = outputs.raw if hasattr(outputs, "raw") else outputs.logits
-        labels = AgeLabels.of(batch.targets)
+        labels = AgeLabels.of(batch.targets, batch.known)
         known = {
             "counts": self.counts,
             "deviations": labels.deviations,
@@ -158,7 +158,7 @@ class BaselineStage(Stage):
     def stepped(self, network: AgeNetwork, outputs: Any, batch: Batch) -> None:
         """Let the head see the batch."""
         if isinstance(network.head, ScoringHead):
-            network.head.observe(outputs.raw, AgeLabels.of(batch.targets).ages)
+            network.head.observe(outputs.raw, AgeLabels.of(batch.targets, batch.known).ages)
 
 
 class BaselineSettings(BaseModel):

@@ -108,7 +108,7 @@ class Representation(Stage):
             ``loss`` and its parts ``ld`` (nats) and ``er`` (years); ``curvature`` with bands.
         """
         assert outputs.logits is not None
-        logits, labels, tau = outputs.logits, AgeLabels.of(batch.targets), self.settings.tau
+        logits, labels, tau = outputs.logits, AgeLabels.of(batch.targets, batch.known), self.settings.tau
         low, high = labels.bounds(self.age_bins)
         curvature = labels.curvature_loss(logits)
         if curvature is None:

@@ -126,7 +126,7 @@ class Generation(Stage):
         Returns:
             ``loss``, and ``ldl`` and ``reg`` where the network has these heads; ``curvature`` with bands.
         """
-        bins, labels = self.age_bins, AgeLabels.of(batch.targets)
+        bins, labels = self.age_bins, AgeLabels.of(batch.targets, batch.known)
         low, high = ((end - bins.minimum) / (bins.maximum - bins.minimum) for end in labels.bounds(bins))
         inherited = None
         if self.ancestor is not None:

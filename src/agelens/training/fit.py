@@ -28,10 +28,15 @@ from agelens.data.crop_set import CropSet
 from agelens.errors import CheckpointError, InputError, RunError
 from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
-from agelens.training.optimisation import learning_rate, make_optimizer, momentum, set_rate
+from agelens.training.compiled import compiled
+from agelens.training.crop_source import one_ahead, source_for, worth_one_ahead
+from agelens.training.figures import NotFinite, StepFigures
+from agelens.training.optimisation import learning_rate, make_optimizer, momentum, restore_state, set_rate
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
 from agelens.training.stage import Batch, CropOutputs, Order, Stage, Validation, run_on_crops
+from agelens.training.synchronised import synchronise
+from agelens.training.transfer import to_device
 from agelens.training.transforms import resize_crops
 
 __all__ = [
@@ -188,22 +193,22 @@ class _Trainer:
         for part in self.stage.frozen(network):
             part.requires_grad_(False)
         self.averaged = self._copy(network) if settings.average else None
-        self.optimizer = make_optimizer(network, settings)
+        if settings.sync_batch_norm and self.accelerator.num_processes > 1:
+            synchronise(network, self.recipe.name)
+        self.optimizer = make_optimizer(network, settings, self.accelerator.device)
         self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
+        # The network in training, without accelerate's wrapping.
+        self.plain: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        # What runs in a step: compiled, if the recipe says so.
+        self.runs = compiled(self.network, self.recipe.name) if settings.compile else self.network
         self.first_epoch = 0
         self.seconds = 0.0
         self.best: dict[str, Tensor] = {}
         self.best_merit = -inf
-        self._resized: CropSet | None = None
+        self._source: CropSet | None = None
         self.board = (
             _tensorboard(self.run.stage(self.stage.name)) if self.accelerator.is_main_process else None
         )
-
-    @property
-    def plain(self) -> nn.Module:
-        """The network in training, without accelerate's wrapping."""
-        network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        return network
 
     @property
     def judged(self) -> nn.Module:
@@ -254,7 +259,6 @@ class _Trainer:
         size = self._size(epoch)
         crops = self._crops_for(size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        share = settings.batch_size // world
         order = self._order(epoch)
         views = _generator(self.seed, epoch, 1 + rank)
         torch.manual_seed(int(torch.randint(2**62, (), generator=views)))  # dropout, if a backbone has it
@@ -262,68 +266,82 @@ class _Trainer:
         self.network.train()
         for part in self.stage.frozen(self.plain):
             part.eval()
-        sums: dict[str, float] = {}
+        figures_of_steps = StepFigures(device)
+        pairs = self._averaged_pairs()
         started = time.monotonic()
-        for step in range(self.steps):
-            first = step * settings.batch_size + rank * share
-            mine = slice(first, first + share)
-            targets = torch.from_numpy(order.targets[mine]).to(device)
-            images, extras = self.stage.inputs(crops, order.rows[mine].reshape(-1), size, views, device)
-            batch = Batch(images, targets, extras)
+
+        def made(step: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+            mine = self._share(step, world, rank)
+            rows = order.rows[mine].reshape(-1)
+            return torch.from_numpy(order.targets[mine]), *self.stage.inputs(crops, rows, size, views, device)
+
+        ahead = worth_one_ahead(crops, device)
+        for step, (known, images, extras) in enumerate(one_ahead(made, self.steps, ahead)):
+            batch = Batch(images, to_device(known, device), extras, known)
             done, total = epoch * self.steps + step, settings.epochs * self.steps
             rate = learning_rate(done, total, self.steps, settings)
             set_rate(self.optimizer, rate, momentum(done, total, settings))
             with self.accelerator.autocast():
                 outputs = _in_float32(self._outputs(batch))
                 parts = self.stage.loss(outputs, batch)
-            if not torch.isfinite(parts["loss"]):
-                raise RunError(self.run.path, self._not_a_number(parts, epoch, step, order.rows[mine]))
-            self.optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(parts["loss"])
-            if settings.clip_gradient:
-                self.accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
-            self.optimizer.step()
-            self._average(epoch * self.steps + step)
-            with torch.no_grad():
-                self.stage.stepped(self.plain, outputs, batch)
-                scored = self.stage.score(self.plain, outputs, batch)
-            for name, value in (*parts.items(), *scored.items()):
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if self.reporter is not None and self.accelerator.is_main_process:
-                done = epoch * self.steps + step + 1
-                per_step = (time.monotonic() - started) / (step + 1)
-                self.reporter.step(
-                    self.stage.name,
-                    epoch + 1,
-                    settings.epochs,
-                    (step + 1) / self.steps,
-                    {
-                        **{name: sums[name] / (step + 1) for name in ("loss", *scored)},
-                        "eta": per_step * (settings.epochs * self.steps - done),
-                    },
-                )
+            try:
+                figures_of_steps.add(step, parts)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.accelerator.backward(parts["loss"])
+                if settings.clip_gradient:
+                    self.accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+                self.optimizer.step()
+                self._average(epoch * self.steps + step, pairs)
+                with torch.no_grad():
+                    self.stage.stepped(self.plain, outputs, batch)
+                    scored = self.stage.score(self.plain, outputs, batch)
+                figures_of_steps.add(step, scored)
+                last = step + 1 == self.steps
+                if last or figures_of_steps.due:
+                    self._tell(epoch, step, figures_of_steps.read(), scored, started)
+            except NotFinite as error:
+                rows = order.rows[self._share(error.step, world, rank)]
+                raise RunError(self.run.path, self._not_a_number(error, epoch, rows)) from None
         figures: dict[str, float] = {"size": size, "rate": rate}
+        sums = figures_of_steps.read()
         figures.update({name: round(total / self.steps, 5) for name, total in sums.items()})
         images_seen = order.rows[: self.steps * settings.batch_size].size
         figures["images/s"] = round(images_seen / (time.monotonic() - started), 1)
         return figures
 
+    def _share(self, step: int, world: int, rank: int) -> slice:
+        """This process's part of a step's batch, in the order of the epoch."""
+        share = self.settings.batch_size // world
+        first = step * self.settings.batch_size + rank * share
+        return slice(first, first + share)
+
+    def _tell(
+        self, epoch: int, step: int, sums: Mapping[str, float], scored: Mapping[str, Tensor], started: float
+    ) -> None:
+        """Report the running figures of an epoch."""
+        if self.reporter is None or not self.accelerator.is_main_process:
+            return
+        settings = self.settings
+        left = settings.epochs * self.steps - (epoch * self.steps + step + 1)
+        running = {name: sums[name] / (step + 1) for name in ("loss", *scored)}
+        running["eta"] = (time.monotonic() - started) / (step + 1) * left
+        share = (step + 1) / self.steps
+        self.reporter.step(self.stage.name, epoch + 1, settings.epochs, share, running)
+
     def _outputs(self, batch: Batch) -> Any:
         """Run the network on a batch, with ``ghost_batch`` in parts that its batch norms see apart."""
         part = self.settings.ghost_batch * (len(batch.images) // len(batch.targets))  # sequences stay whole
         if not part or part >= len(batch.images):
-            return self.network(batch.images)
+            return self.runs(batch.images)
         starts = range(0, len(batch.images), part)
-        return _joined([self.network(batch.images[start : start + part]) for start in starts])
+        return _joined([self.runs(batch.images[start : start + part]) for start in starts])
 
-    def _not_a_number(
-        self, parts: Mapping[str, Tensor], epoch: int, step: int, rows: NDArray[np.int64]
-    ) -> str:
-        shown = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
+    def _not_a_number(self, error: NotFinite, epoch: int, rows: NDArray[np.int64]) -> str:
+        shown = ", ".join(f"{name} {value:g}" for name, value in error.parts.items())
         images = ", ".join(str(row) for row in rows.reshape(-1)[:8])
         kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
         return (
-            f"{self.stage.name} stopped in epoch {epoch + 1}, step {step + 1} of {self.steps}: {shown} "
+            f"{self.stage.name} stopped in epoch {epoch + 1}, step {error.step + 1} of {self.steps}: {shown} "
             f"(batch of {len(rows)}, training images {images} …); {kept}; "
             "try a smaller learning rate or clip_gradient"
         )
@@ -331,24 +349,39 @@ class _Trainer:
     def _crops_for(self, size: int) -> CropSet:
         """The training crops at 8/7 of the view's size (at most as they come), anti-aliased once a phase."""
         side = min(self.train_set.side, round(size * 8 / 7))
+        if self._source is None or self._source.side != side:
+            self._source = None  # what the device keeps of another phase is freed first
+            self._source = source_for(self._resized(side), self.accelerator.device)
+        return self._source
+
+    def _resized(self, side: int) -> CropSet:
         if side == self.train_set.side:
             return self.train_set
-        if self._resized is None or self._resized.side != side:
-            pixels = np.empty((len(self.train_set), side, side, 3), np.uint8)
-            for start in range(0, len(pixels), 512):
-                block = torch.from_numpy(self.train_set.crops(slice(start, start + 512)))
-                pixels[start : start + 512] = resize_crops(block, side).numpy()
-            self._resized = replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)), stored=None)
-        return self._resized
+        pixels = np.empty((len(self.train_set), side, side, 3), np.uint8)
+        for start in range(0, len(pixels), 512):
+            block = torch.from_numpy(self.train_set.crops(slice(start, start + 512)))
+            pixels[start : start + 512] = resize_crops(block, side).numpy()
+        return replace(self.train_set, pixels=pixels, rows=np.arange(len(pixels)), stored=None)
 
-    def _average(self, step: int) -> None:
+    def _averaged_pairs(self) -> list[tuple[Tensor, dict[str, Any], str]]:
+        """Tensors of the averaged network, and where those of the one in training are found by name."""
         if self.averaged is None:
-            return
-        decay = min(self.settings.average, (1 + step) / (10 + step))
-        mine, theirs = list(self.averaged.state_dict().values()), list(self.plain.state_dict().values())
-        floating = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
-        with torch.no_grad():
-            torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
+            return []
+        modules = dict(self.plain.named_modules())
+        pairs = []
+        for name, tensor in self.averaged.state_dict().items():
+            if tensor.is_floating_point():
+                owner, _, key = name.rpartition(".")
+                there: dict[str, Any] = modules[owner]._parameters
+                pairs.append((tensor, there if key in there else modules[owner]._buffers, key))
+        return pairs
+
+    def _average(self, step: int, pairs: list[tuple[Tensor, dict[str, Any], str]]) -> None:
+        if pairs:
+            decay = min(self.settings.average, (1 + step) / (10 + step))
+            with torch.no_grad():
+                mine, theirs = [tensor for tensor, _, _ in pairs], [place[key] for _, place, key in pairs]
+                torch._foreach_lerp_(mine, theirs, 1 - decay)
 
     def _size(self, epoch: int) -> int:
         """Side of the images that an epoch shows and is validated at, pixels."""
@@ -405,12 +438,7 @@ class _Trainer:
                 self.averaged.load_state_dict(_under("averaged.", tensors))
             self.best = _under("best.", tensors)
             self.best_merit = float(facts.get("best_merit", -inf))
-            state = self.optimizer.state_dict()
-            state["state"] = {}
-            for name, tensor in _under("optimizer.", tensors).items():
-                index, key = name.split(".", 1)
-                state["state"].setdefault(int(index), {})[key] = tensor
-            self.optimizer.load_state_dict(state)
+            restore_state(self.optimizer, _under("optimizer.", tensors))
             if self.accelerator.scaler is not None and "scaler" in facts:
                 self.accelerator.scaler.load_state_dict(facts["scaler"])
             self.first_epoch, self.seconds = int(facts["epochs_done"]), float(facts["seconds"])

@@ -37,17 +37,23 @@ class AgeLabels(NamedTuple):
     """(B,) lower end of a band; the age otherwise."""
     high: Tensor
     """(B,) upper end of a band, itself included; the age otherwise."""
+    known: Tensor | None = None
+    """(B,) the ages on the CPU, where a look at them waits for no device; None: not given."""
 
     @classmethod
-    def of(cls, targets: Tensor) -> AgeLabels:
+    def of(cls, targets: Tensor, known: Tensor | None = None) -> AgeLabels:
         """Name the columns of (B, 4) targets: age, deviation, low, high.
 
+        Args:
+            targets: The labels.
+            known: The same on the CPU, if they are there (``Batch.known``).
         Raises:
             ValueError: Another shape.
         """
         if targets.ndim != 2 or targets.shape[1] != 4:
             raise ValueError(f"labels are (B, 4), not {tuple(targets.shape)}")
-        return cls(*targets.unbind(1))
+        ages, deviations, low, high = targets.unbind(1)
+        return cls(ages, deviations, low, high, None if known is None else known[:, 0])
 
     @property
     def banded(self) -> Tensor:
@@ -64,7 +70,8 @@ class AgeLabels(NamedTuple):
 
     def whole_index(self, bins: AgeBins) -> Tensor | None:
         """(B,) int64 bin of every label; None if one is a band or lies between two bins."""
-        if bool((self.ages != self.ages.floor()).any()):  # NaN differs from NaN
+        ages = self.ages if self.known is None else self.known
+        if bool((ages != ages.floor()).any()):  # NaN differs from NaN
             return None
         return _index(self.ages, bins)
 
@@ -142,10 +149,10 @@ class AgeLabels(NamedTuple):
 
     def curvature_loss(self, logits: Tensor) -> Tensor | None:
         """Mean curvature of the logits of the rows with a band, over the batch; None without such a row."""
-        banded = self.banded
-        if not bool(banded.any()):
+        ages = self.ages if self.known is None else self.known
+        if not bool(ages.isnan().any()):
             return None
-        return (logit_curvature(logits) * banded).mean()
+        return (logit_curvature(logits) * self.banded).mean()
 
 
 def _index(years: Tensor, bins: AgeBins) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import cos, pi
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agelens.training.recipe import TrainSettings
 
-__all__ = ["learning_rate", "make_optimizer", "momentum", "set_rate"]
+__all__ = ["learning_rate", "make_optimizer", "momentum", "restore_state", "set_rate"]
 
 
 def learning_rate(step: int, total: int, steps_per_epoch: int, settings: TrainSettings) -> float:
@@ -73,8 +74,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float | No
             group["momentum"] = momentum
 
 
-def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Make the optimiser of what is not frozen; each group's ``share`` of the rate is 1 or the backbone's."""
+def make_optimizer(
+    network: nn.Module, settings: TrainSettings, device: torch.device | None = None
+) -> torch.optim.Optimizer:
+    """Make the optimiser of what is not frozen; each group's ``share`` of the rate is 1 or the backbone's.
+
+    Args:
+        network: Of the parameters.
+        settings: Kind and numbers.
+        device: That trains: where its kernel is fused, all parameters are updated in one pass.
+    """
     groups: list[dict[str, Any]] = []
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     decoupled = settings.optimizer == "adamw"
@@ -90,8 +99,38 @@ def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.O
         else:
             groups.append({"params": of_share, "share": share})
     rate, decay = settings.learning_rate, settings.weight_decay
+    fused = (device is None or device.type in _FUSED) or None
     if decoupled:
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=fused)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
+
+
+_FUSED = ("cpu", "cuda", "mps")
+
+
+def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what an optimiser keeps of each parameter.
+
+    A tensor of a parameter's shape gets its order in memory too: fused kernels go along memory, and a file
+    keeps rows only.
+
+    Args:
+        optimizer: Of the same parameters.
+        tensors: ``index.key`` of each, as they were in its ``state_dict``.
+    Raises:
+        KeyError, ValueError, RuntimeError: They are of other parameters.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[str, Any] = optimizer.state_dict()
+    state["state"] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        if int(index) >= len(parameters):
+            raise ValueError(f"no parameter {index}")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(state)

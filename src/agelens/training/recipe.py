@@ -125,6 +125,10 @@ class TrainSettings(_Settings):
             trained in float32, which is reported: emulated, it is many times slower.
         ghost_batch: Batch norms see so many images at a time, as each of several GPUs would (LAE Sec. 2.3: 32
             on a GPU); 0 = all that a device has of a batch.
+        sync_batch_norm: Batch norms see the batch of all processes, so that several train what one would;
+            off: the images of their own process.
+        compile: Train with ``torch.compile``: the first step of each image size takes a minute, the others
+            less time. Needs a C++ compiler.
         clip_gradient: Largest gradient norm; 0 = none.
         validation: Whether a part of the images validates. Off: a run on all that a paper trains on; ``keep``
             is ``last``, the last stage is the result, and an exported model is not calibrated.
@@ -157,6 +161,8 @@ class TrainSettings(_Settings):
     sizes: tuple[tuple[float, int], ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
     ghost_batch: int = Field(default=0, ge=0)
+    sync_batch_norm: bool = False
+    compile: bool = False
     clip_gradient: float = Field(default=0.0, ge=0)
     validation: bool = True
     sets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -183,6 +189,12 @@ class TrainSettings(_Settings):
         epochs = [epoch for epoch, _ in self.rates]
         if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
             raise ValueError("rates must start at epoch 0 and rise")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norm_sees_one_batch(self) -> Self:
+        if self.sync_batch_norm and self.ghost_batch:
+            raise ValueError("sync_batch_norm sees whole batches, ghost_batch parts of one: one of them")
         return self
 
     @model_validator(mode="after")

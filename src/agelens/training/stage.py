@@ -30,6 +30,7 @@ from agelens.metrics import (
 from agelens.networks.age_network import AnyNetwork
 from agelens.networks.backbones import backbone_origin
 from agelens.plugins import Origin
+from agelens.training.crop_source import crop_tensor
 from agelens.training.labels import AgeLabels
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.samplers import set_weighted
@@ -78,11 +79,13 @@ class Batch:
         targets: (B, ...) rows of :attr:`Order.targets`, on the device.
         extras: Further tensors of the same crops by name (a view in another size, soft labels), as
             :meth:`Stage.inputs` made them, each (B, ...).
+        known: The targets on the CPU, where a look at them waits for no device; None: not given.
     """
 
     images: Tensor
     targets: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ class Stage(ABC):
             Images and extras, see :class:`Batch`. Default: a training view (B, 3, size, size) of each crop,
             and no extras.
         """
-        return augment(torch.from_numpy(crops.crops(rows)).to(device), self.augmentation, size, views), {}
+        return augment(crop_tensor(crops, rows, device), self.augmentation, size, views), {}
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
@@ -270,7 +273,7 @@ class Stage(ABC):
 
         Default: the MAE in years; a label that is a band counts by the distance to it.
         """
-        labels = AgeLabels.of(batch.targets)
+        labels = AgeLabels.of(batch.targets, batch.known)
         return {"train MAE": labels.distance(network.head.decode(outputs).age).mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:

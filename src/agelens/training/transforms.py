@@ -2,24 +2,27 @@
 
 One affine sampling does crop, aspect, rotation, translation and flip; one 3×3 colour matrix does
 brightness, contrast, saturation, hue and the normalisation. RandAugment, whose operations are not linear,
-comes before the normalisation, each operation on all images that drew it. Parameters are drawn on the CPU
-from a seeded generator, so a resumed run draws what an uninterrupted one would have drawn.
+comes before the normalisation (:mod:`agelens.training.rand_augment`). Parameters are drawn on the CPU from
+a seeded generator, so a resumed run draws what an uninterrupted one would have drawn; a device gets them
+without being waited for.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+
+from agelens.training.rand_augment import LUMA, Picks, apply_picks, draw_picks
+from agelens.training.transfer import sampling_grid, to_device
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -29,14 +32,12 @@ __all__ = [
     "network_input",
     "normalise",
     "pixels",
-    "rand_augment",
     "resize_crops",
     "resize_images",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LUMA = (0.299, 0.587, 0.114)
 _Uniform = Callable[[float, float], Tensor]
 
 
@@ -164,9 +165,41 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     Returns:
         (B, 3, size, size) float32, normalised, channels-last memory.
     """
-    batch = crops.shape[0]
-    device = crops.device
+    batch = len(crops)
+    drawn = _drawn(batch, settings, generator)
+    block = _BLOCK_OF_BYTES if drawn.picks else _BLOCK
+    if crops.device.type != "cpu" or batch <= block:
+        views = _views(crops, drawn, settings, size)
+        return views.contiguous(memory_format=torch.channels_last)
+    whole = torch.empty((batch, 3, size, size), memory_format=torch.channels_last)
+    for start in range(0, batch, block):
+        part = slice(start, start + block)
+        whole[part] = _views(crops[part], drawn.part(part), settings, size)
+    return whole
 
+
+# Images that a CPU works on at a time, so that what is between two steps stays in its cache.
+_BLOCK = 8
+_BLOCK_OF_BYTES = 32  # with RandAugment, which is on bytes and sorts the images into kinds
+
+
+class _Drawn(NamedTuple):
+    """All that the views of B crops drew, on the CPU."""
+
+    theta: Tensor  # (B, 2, 3), from places in the view to places in the crop
+    soft: Tensor | None  # (B,) index into _SOFTENED, -1: not softened
+    matrix: Tensor  # (B, 3, 3) of the colours
+    offset: Tensor  # (B, 1), weight of the mean grey
+    picks: tuple[Picks, ...]  # of RandAugment
+    erased: Tensor | None  # (B, 4): middle and half sides as shares of the view, x first
+
+    def part(self, rows: slice) -> _Drawn:
+        soft, erased = (None if v is None else v[rows] for v in (self.soft, self.erased))
+        picks = tuple(Picks(*(values[rows] for values in round_)) for round_ in self.picks)
+        return _Drawn(self.theta[rows], soft, self.matrix[rows], self.offset[rows], picks, erased)
+
+
+def _drawn(batch: int, settings: Augmentation, generator: torch.Generator) -> _Drawn:
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(batch, generator=generator) * (high - low) + low
 
@@ -177,33 +210,54 @@ def augment(crops: Tensor, settings: Augmentation, size: int, generator: torch.G
     angle = uniform(-settings.rotation, settings.rotation) * (math.pi / 180.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.stack(
-        [
-            torch.stack([mirror * width * cos, -height * sin, centre_x], dim=1),
-            torch.stack([mirror * width * sin, height * cos, centre_y], dim=1),
-        ],
-        dim=1,
-    ).to(device)
-    images = crops.permute(0, 3, 1, 2).contiguous().float()
-    grid = F.affine_grid(theta, [batch, 3, size, size], align_corners=False)
-    views = _sampled(images, grid)
+        [mirror * width * cos, -height * sin, centre_x, mirror * width * sin, height * cos, centre_y], dim=1
+    ).view(batch, 2, 3)
+    soft = None
     if settings.soften > 0:
-        views = _softened(views, settings.soften, generator)
-
+        chosen = torch.rand(batch, generator=generator) < settings.soften
+        soft = torch.randint(len(_SOFTENED), (batch,), generator=generator).masked_fill(~chosen, -1)
     matrix, offset = _colour(batch, settings, uniform, generator)
-    mean_grey = views.mean(dim=(2, 3)) @ torch.tensor(_LUMA, device=device)
-    offset = offset.to(device) * mean_grey[:, None]
-    scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device)
-    if settings.randaugment:  # its operations are defined on pixels: normalise afterwards
-        flat = torch.baddbmm(offset[:, :, None].expand(-1, 3, -1), matrix.to(device), views.flatten(2))
+    picks = draw_picks(batch, settings.randaugment, generator)
+    erased = _erasing(batch, settings.erase, uniform, generator) if settings.erase > 0 else None
+    return _Drawn(theta, soft, matrix, offset, tuple(picks), erased)
+
+
+def _views(crops: Tensor, drawn: _Drawn, settings: Augmentation, size: int) -> Tensor:
+    """Views (B, 3, size, size) of crops, as they were drawn; in any memory format."""
+    batch, device = len(crops), crops.device
+    images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    views = _sampled(images, sampling_grid(to_device(drawn.theta, device), size, size))
+    if drawn.soft is not None:
+        views = _softened(views, drawn.soft)
+    matrix = to_device(drawn.matrix, device)
+    scale, shift, luma = _constants(device)
+    offset = torch.zeros((), device=device)
+    if settings.contrast > 0:
+        offset = to_device(drawn.offset, device) * (views.mean(dim=(2, 3)) @ luma)[:, None]
+    if drawn.picks:  # RandAugment's operations are defined on pixels: normalise afterwards
+        bias = offset.expand(batch, 3)
+        flat = torch.baddbmm(bias[:, :, None], matrix, views.flatten(2))
         pixels = flat.round().clamp(0, 255).to(torch.uint8).view(batch, 3, size, size)
-        pixels = rand_augment(pixels, settings.randaugment, settings.magnitude, generator)
+        pixels = apply_picks(pixels, drawn.picks, settings.magnitude)
         views = torch.addcmul(shift[:, None, None], pixels.float(), scale[:, None, None])
-        return _erased(views, settings, uniform, generator)
-    weights = matrix.to(device) * scale[:, None]  # (B, 3, 3): rows are output channels
-    bias = offset * scale + shift  # (B, 3)
-    flat = torch.baddbmm(bias[:, :, None], weights, views.flatten(2))
-    return _erased(flat.view(batch, 3, size, size), settings, uniform, generator)
+    else:
+        weights = matrix * scale[:, None]  # (B, 3, 3): rows are output channels
+        bias = torch.addcmul(shift, offset, scale).expand(batch, 3)
+        views = torch.baddbmm(bias[:, :, None], weights, views.flatten(2)).view(batch, 3, size, size)
+    if drawn.erased is not None:
+        rows = drawn.erased[:, 2].nonzero().squeeze(1)
+        if len(rows):
+            places = to_device(rows, device)
+            views[places] = views[places] * _kept(to_device(drawn.erased[rows], device), size)
+    return views
+
+
+@functools.lru_cache(maxsize=4)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and shift (3,) of the normalisation of pixels, and the weights (3,) of grey."""
+    scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD])
+    shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+    return scale.to(device), shift.to(device), torch.tensor(LUMA).to(device)
 
 
 def _crop_sides(settings: Augmentation, uniform: _Uniform) -> tuple[Tensor, Tensor]:
@@ -237,86 +291,19 @@ def _sampled(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def rand_augment(images: Tensor, count: int, magnitude: int, generator: torch.Generator) -> Tensor:
-    """RandAugment: ``count`` operations an image, drawn uniformly, each at one strength.
-
-    The fourteen operations and their ranges are those of [1] as torchvision scales them (31 steps); the sign
-    of a signed one is drawn. Places that a geometric operation uncovers are black.
-
-    Args:
-        images: (B, 3, H, W) uint8.
-        count: N.
-        magnitude: M, 0 to 30.
-        generator: CPU generator; the only source of chance.
-    Returns:
-        (B, 3, H, W) uint8.
-    Raises:
-        ValueError: M is out of range.
-
-    [1] Cubuk et al., RandAugment: practical automated data augmentation with a reduced search space, 2020.
-    """
-    if not 0 <= magnitude <= _STEPS:
-        raise ValueError(f"magnitude must be 0 to {_STEPS}, not {magnitude}")
-    operations = list(_OPERATIONS.values())
-    for _ in range(count):
-        drawn = torch.randint(len(operations), (len(images),), generator=generator)
-        sign = torch.randint(2, (len(images),), generator=generator) * 2 - 1
-        result = images.clone()
-        for index, operation in enumerate(operations):
-            for direction in (-1, 1):
-                chosen = ((drawn == index) & (sign == direction)).nonzero().squeeze(1).to(images.device)
-                if len(chosen):
-                    result[chosen] = operation(images[chosen], direction * magnitude / _STEPS)
-        images = result
-    return images
-
-
-_STEPS = 30
-_NEAREST = InterpolationMode.NEAREST
-
-
-def _affine(
-    images: Tensor, angle: float = 0.0, x: int = 0, y: int = 0, shear: Sequence[float] = (0, 0)
-) -> Tensor:
-    middle = None if shear == (0, 0) else [0.0, 0.0]
-    moved: Tensor = tv.affine(images, angle, [x, y], 1.0, list(shear), _NEAREST, center=middle)
-    return moved
-
-
-_OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    # strength s in [-1, 1]; the unsigned operations take |s|
-    "identity": lambda images, s: images,
-    "shear x": lambda images, s: _affine(images, shear=(math.degrees(math.atan(0.3 * s)), 0.0)),
-    "shear y": lambda images, s: _affine(images, shear=(0.0, math.degrees(math.atan(0.3 * s)))),
-    "translate x": lambda images, s: _affine(images, x=int(150 / 331 * images.shape[3] * s)),
-    "translate y": lambda images, s: _affine(images, y=int(150 / 331 * images.shape[2] * s)),
-    "rotate": lambda images, s: _affine(images, angle=30.0 * s),
-    "brightness": lambda images, s: tv.adjust_brightness(images, 1 + 0.9 * s),
-    "colour": lambda images, s: tv.adjust_saturation(images, 1 + 0.9 * s),
-    "contrast": lambda images, s: tv.adjust_contrast(images, 1 + 0.9 * s),
-    "sharpness": lambda images, s: tv.adjust_sharpness(images, 1 + 0.9 * s),
-    "posterise": lambda images, s: tv.posterize(images, 8 - round(4 * abs(s))),
-    "solarise": lambda images, s: tv.solarize(images, 255.0 * (1 - abs(s))),
-    "autocontrast": lambda images, s: tv.autocontrast(images),
-    "equalise": lambda images, s: tv.equalize(images),
-}
-"""The operations of RandAugment."""
-
-
 _SOFTENED = (0.4, 0.5, 0.65, 0.8)
 """Sides, as shares of the view's, that a softened view is shrunk to."""
 
 
-def _softened(views: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Shrink some of the views (B, 3, S, S) and enlarge them again."""
+def _softened(views: Tensor, levels: Tensor) -> Tensor:
+    """Shrink views (B, 3, S, S) to a share of ``_SOFTENED`` each, and enlarge them again; -1: not."""
     size = views.shape[2]
-    drawn = torch.rand(len(views), generator=generator)
-    level = torch.randint(len(_SOFTENED), (len(views),), generator=generator)
-    for index, share in enumerate(_SOFTENED):
-        rows = ((drawn < probability) & (level == index)).nonzero().squeeze(1).to(views.device)
+    for level, share in enumerate(_SOFTENED):
+        rows = (levels == level).nonzero().squeeze(1)
         if len(rows):
-            small = _shrunk(views[rows], share)
-            views[rows] = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
+            places = to_device(rows, views.device)
+            small = _shrunk(views[places], share)
+            views[places] = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
     return views
 
 
@@ -325,13 +312,6 @@ def _shrunk(views: Tensor, share: float) -> Tensor:
     if views.device.type in ("cpu", "cuda"):
         return F.interpolate(views, scale_factor=share, mode="bilinear", antialias=True)
     return resize_images(views, math.floor(views.shape[2] * share))
-
-
-def _erased(views: Tensor, settings: Augmentation, uniform: _Uniform, generator: torch.Generator) -> Tensor:
-    if settings.erase > 0:
-        mask = _erasing(views.shape[0], views.shape[2], settings.erase, uniform, generator)
-        views = views * mask.to(views.device)
-    return views.contiguous(memory_format=torch.channels_last)
 
 
 def _colour(
@@ -343,7 +323,7 @@ def _colour(
     saturation = uniform(1 - settings.saturation, 1 + settings.saturation)
     grey = torch.rand(batch, generator=generator) < settings.grey
     saturation = torch.where(grey, torch.zeros(()), saturation)
-    luma = torch.tensor(_LUMA).expand(3, 3)
+    luma = torch.tensor(LUMA).expand(3, 3)
     mix = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * luma
     if settings.hue > 0:
         mix = _hue(uniform(-settings.hue, settings.hue)) @ mix
@@ -361,18 +341,22 @@ def _hue(turns: Tensor) -> Tensor:
     return torch.cos(angle) * torch.eye(3) + torch.sin(angle) * cross + (1 - torch.cos(angle)) / 3
 
 
-def _erasing(
-    batch: int, size: int, probability: float, uniform: _Uniform, generator: torch.Generator
-) -> Tensor:
-    """(B, 1, size, size) mask: 0 inside the erased rectangle, else 1."""
+def _erasing(batch: int, probability: float, uniform: _Uniform, generator: torch.Generator) -> Tensor:
+    """(B, 4) rectangles: middle x and y, half width and height, as shares of the view; 0 wide: none."""
     area = uniform(0.02, 0.2)
     aspect = torch.exp(uniform(-math.log(3.0), math.log(3.0)))
     half_width = (area * aspect).sqrt().clamp(max=1.0) / 2
     half_height = (area / aspect).sqrt().clamp(max=1.0) / 2
     centre_x, centre_y = uniform(0.0, 1.0), uniform(0.0, 1.0)
     chosen = torch.rand(batch, generator=generator) < probability
-    position = (torch.arange(size) + 0.5) / size
-    inside_x = (position[None, :] - centre_x[:, None]).abs() < half_width[:, None]
-    inside_y = (position[None, :] - centre_y[:, None]).abs() < half_height[:, None]
-    inside = inside_y[:, :, None] & inside_x[:, None, :] & chosen[:, None, None]
+    return torch.stack([centre_x, centre_y, half_width * chosen, half_height * chosen], dim=1)
+
+
+def _kept(erased: Tensor, size: int) -> Tensor:
+    """(B, 1, size, size): 0 inside the rectangles of :func:`_erasing`, else 1."""
+    position = (torch.arange(size, device=erased.device) + 0.5) / size
+    centre_x, centre_y, half_width, half_height = erased.T[:, :, None]
+    inside_x = (position - centre_x).abs() < half_width
+    inside_y = (position - centre_y).abs() < half_height
+    inside: Tensor = inside_y[:, :, None] & inside_x[:, None, :]
     return (~inside).float()[:, None]

@@ -65,7 +65,9 @@ class ClassifierStage(OrdinalDarkStage):
 
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Negative log likelihood of the labels (B, 4), the batch's targets."""
-        return {"loss": AgeLabels.of(batch.targets).likelihood_loss(outputs.logits, self.age_bins)}
+        return {
+            "loss": AgeLabels.of(batch.targets, batch.known).likelihood_loss(outputs.logits, self.age_bins)
+        }
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """Judge the ages; in a run that trains a student too, the figures are not the run's."""

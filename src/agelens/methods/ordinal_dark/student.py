@@ -166,7 +166,7 @@ class StudentStage(GuidedStage):
             ``loss`` and its parts ``age``, ``hints``, ``dark``, ``expected``, ``reg``.
         """
         s, bins = self.settings, self.age_bins
-        labels = AgeLabels.of(batch.targets)
+        labels = AgeLabels.of(batch.targets, batch.known)
         low, high = labels.bounds(bins)
         lambda_1, lambda_2 = self._lambdas
         taught = (
@@ -205,7 +205,7 @@ class StudentStage(GuidedStage):
 
     def score(self, network: Any, outputs: GuidedOutputs, batch: Batch) -> dict[str, Tensor]:
         """The MAE, in years; a band counts by the distance to it."""
-        labels = AgeLabels.of(batch.targets)
+        labels = AgeLabels.of(batch.targets, batch.known)
         return {"train MAE": labels.distance(network.head.decode(outputs.ages()).age).mean()}
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
