@@ -14,6 +14,7 @@ import typer
 from agelens.apps.command import command, fail, output
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
+from agelens.files import write_atomically
 from agelens.reading import IMAGE_BYTES, read_at_most
 
 if TYPE_CHECKING:
@@ -36,7 +37,15 @@ class Format(StrEnum):
     json = "json"
     jsonl = "jsonl"
     csv = "csv"
+    parquet = "parquet"
     spreadsheet = "spreadsheet"
+
+
+class Engine(StrEnum):
+    """What runs the estimator."""
+
+    local = "local"
+    ray = "ray"
 
 
 @command("no file was written")
@@ -105,6 +114,17 @@ def predict(
     provider: Annotated[
         str, typer.Option(help="Computes the ages: cpu, or cuda, openvino, coreml of another onnxruntime.")
     ] = "cpu",
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="ray: workers of a Ray cluster, for one folder, list (.parquet, .txt) or address of photos; "
+            "--out is a folder of Parquet files, and the same call goes on where one was stopped."
+        ),
+    ] = Engine.local,
+    ray_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT or auto. [a cluster of this machine, for the call]")
+    ] = None,
+    partition: Annotated[int, typer.Option(min=1, help="Photos of a file that the engine ray writes.")] = 256,
 ) -> None:
     """Estimate the age of every face in photos.
 
@@ -115,7 +135,7 @@ def predict(
     from agelens.faces.image import MAX_PIXELS
     from agelens.inference.entries import PredictionTask
     from agelens.inference.estimator import AgeEstimator
-    from agelens.inference.journal import write_entries
+    from agelens.inference.parquet import RowsFormat, require_pyarrow
     from agelens.inference.tally import Tally, endings
     from agelens.inference.writers import FORMATS
 
@@ -125,8 +145,20 @@ def predict(
         raise InputError("--crops and --aligned exclude each other")
     if resume and (out is None or str(out) == "-" or "-" in paths):
         raise InputError("--resume needs --out FILE, and photos that are files")
-    selected = (format or _format_of(out)).value
-    sources, passed_over = _sources(paths)
+    fleet = engine == Engine.ray
+    if fleet and (len(paths) != 1 or out is None or str(out) == "-" or paths == ["-"]):
+        raise InputError("--engine ray needs one PATH of photos, and --out FOLDER")
+    if fleet and (resume or save_faces or annotate or (format or Format.parquet) != Format.parquet):
+        raise InputError(
+            "--engine ray writes Parquet and goes on by itself: without --resume, --save-faces, "
+            "--annotate and --format"
+        )
+    selected = Format.parquet.value if fleet else (format or _format_of(out)).value
+    if selected == Format.parquet:
+        if out is None or str(out) == "-":
+            raise InputError("--format parquet needs --out FILE: it is no text to print")
+        require_pyarrow()
+    sources, passed_over = ([], []) if fleet else _sources(paths)
     searched = {"model": detector_model, "min_face_size": min_face, "max_side": max_side}
     settings = {name: value for name, value in searched.items() if value is not None}
     if min_confidence is not None:
@@ -138,9 +170,29 @@ def predict(
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         provider=provider,
     )
+    if fleet:
+        from agelens.apps.commands.predict_fleet import run_fleet
+
+        named = {"detector": detector, "provider": provider, "max_pixels": str(max_pixels)}
+        named |= {name: str(value) for name, value in settings.items()}
+        run_fleet(
+            paths[0],
+            str(out),
+            estimator=estimator,
+            crops=crops,
+            aligned=aligned,
+            level=level,
+            threshold=threshold,
+            partition=partition,
+            workers=workers,
+            address=ray_address,
+            agreed=named,
+        )
+        return
     if workers is None:
         workers = max(1, usable_cores() // threads) if len(sources) >= _MANY else 1
-    form: PredictionFormat = FORMATS[selected](level, threshold)
+    made = RowsFormat if selected == Format.parquet else FORMATS[selected]
+    form: PredictionFormat = made(level, threshold)
     if selected == Format.table:
         form = FORMATS[selected](level, threshold, [str(source) for source in sources if _is_name(source)])
     tally = Tally()
@@ -153,8 +205,7 @@ def predict(
         agreed |= {name: str(value) for name, value in settings.items()}
         _resume(sources, task, workers, out, agreed, tally)
     else:
-        with output(out) as handle:
-            write_entries(_texts(task.entries(_shown(sources), workers), tally), form, handle)
+        _write(_texts(task.entries(_shown(sources), workers), tally), form, out)
     failures = [entry for entry in passed_over if entry.failed]
     others = [Path(entry.path) for entry in passed_over if not entry.failed]
     if tally.photos > 1 or others:
@@ -224,7 +275,7 @@ def _resume(
     tally: Tally,
 ) -> None:
     """Go on where the journal beside ``out`` ends, then write ``out`` from it."""
-    from agelens.inference.journal import PredictionJournal, write_entries
+    from agelens.inference.journal import PredictionJournal
 
     journal = PredictionJournal(out, agreed)
     try:
@@ -234,9 +285,21 @@ def _resume(
     except KeyboardInterrupt:
         journal.close(remove=False)
         fail(f"interrupted; {len(journal.done)} photos are kept in {journal.path}: --resume goes on", 130)
-    with output(out) as handle:
-        write_entries(_texts(journal.entries([str(s) for s in sources]), tally), task.form, handle)
+    _write(_texts(journal.entries([str(s) for s in sources]), tally), task.form, out)
     journal.close(remove=True)
+
+
+def _write(entries: Iterator[str], form: PredictionFormat, out: Path | None) -> None:
+    """Write entries to ``out`` or stdout, each as it comes."""
+    from agelens.inference.journal import write_entries
+    from agelens.inference.parquet import RowsFormat, write_rows
+
+    if isinstance(form, RowsFormat) and out is not None:
+        with write_atomically(out) as temporary, open(temporary, "wb") as handle:
+            write_rows(entries, handle)
+        return
+    with output(out) as text:
+        write_entries(entries, form, text)
 
 
 def _format_of(out: Path | None) -> Format:
@@ -245,6 +308,7 @@ def _format_of(out: Path | None) -> Format:
         ".csv": Format.csv,
         ".json": Format.json,
         ".jsonl": Format.jsonl,
+        ".parquet": Format.parquet,
         ".txt": Format.table,
         "": Format.table,
     }
