@@ -70,7 +70,7 @@ def test_batch_norms_see_parts_of_a_batch(length: int, ghost: int) -> None:
     batch = Batch(images, torch.zeros(8 // length, 4))
 
     def outputs(ghost: int) -> Tensor:
-        trainer = SimpleNamespace(settings=TrainSettings(ghost_batch=ghost), network=network)
+        trainer = SimpleNamespace(settings=TrainSettings(ghost_batch=ghost), runs=network)
         found: Tensor = _Trainer._outputs(trainer, batch)  # type: ignore[arg-type]
         return found
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agelens.cores import usable_cores
-from agelens.data.crops import CropSet
+from agelens.data.crop_set import CropSet
 from agelens.training.transfer import to_device
 
 __all__ = ["ResidentCrops", "crop_tensor", "one_ahead", "source_for", "worth_one_ahead"]
