@@ -49,12 +49,13 @@ def crops(count: int, folder: Path) -> dict[str, float]:
     from agelens.training.crop_source import crop_tensor
     from agelens.training.transforms import Augmentation, augment
 
-    pixels = np.lib.format.open_memmap(folder / "crops.npy", "w+", np.uint8, (count, 64, 64, 3))
     random = np.random.default_rng(0)
-    for start in range(0, count, 1000):
-        pixels[start : start + 1000] = random.integers(0, 256, (len(pixels[start : start + 1000]), 64, 64, 3))
-    pixels.flush()
-    del pixels
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 64, 64, 3)}
+    with open(folder / "crops.npy", "wb") as handle:  # not through a map, whose pages would count as resident
+        np.lib.format.write_array_header_1_0(handle, header)
+        for start in range(0, count, 1000):
+            of_block = (min(1000, count - start), 64, 64, 3)
+            handle.write(random.integers(0, 256, of_block, dtype=np.uint8).data)
     mapped = np.load(folder / "crops.npy", mmap_mode="r")
     of_set = CropSet(mapped, np.zeros(count, np.float32), np.arange(count))
     generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
