@@ -41,7 +41,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FleetResult:
-    """What a fleet did.
+    """The outcome of a fleet's task.
 
     Attributes:
         partitions: Files of the whole task.

@@ -1,4 +1,4 @@
-"""Where the loop takes its crops from: the device, if they fit there, else memory, a batch ahead."""
+"""Crops of the epoch loop: on the device, if they fit there, else in memory, a batch ahead."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _free_bytes(device: torch.device) -> int | None:
 
 
 def worth_one_ahead(crops: CropSet, device: torch.device) -> bool:
-    """Whether a thread of its own should make the next batch while the device computes one.
+    """Say whether a thread of its own should make the next batch while the device computes one.
 
     Args:
         crops: Of :func:`source_for`.

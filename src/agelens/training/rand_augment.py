@@ -48,7 +48,7 @@ _TRUNCATION = 1e-3  # added before values are cut to whole numbers: 254.9999 is 
 
 
 class Picks(NamedTuple):
-    """What B images drew in one round, on the CPU.
+    """Operations that B images drew in one round, on the CPU.
 
     Attributes:
         operation: (B,) int64 indices into ``OPERATIONS``.

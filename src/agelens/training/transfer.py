@@ -1,4 +1,4 @@
-"""What goes to the device without waiting for what it is still computing, and places to sample there."""
+"""Copies to the device that do not wait for what it is still computing, and places to sample there."""
 
 from __future__ import annotations
 

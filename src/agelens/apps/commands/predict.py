@@ -42,7 +42,7 @@ class Format(StrEnum):
 
 
 class Engine(StrEnum):
-    """What runs the estimator."""
+    """The engines that run the estimator."""
 
     local = "local"
     ray = "ray"
