@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from agelens import AgeEstimator
 from agelens.errors import AgelensError
+from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.image import read_image
 from agelens.video.estimate import People
 from agelens.video.fusion import mean_absolute_deviation
@@ -36,6 +37,7 @@ RATE, SECONDS, SIZE = 15, 3, (320, 240)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model")
+    parser.add_argument("--detector", default=DEFAULT_DETECTOR)
     commands = parser.add_subparsers(dest="command", required=True)
     speed_of = commands.add_parser("speed")
     speed_of.add_argument("clips", nargs="+", type=Path)
@@ -47,7 +49,7 @@ def main() -> None:
     of_stills.add_argument("--split", default="test")
     of_stills.add_argument("--clips", type=int, default=400)
     arguments = parser.parse_args()
-    estimator = AgeEstimator(arguments.model)
+    estimator = AgeEstimator(arguments.model, detector=arguments.detector)
     if arguments.command == "speed":
         for clip in arguments.clips:
             speed(clip, estimator, arguments.height, arguments.frames, arguments.repeats)
