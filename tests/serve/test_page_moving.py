@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import agelens
+
 ENGINE = Path(__file__).parents[2] / "src" / "agelens" / "serve" / "page" / "engine"
 
 # A camera that the test draws: the example photo at a place that it chooses, or nobody.
@@ -131,8 +133,6 @@ def test_a_clip_gives_a_row_for_each_person(
     visit: Callable[..., Any],
     paged: Any,
     clip: Path,
-    portrait: Path,
-    estimator: Any,
     assert_accessible: Callable[[Any], None],
 ) -> None:
     page = visit(paged.url, lambda page: page.add_init_script(_HELD))
@@ -151,9 +151,10 @@ def test_a_clip_gives_a_row_for_each_person(
     row = card.locator("tbody tr")
     assert row.count() == 1
     assert "Person 1" in row.inner_text()
-    (face,) = estimator.estimate(portrait)
-    age = float(row.get_attribute("data-age"))
-    assert age == pytest.approx(face.age, abs=4)
+    (person,) = agelens.estimate_video(clip)
+    age, low, high = (float(row.get_attribute(f"data-{name}")) for name in ("age", "low", "high"))
+    assert age == pytest.approx(person.age, abs=1.5)
+    assert [low, high] == pytest.approx(list(person.interval(0.9)), abs=3)
     assert card.get_by_role("img", name="person 1 from 0:0").count() == 1
     assert not any("POST" in request for request in page.sent)
 

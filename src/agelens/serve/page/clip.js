@@ -357,7 +357,7 @@ export class ClipCard {
   }
 
   #saveTable(what, columns, rows) {
-    const path = this.file.name;
+    const path = this.name;
     save(`${stem(path)}-${what}.csv`, csv(columns, rows.map((row) => rounded({ path, ...row }))), "text/csv");
   }
 
@@ -365,10 +365,10 @@ export class ClipCard {
     const { frames, duration, note, width, height } = this.#answer;
     const { threshold, level } = this.#settings;
     const { name: model, version } = this.#model;
-    const head = { path: this.file.name, model, version, level, threshold, duration, width, height, note };
+    const head = { path: this.name, model, version, level, threshold, duration, width, height, note };
     const distributions = this.#answer.people.map(({ distribution }) => distribution);
     const people = this.#told.map((person, index) => ({ ...person, distribution: distributions[index] }));
-    save(`${stem(this.file.name)}.json`, json({ ...head, people, frames }), "application/json");
+    save(`${stem(this.name)}.json`, json({ ...head, people, frames }), "application/json");
   }
 
   async #savePicture() {
@@ -377,7 +377,7 @@ export class ClipCard {
       return { box, label: `${person}: ${years(age)} (${years(low)} to ${years(high)})` };
     });
     const place = clock(this.video.currentTime).replace(":", ".");
-    save(`${stem(this.file.name)}-${place}.png`, await annotated(this.video, { width, height }, faces));
+    save(`${stem(this.name)}-${place}.png`, await annotated(this.video, { width, height }, faces));
   }
 
   /** Let go of the clip. */

@@ -219,7 +219,7 @@ export class PhotoCard {
 
   /** The answer in numbers: {path, model, error, faces: [{age, low, high, …}]}; null while there is none. */
   result({ threshold, level }) {
-    const path = this.file.name;
+    const path = this.name;
     if (this.failed) return { path, error: part(this.element, "title").textContent, faces: [] };
     if (this.#answer === null) return null;
     const { name: model, version, bins, calibration } = this.#model;
