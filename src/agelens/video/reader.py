@@ -173,7 +173,7 @@ class VideoReader:
         pictures = [
             stream
             for stream in self._container.streams.video
-            if not (int(stream.disposition) & int(self._av.stream.Disposition.attached_pic))
+            if not stream.disposition & self._av.stream.Disposition.attached_pic
         ]
         if not pictures:
             self._container.close()
