@@ -89,6 +89,7 @@ def constants() -> dict[str, Any]:
         "turned": {
             "by_confidence": turned.BY_CONFIDENCE._asdict(),
             "by_upright": turned.BY_UPRIGHT._asdict(),
+            "several": turned.SEVERAL,
         },
         "alignment": {"oversampling": alignment._OVERSAMPLING},
         "quality": {

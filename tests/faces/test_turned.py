@@ -67,6 +67,7 @@ def test_an_upright_picture_is_searched_once():
         ([[], [face(0.999, points=False)], [], []], []),  # nothing to align it by
         ([[face(0.5, points=False)]], [0.5]),
         ([[face(0.75, upright=0.9)]], [0.75]),
+        ([[face(0.99, upright=0.8)] * 3], [0.99] * 3),  # several small faces
         ([[face(0.99, upright=0.8)], [face(0.9, upright=0.87)], [face(0.8, upright=0.87)], [], []], [0.9]),
         ([[face(0.99, upright=0.8)], [face(0.9, upright=0.87)], [face(0.8, upright=0.8)], [], []], [0.99]),
         ([[face(0.99, upright=0.87)], [face(0.999, upright=0.865)], [], []], [0.99]),
@@ -127,3 +128,18 @@ def test_a_face_in_a_large_turned_picture_is_where_it_is(small_search, portrait)
     (turned,) = detect_turned(np.ascontiguousarray(np.rot90(image)), small_search)
     x, y = turned.landmarks.T
     assert np.abs(np.stack([1200 - y, x], axis=1) - upright.landmarks).max() < 4
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_hints_name_the_way_that_stands_upright(cascade, portrait, quarters):
+    turned = np.ascontiguousarray(np.rot90(read_image(portrait), quarters))
+    hints = SoundFaces(ConfidentFaces(cascade, 0.1)).turns(turned)
+    assert hints == ((4 - quarters,) if quarters else ())
+
+
+def test_only_the_ways_of_a_hint_are_searched():
+    detector = Found([], [face(0.999)], [face(0.999)])
+    detector.turns = lambda image: (2,)
+    (found,) = detect_turned(np.zeros((8, 6, 3), np.uint8), detector)
+    assert found.confidence == 0.999
+    assert detector.answers == []

@@ -8,7 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetectedFace", "FaceDetector", "ReducingSearch", "SizedSearch", "check_image", "largest_first"]
+__all__ = [
+    "DetectedFace",
+    "FaceDetector",
+    "ReducingSearch",
+    "SizedSearch",
+    "TurnHints",
+    "check_image",
+    "largest_first",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,14 @@ class ReducingSearch(Protocol):
         Returns:
             The smaller image, or the same, and a detector that finds in it, in its pixels, the same faces.
         """
+
+
+@runtime_checkable
+class TurnHints(Protocol):
+    """Detector that tells cheaply how an image may be turned."""
+
+    def turns(self, image: NDArray[np.uint8]) -> tuple[int, ...]:
+        """List the quarters, 1 to 3 against the clock, by which an image (H, W, 3) is worth turning."""
 
 
 def check_image(image: NDArray[Any]) -> None:

@@ -14,6 +14,7 @@ from agelens.faces.detection import DetectedFace, FaceDetector, ReducingSearch, 
 from agelens.faces.haar import Haar
 from agelens.faces.mtcnn import MTCNN
 from agelens.faces.none import WholeImage
+from agelens.faces.turned import likely_turns
 from agelens.faces.yunet import YuNet
 from agelens.faces.yunet_onet import YuNetONet
 from agelens.plugins import resolve
@@ -59,6 +60,10 @@ class ConfidentFaces:
         smaller, detector = _reduced(image, self.detector)
         return smaller, ConfidentFaces(detector, self.min_confidence)
 
+    def turns(self, image: NDArray[np.uint8]) -> tuple[int, ...]:
+        """List the quarters by which an image is worth turning; see `TurnHints`."""
+        return likely_turns(image, self.detector)
+
     def smallest_face(self, width: int, height: int) -> float | None:
         """Compute the smallest face that the detector looks for; None if it does not say."""
         return self.detector.smallest_face(width, height) if isinstance(self.detector, SizedSearch) else None
@@ -94,6 +99,10 @@ class SoundFaces:
         """Make a large image smaller, if the detector can; see `ReducingSearch`."""
         smaller, detector = _reduced(image, self.detector)
         return smaller, SoundFaces(detector)
+
+    def turns(self, image: NDArray[np.uint8]) -> tuple[int, ...]:
+        """List the quarters by which an image is worth turning; see `TurnHints`."""
+        return likely_turns(image, self.detector)
 
     def _sound(self, face: DetectedFace) -> DetectedFace:
         if not (np.isfinite(face.box).all() and face.width > 0 and face.height > 0):

@@ -221,6 +221,8 @@ def suppress(
 
     Overlap is intersection over union, or over the smaller of the two boxes.
     """
+    if len(boxes) < 2:
+        return np.arange(len(boxes))
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     while len(order):  # in parts, whose overlaps are computed at once

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agelens.faces.detection import DetectedFace, FaceDetector, ReducingSearch, largest_first
+from agelens.faces.detection import DetectedFace, FaceDetector, ReducingSearch, TurnHints, largest_first
 
 __all__ = ["detect_turned"]
 
@@ -41,6 +41,11 @@ and none is turned. Of the 528 turned ones 518 come out right, 3 wrong (all of F
 """
 
 
+SEVERAL = 3
+"""Faces of certain confidence that show that a picture stands upright: none of dlib's 11 photographs has more
+than one of them when it is turned."""
+
+
 def detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[DetectedFace]:
     """Find faces; without a certain one, also in the image turned by a quarter, a half and three quarters.
 
@@ -63,10 +68,10 @@ def detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[Dete
 def _detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[DetectedFace]:
     faces = detector.detect(image)
     best, limits = _best(faces)
-    if best >= limits.upright or (faces and all(face.landmarks is None for face in faces)):
+    if best >= limits.upright or _several(faces) or (faces and all(face.landmarks is None for face in faces)):
         return faces
     height, width = image.shape[:2]
-    for quarters in (1, 2, 3):
+    for quarters in likely_turns(image, detector):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         found = [face for face in detector.detect(turned) if face.landmarks is not None]
         score, limits = _best(found)
@@ -77,6 +82,16 @@ def _detect_turned(image: NDArray[np.uint8], detector: FaceDetector) -> list[Det
             best = score
             faces = largest_first([_turned_back(face, quarters, width, height) for face in found])
     return faces
+
+
+def likely_turns(image: NDArray[np.uint8], detector: FaceDetector) -> tuple[int, ...]:
+    """List the quarters by which an image is worth turning: those of `TurnHints`, or all."""
+    return detector.turns(image) if isinstance(detector, TurnHints) else (1, 2, 3)
+
+
+def _several(faces: list[DetectedFace]) -> bool:
+    """Whether so many faces are certain that the picture stands upright, small as they may be."""
+    return sum(face.confidence >= BY_CONFIDENCE.upright for face in faces) >= SEVERAL
 
 
 def _best(faces: list[DetectedFace]) -> tuple[float, Limits]:

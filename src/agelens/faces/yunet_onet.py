@@ -23,6 +23,7 @@ from agelens.errors import InputError
 from agelens.faces.detection import DetectedFace, check_image
 from agelens.faces.mtcnn_networks import Level, OutputNetwork, RefinementNetwork, squared
 from agelens.faces.search_size import SearchSize
+from agelens.faces.turned import BY_UPRIGHT
 from agelens.faces.yunet import YUNET_FILE, YuNetNetwork
 
 __all__ = ["YuNetONet"]
@@ -32,6 +33,12 @@ _OUTPUT_SIDE = 48  # pixels of the output network's input
 _CERTAIN = 0.5  # score of a proposal that the second network need not judge
 _LEAST_SIDE = 15  # pixels, as YuNet sees it, of an uncertain proposal that is judged
 _MOST_UNCERTAIN = 16  # uncertain proposals that are judged, the best ones
+_HINT_MARGIN = 0.05  # of scores, by which a turned small picture and the small turned picture may differ
+_TURNS = {
+    1: Image.Transpose.ROTATE_90,
+    2: Image.Transpose.ROTATE_180,
+    3: Image.Transpose.ROTATE_270,
+}
 
 _SHIFT = (-0.046, -0.016)
 _SIDE = 0.954
@@ -105,6 +112,14 @@ class YuNetONet:
         upright = np.append(scores[:number], np.full(len(refined), _CERTAIN))
         faces = found.faces(width / picture.width, height / picture.height, upright)
         return [face for face in faces if max(face.width, face.height) >= self.least_side]
+
+    def turns(self, image: NDArray[np.uint8]) -> tuple[int, ...]:
+        """List the quarters by which YuNet alone sees a face that may be certain; see `TurnHints`."""
+        picture, smallest = self.size.searched(image)
+        small = _divided(picture, max(1, int(smallest // _PROPOSED_FACE)))
+        least = BY_UPRIGHT.turned - _HINT_MARGIN
+        turned = ((quarters, small.transpose(method)) for quarters, method in _TURNS.items())
+        return tuple(quarters for quarters, side in turned if len(self._yunet.propose(side, least)[0]))
 
     def reduced(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], YuNetONet]:
         """Make a large image smaller; see `ReducingSearch`."""

@@ -55,7 +55,8 @@ export default {
     "by_upright": {
       "upright": 0.88,
       "turned": 0.86
-    }
+    },
+    "several": 3
   },
   "alignment": {
     "oversampling": 1.5

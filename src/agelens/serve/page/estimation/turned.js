@@ -2,13 +2,14 @@
 
 import constants from "./constants.js";
 
-const { by_confidence: BY_CONFIDENCE, by_upright: BY_UPRIGHT } = constants.turned;
+const { by_confidence: BY_CONFIDENCE, by_upright: BY_UPRIGHT, several: SEVERAL } = constants.turned;
 
 /** Faces of an image; without a certain one, also of the image turned by quarters. */
 export async function detectTurned(image, detector) {
   let faces = await detector.detect(image);
   let best = bestOf(faces);
-  if (best.score >= best.limits.upright) return faces;
+  const certain = faces.filter(({ confidence }) => confidence >= BY_CONFIDENCE.upright);
+  if (best.score >= best.limits.upright || certain.length >= SEVERAL) return faces;
   for (const quarters of [1, 2, 3]) {
     const turned = turn(image, quarters);
     const found = await detector.detect(turned);
