@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 
-__all__ = ["main"]
+__all__ = ["QUICK", "main"]
+
+QUICK = {"predict": "predict", "models": "predict", "video": "video", "serve": "serve"}
+"""Commands for which no other command is loaded: name and module in ``agelens.apps.commands``."""
 
 
 def main() -> None:
@@ -13,8 +18,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _stop)
-    from agelens.apps.cli import main as run
-
+    if len(sys.argv) > 1 and (module := QUICK.get(sys.argv[1])):
+        importlib.import_module(f"agelens.apps.commands.{module}")
+        from agelens.apps.command import run
+    else:
+        from agelens.apps.cli import main as run
     run()
 
 

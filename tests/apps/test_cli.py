@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -559,3 +560,23 @@ def test_from_labelled_faces_to_the_age_in_a_photo(
     assert "MAE" in from_table.out
     predicted = agelens("predict", out, "--aligned", "--model", model, "--format", "csv")
     assert len(predicted.rows) == 60
+
+
+def test_everyday_commands_load_no_other() -> None:
+    from agelens.__main__ import QUICK
+
+    app = cli.app
+
+    callbacks = {registered.callback for registered in app.registered_commands}
+    for name, module in QUICK.items():
+        loaded = importlib.import_module(f"agelens.apps.commands.{module}")
+        assert getattr(loaded, name) in callbacks
+    code = (
+        "import sys\n"
+        "from agelens.__main__ import main\n"
+        "sys.argv = ['agelens', 'models']\n"
+        "try:\n    main()\n"
+        "finally:\n    print(*(name for name in sys.modules if name.startswith('agelens.apps.commands.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "agelens.apps.commands.predict"

@@ -5,14 +5,7 @@ Exit codes: 0 success, 1 some images could not be used, 2 the command cannot be 
 
 from __future__ import annotations
 
-import io
-import sys
-from typing import Annotated
-
-import typer
-
-from agelens import __version__
-from agelens.apps.command import app
+from agelens.apps.command import app, run
 from agelens.apps.commands import (
     calibrate,
     compare,
@@ -58,17 +51,7 @@ app.registered_commands.sort(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names need not be valid text
-    app()
-
-
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        typer.echo(f"agelens {__version__}")
-        raise typer.Exit
+    run()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -11,15 +12,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from agelens import __version__
 from agelens.errors import AgelensError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 from agelens.rehearsal import NOTICE, rehearsing
 
-__all__ = ["app", "command", "fail", "output", "print_table"]
+__all__ = ["app", "command", "fail", "output", "print_table", "run"]
 
 # Control characters of file names, which a terminal would obey.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
@@ -38,6 +40,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"agelens {__version__}")
+        raise typer.Exit
+
+
+def run() -> None:
+    """Run the command line, with the commands that are registered."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names need not be valid text
+    app()
 
 
 def command(

@@ -107,7 +107,7 @@ class YuNetNetwork:
         boxes, scores, landmarks = [np.empty((0, 4))], [np.empty(0)], [np.empty((0, 5, 2))]
         for index, stride in enumerate(STRIDES):
             face, here, box, points = (part[0] for part in maps[index :: len(STRIDES)])
-            score = np.clip(face[:, 0], 0, 1) * np.clip(here[:, 0], 0, 1)
+            score = face[:, 0] * here[:, 0]
             passed = np.nonzero(score >= threshold**2)[0]
             if len(passed) == 0:
                 continue

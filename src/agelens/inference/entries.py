@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agelens.cores import bounded_threads
 from agelens.errors import InputError
@@ -20,7 +17,9 @@ from agelens.inference.estimator import AgeEstimator
 from agelens.inference.pictures import save_annotated, save_faces
 from agelens.inference.tally import Tally
 from agelens.inference.writers import PredictionFormat, source_name
-from agelens.workers import follow_parent
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["Entry", "PredictionTask"]
 
@@ -87,6 +86,10 @@ class PredictionTask:
 
     def _parallel(self, sources: Iterable[Source], workers: int) -> Iterator[Entry]:
         """Chunks go to workers as they become free; at most a few wait, and the order is kept."""
+        import multiprocessing  # loading it takes long, and one worker needs none of it
+        from concurrent.futures import ProcessPoolExecutor
+        from concurrent.futures.process import BrokenProcessPool
+
         waiting = iter(sources)
         executor = ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(pickle.dumps(self),)
@@ -113,6 +116,8 @@ _task: PredictionTask
 
 def _begin(task: bytes) -> None:
     global _task
+    from agelens.workers import follow_parent
+
     follow_parent()
     _task = pickle.loads(task)
 

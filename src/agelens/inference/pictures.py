@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from agelens.faces.image import load_image
 from agelens.files import write_atomically
@@ -79,6 +79,8 @@ def draw_faces(picture: Image.Image, faces: Iterable[tuple[tuple[float, ...] | N
         picture: RGB; it is changed.
         faces: Boxes in its pixels, and their texts; a label without a box stands in the corner.
     """
+    from PIL import ImageDraw  # not needed by most
+
     draw = ImageDraw.Draw(picture)
     size = max(12, round(max(picture.size) / 60))
     for box, label in faces:

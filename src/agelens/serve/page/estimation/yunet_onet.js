@@ -79,7 +79,7 @@ async function proposeOnce({ width, height, pixels }, network, threshold) {
     const [face, here, move] = [0, 1, 2].map((part) => maps[STRIDES.length * part + index].data);
     const across = columns / stride;
     for (let cell = 0; cell < face.length; cell++) {
-      const score = Math.fround(unit(face[cell]) * unit(here[cell]));
+      const score = Math.fround(face[cell] * here[cell]);
       if (!(score >= least)) continue;
       const [moveX, moveY, wide, high] = move.subarray(4 * cell, 4 * cell + 4);
       const x = ((cell % across) + moveX) * stride;
@@ -89,10 +89,6 @@ async function proposeOnce({ width, height, pixels }, network, threshold) {
     }
   });
   return found;
-}
-
-function unit(value) {
-  return Math.min(Math.max(value, 0), 1);
 }
 
 /** The square, as the last networks expect it, of a box of YuNet. */
