@@ -57,6 +57,7 @@ def main() -> int:
         paths = [str(Path(__file__).parents[1] / "src"), str(folder), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as the local path, also on a busy machine
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -83,9 +83,9 @@ class _Normed(torch.autograd.Function):
         places = [0, *range(2, values.ndim)]
         variance, mean = torch.var_mean(values, places, correction=0)
         own = values.numel() / values.shape[1]
-        # Sums about the running mean, which all processes share, in float64 where there is one: the square
-        # of the mean takes no digits from the variance.
-        exact = torch.float32 if values.device.type == "mps" else torch.float64
+        # Sums about the running mean, which all processes share: the square of the mean takes no digits from
+        # the variance.
+        exact = _of_sums(values)
         off, variance = (mean - centre).to(exact), variance.to(exact)
         sums = torch.cat([own * off, own * (variance + off**2), off.new_full((1,), own)])
         first, second, (count,) = torch.split(_summed(sums), [len(mean), len(mean), 1])
@@ -107,9 +107,10 @@ class _Normed(torch.autograd.Function):
         upper = _exact(gradient)
         places = [0, *range(2, upper.ndim)]
         normed = (_exact(images) - _along(mean, upper)) * _along(inverse, upper)
-        of_bias, of_weight = upper.sum(places), (upper * normed).sum(places)
-        both = _summed(torch.cat([of_bias, of_weight])) / count
-        along, across = both.chunk(2)
+        exact = _of_sums(upper)
+        of_bias, of_weight = (part.sum(places, dtype=exact) for part in (upper, upper * normed))
+        along, across = (_summed(torch.cat([of_bias, of_weight])) / count).to(upper.dtype).chunk(2)
+        of_bias, of_weight = of_bias.to(upper.dtype), of_weight.to(upper.dtype)
         scale = inverse if weight is None else inverse * weight
         of_images = (upper - _along(along, upper) - normed * _along(across, upper)) * _along(scale, upper)
         return (
@@ -124,6 +125,11 @@ class _Normed(torch.autograd.Function):
 def _exact(images: Tensor) -> Tensor:
     """The images in float32, or in float64 as they are."""
     return images if images.dtype == torch.float64 else images.float()
+
+
+def _of_sums(values: Tensor) -> torch.dtype:
+    """The type that sums are made in: float64 on a CPU, as PyTorch's own batch norm does."""
+    return torch.float64 if values.device.type == "cpu" else values.dtype
 
 
 def _along(values: Tensor, images: Tensor) -> Tensor:
