@@ -275,6 +275,8 @@ def test_the_command(
         )
         code, err = predict(folder, "--out", out, "--aligned", "--partition", "5")
         assert (code, "3 partitions were done before" in err) == (0, True)
+        predict(folder, "--out", "memory://of-command", "--aligned")
+    assert len(fsspec.filesystem("memory").ls("/of-command")) == 2
 
 
 def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

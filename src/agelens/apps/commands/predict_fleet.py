@@ -16,6 +16,9 @@ def run_fleet(photos: str, out: str, **options: Any) -> None:
     """Run `agelens.fleet.predict_fleet` with a progress bar, and tell its counts."""
     from agelens.fleet.run import predict_fleet
 
+    scheme, colon, rest = out.partition(":/")
+    if colon and len(scheme) > 1 and not rest.startswith("/"):  # a path keeps one slash of an address
+        out = f"{scheme}://{rest}"
     with progress_bar("photos") as report:
         result = predict_fleet(photos, out, report=report, **options)
     before = f"; {result.done_before} partitions were done before" if result.done_before else ""
