@@ -103,7 +103,7 @@ class FusionSettings:
     pitch: tuple[float, float] = (20.0, 50.0)
     outside: tuple[float, float] = (0.0, 0.3)
     least: float = 0.02
-    widening: float = 1.1
+    widening: float = 1.2
     settled: float = 1.0
 
 

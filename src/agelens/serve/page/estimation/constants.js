@@ -118,7 +118,7 @@ export default {
       0.3
     ],
     "least": 0.02,
-    "widening": 1.1,
+    "widening": 1.2,
     "settled": 1.0
   }
 };
