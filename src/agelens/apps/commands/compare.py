@@ -77,7 +77,7 @@ def compare(
         answers = []
         for name, source, _ in named:
             system = opened.enter_context(open_system(source, name))
-            with progress_bar(name) as bar:
+            with progress_bar("images", name) as bar:
                 answers.append(
                     system.answer(rows, split=part, images=images.value, threads=threads, progress=bar)
                 )

@@ -120,10 +120,10 @@ def prepare(
             raise InputError("--set is for a data set's adapter; a manifest needs no setting")
         table = read_manifest(source, ages=False)
     else:
-        with progress_bar("labels") as report:
+        with progress_bar("images", "labels") as report:
             table = read_dataset(source, folder, settings, workers=workers, progress=report)
         _tell_findings(table, out / "findings.csv")
-    with progress_bar("crops") as report:
+    with progress_bar("images", "crops") as report:
         summary = prepare_crops(
             table,
             out,
@@ -165,7 +165,7 @@ def join(
 
     tables = [read_manifest(path, ages=False) for path in manifests]
     excluded = [read_manifest(path, ages=False) for path in exclude or ()]
-    with progress_bar("crops") as report:
+    with progress_bar("images", "crops") as report:
         joined = join_manifests(tables, excluded=excluded, workers=workers, progress=report)
     write_manifest(joined.table, out)
     for line in joined.lines():

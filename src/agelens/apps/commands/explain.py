@@ -83,7 +83,7 @@ def explain(
     for name, source, named_so in map(split_name, [system, *(beside or ())]):
         explainer = open_explainer(source, maps.value, age)
         failed: list[tuple[str, str]] = []
-        with progress_bar("faces") as report:
+        with progress_bar("images", "faces") as report:
             explanations.append(
                 explain_faces(
                     face_crops(paths, explainer.geometry, lambda: make_detector(detector), kind, failed),

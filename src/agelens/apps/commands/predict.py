@@ -329,7 +329,7 @@ def _shown(sources: list[Source]) -> Iterator[Source]:
         return
     from agelens.apps.progress import progress_bar
 
-    with progress_bar("images") as report:
+    with progress_bar("photos") as report:
         for done, source in enumerate(sources):
             report(done, len(sources))
             yield source

@@ -125,9 +125,9 @@ def _clips(sources: list[str], task: ClipTask) -> Iterator[Clip]:
 
 @contextlib.contextmanager
 def _progress(source: str) -> Iterator[Report]:
-    from agelens.apps.progress import frame_progress
+    from agelens.apps.progress import progress_bar
 
-    with frame_progress(Path(source).name) as report:
+    with progress_bar("frames", Path(source).name) as report:
         yield report
 
 
