@@ -163,7 +163,7 @@ def test_a_suite_is_checked(tmp_path: Path) -> None:
     assert "the reference 'mse' is none" in shown(f'name = "a"\nreference = "mse"\n{two}')
     assert "no such recipe" in shown(f'name = "a"\n{two}[[system]]\nrecipe = "nothing"\n')
     assert "Extra inputs" in shown(f'name = "a"\nepochs = 3\n{two}')
-    with pytest.raises(RecipeError, match="shipped suites: objectives-utkface, objectives-utkface-short, "):
+    with pytest.raises(RecipeError, match="shipped suites: heads-utkface-short, objectives-utkface, "):
         Suite.load(tmp_path / "none.toml")
 
 
