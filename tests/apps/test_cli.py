@@ -381,7 +381,7 @@ def test_control_c_in_a_training_that_then_goes_on(
     [
         (("predict", "photo.jpg", "--model", "nothing"), "no shipped model has this name"),
         (("predict", "photo.jpg", "--crops", "--aligned"), "--crops and --aligned exclude each other"),
-        (("predict", "photo.jpg", "--out", "ages.xlsx"), "ages.xlsx: the suffix is no known format"),
+        (("predict", "photo.jpg", "--out", "ages.pdf"), "ages.pdf: the suffix is no known format"),
         (("prepare", "imdb", "folder", "--out", "out"), "no data set 'imdb'"),
         (("audit", "no-such-folder"), "no-such-folder"),
         (("prepare", "gone.csv", "--out", "out"), "gone.csv"),
