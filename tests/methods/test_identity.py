@@ -86,6 +86,8 @@ def test_pairs_stay_within_folds_of_people() -> None:
     again = verification_pairs(subjects, folds=4, per_fold=20)
     assert (again.first == pairs.first).all()
     assert set(verification_pairs(subjects[:20], folds=10).fold) == {0, 1}
+    few = np.array([*"aabbccdd", "e", "f"])  # four people with two images, two with one: three folds of two
+    assert set(verification_pairs(few, folds=10).fold) == {0, 1, 2}
 
 
 def test_the_threshold_comes_from_the_other_folds() -> None:

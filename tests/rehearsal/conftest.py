@@ -158,7 +158,7 @@ def owners_sets(tmp_path_factory: pytest.TempPathFactory, draw_face: DrawFace) -
     owners.megaage("MegaAge", [*range(71), *range(0, 71, 3)], range(2, 68, 4))
     owners.megaage("MegaAge-Asian", range(70), [*range(3), *range(3), *range(3, 70, 2)])
     owners.afad(96)
-    owners.chalearn(30, 14)
+    owners.chalearn(70, 30)
     owners.fgnet(5)
     owners.guess_the_age(81)
     owners.people(16, 5)

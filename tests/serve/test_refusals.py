@@ -134,7 +134,7 @@ def test_a_file_in_many_pieces_takes_no_more_memory_than_it_has() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert form.finish() == [b"\r\n--" * 100_000]
+    assert form.files() == [b"\r\n--" * 100_000]
     assert peak < 3 * len(body)
 
 

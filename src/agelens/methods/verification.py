@@ -89,7 +89,7 @@ def verification_pairs(subjects: NDArray[Any], folds: int = 10, per_fold: int = 
         )
     rows: list[tuple[int, int, bool, int]] = []
     for fold in range(folds):
-        members = several[fold::folds] + single[fold::folds]
+        members = [*several, *single][fold::folds]  # two or more, one of them with several images
         same = [
             (int(images[i]), int(images[j]))
             for images in (people[name] for name in members)
