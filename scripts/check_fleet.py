@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -164,9 +165,9 @@ def _parts(out: Path) -> list[Path]:
     return sorted(out.glob("part-*.parquet"))
 
 
-def _wait(happened: object, driver: subprocess.Popen[bytes]) -> None:
+def _wait(happened: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _SECONDS
-    while not happened():  # type: ignore[operator]
+    while not happened():
         if driver.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"the driver ended too early, or hangs (exit code {driver.poll()})")
         time.sleep(0.05)

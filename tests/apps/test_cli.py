@@ -324,10 +324,11 @@ def test_control_c_waits_until_a_process_has_started() -> None:
         steps.append("started")
         return SimpleNamespace(sentinel=0, poll=lambda: 0)
 
+    class Worker(BaseProcess):
+        _Popen = staticmethod(begin)
+
     def work() -> None:
-        worker = BaseProcess()
-        worker._Popen = begin  # type: ignore[attr-defined]
-        worker.start()
+        Worker().start()
         steps.append("after")
         time.sleep(10)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_errors_come_back_and_a_crash_is_one(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match=r"manifest\.csv"):
             processes.train(missing)
         with pytest.raises(RunError, match="exit code 3"):
-            processes.train(Training(_Crash(), tmp_path, tmp_path / "run", None, cpu=True))  # type: ignore[arg-type]
+            processes.train(Training(cast("Recipe", _Crash()), tmp_path, tmp_path / "run", None, cpu=True))
         processes.stop()
         with pytest.raises(RunError, match="stopped before it began"):
             processes.train(missing)

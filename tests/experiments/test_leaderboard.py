@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agelens.errors import OutputError, RecipeError, SplitError
+from agelens.errors import InputError, OutputError, RecipeError, SplitError
 from agelens.experiments.leaderboard import Leaderboard, Suite, leaderboard, suite_names
 from agelens.reports.leaderboard import leaderboard_rows, write_leaderboard
 
@@ -182,6 +182,13 @@ def test_shipped_suites_load(name: str) -> None:
     suite = Suite.load(name)
     assert suite.name == name
     assert suite.compared_with == "dex-utkface"
+
+
+def test_the_reason_if_no_system_could_be_trained(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE)
+    suite = Suite.load(tmp_path / "suite.toml").model_copy(update={"start": str(tmp_path / "gone")})
+    with pytest.raises(InputError, match=r"0 of 3 systems could be trained; absolute error: .*gone"):
+        leaderboard(suite, manifest, tmp_path / "out", cpu=True)
 
 
 def test_a_split_that_is_not_there(manifest: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agelens.training.figures import NotFinite, StepFigures
+from agelens.training.figures import NotFiniteError, StepFigures
 
 
 def test_sums_of_a_device_are_those_of_the_cpu() -> None:
@@ -25,10 +25,10 @@ def test_a_loss_that_is_no_number_is_of_the_step_that_had_it() -> None:
     here, there = StepFigures(torch.device("cpu")), StepFigures(torch.device("meta"))
     for step, loss in enumerate(losses):
         there.add(step, {"loss": torch.tensor(loss), "ldl": torch.tensor(7.0)})
-    with pytest.raises(NotFinite) as told:
+    with pytest.raises(NotFiniteError) as told:
         there.read()
     assert (told.value.step, told.value.parts["ldl"]) == (2, 7.0)
     here.add(0, {"loss": torch.tensor(1.0)})
-    with pytest.raises(NotFinite) as told:
+    with pytest.raises(NotFiniteError) as told:
         here.add(1, {"loss": torch.tensor(float("inf"))})
     assert told.value.step == 1

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from agelens.cores import bounded_threads
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
-from agelens.errors import AgelensError, OutputError, RecipeError, RunError
+from agelens.errors import AgelensError, InputError, OutputError, RecipeError, RunError
 from agelens.evaluation.compare import Comparison, PairedDifference, SystemResult, compare
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
@@ -251,6 +251,9 @@ def leaderboard(
         trained[entry.title] = runs
         models = [open_system(_model(run), entry.title) for run in runs]
         systems.append(over_seeds([model.answer(rows, split=split) for model in models]))
+    if len(systems) < 2:
+        name, why = failed[0]
+        raise InputError(f"{len(systems)} of {len(suite.system)} systems could be trained; {name}: {why}")
     quoted = [
         row
         for text in suite.quote

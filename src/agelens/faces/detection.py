@@ -12,11 +12,27 @@ __all__ = [
     "DetectedFace",
     "FaceDetector",
     "ReducingSearch",
+    "Reopened",
     "SizedSearch",
     "TurnHints",
     "check_image",
     "largest_first",
 ]
+
+
+class Reopened:
+    """A detector that is pickled by its settings; networks, ``_names``, are opened again where it arrives."""
+
+    def _open(self) -> None:
+        """Open the networks by the settings; called by ``__init__``."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agelens.errors import InputError, MissingExtraError
-from agelens.faces.detection import DetectedFace, check_image, largest_first
+from agelens.faces.detection import DetectedFace, Reopened, check_image, largest_first
 
 __all__ = ["Haar"]
 
 _WORKING_SIDE = 120  # pixels to which a face is scaled before its eyes are looked for
 
 
-class Haar:
+class Haar(Reopened):
     """OpenCV's frontal face cascade, and its eye cascade inside each face [1].
 
     A face whose two eyes are found has `DetectedFace.eyes`; the others have a box only. The cascades give
@@ -51,13 +51,6 @@ class Haar:
         self._cv2, folder = _opencv()
         self._face = self._cascade(folder / "haarcascade_frontalface_default.xml")
         self._eye = self._cascade(folder / "haarcascade_eye.xml")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
     def _cascade(self, path: Path) -> Any:
         cascade = self._cv2.CascadeClassifier(str(path))

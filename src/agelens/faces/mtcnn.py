@@ -8,15 +8,13 @@ The cascade is written here; its last two networks are those of `agelens.faces.m
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.cores import bounded_threads
 from agelens.errors import InputError
-from agelens.faces.detection import DetectedFace, check_image
+from agelens.faces.detection import DetectedFace, Reopened, check_image
 from agelens.faces.mtcnn_networks import (
     Level,
     OutputNetwork,
@@ -37,7 +35,7 @@ _CELL = LEAST_FACE  # pixels of PNet's receptive field
 _STRIDE = 2  # pixels between PNet's cells
 
 
-class MTCNN:
+class MTCNN(Reopened):
     """Multi-task cascaded convolutional networks [1]: proposal, refinement, output.
 
     Args:
@@ -77,13 +75,6 @@ class MTCNN:
         self._pnet = open_network(pnet, self.threads)
         self._rnet = RefinementNetwork(self.thresholds[1], self.threads)
         self._onet = OutputNetwork(self.thresholds[2], self.threads)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
     def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         """Find faces with their landmarks; see `FaceDetector`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -103,8 +103,8 @@ class Confirmed(NamedTuple):
         return largest_first(found)
 
 
-class RefinementNetwork:
-    """R-Net of MTCNN [1].
+class _Network:
+    """One of MTCNN's networks that judge boxes [1].
 
     Args:
         threshold: Lowest score of a face.
@@ -113,9 +113,17 @@ class RefinementNetwork:
         InputError: The package with the network is not installed.
     """
 
+    name: ClassVar[str]
+
     def __init__(self, threshold: float, threads: int) -> None:
         self.threshold = threshold
-        self._session = open_network(spell_out_prelu(network_path("rnet").read_bytes()), threads)
+        self._session = open_network(spell_out_prelu(network_path(self.name).read_bytes()), threads)
+
+
+class RefinementNetwork(_Network):
+    """R-Net of MTCNN [1]; arguments as of its base."""
+
+    name = "rnet"
 
     def refine(self, levels: list[Level], boxes: Boxes) -> Boxes:
         """Keep the square boxes that look like faces, of overlapping ones the best, and move them.
@@ -135,19 +143,10 @@ class RefinementNetwork:
         return regressed(boxes[passed], regression[passed])
 
 
-class OutputNetwork:
-    """O-Net of MTCNN [1].
+class OutputNetwork(_Network):
+    """O-Net of MTCNN [1]; arguments as of its base."""
 
-    Args:
-        threshold: Lowest score of a face.
-        threads: Threads of onnxruntime.
-    Raises:
-        InputError: The package with the network is not installed.
-    """
-
-    def __init__(self, threshold: float, threads: int) -> None:
-        self.threshold = threshold
-        self._session = open_network(spell_out_prelu(network_path("onet").read_bytes()), threads)
+    name = "onet"
 
     def confirm(self, levels: list[Level], boxes: Boxes) -> Confirmed:
         """Confirm the faces in square boxes, move the boxes and place the landmarks.

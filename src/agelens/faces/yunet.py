@@ -9,7 +9,6 @@ written for images of 640 x 640 pixels; it is opened for images of any size, whi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from PIL import Image
 
 from agelens.cores import bounded_threads
 from agelens.errors import InputError
-from agelens.faces.detection import DetectedFace, check_image, largest_first
+from agelens.faces.detection import DetectedFace, Reopened, check_image, largest_first
 from agelens.faces.mtcnn_networks import open_network, suppress
 from agelens.protocol_buffer import encoded, fields, has_external_data, varint
 
@@ -121,7 +120,7 @@ class YuNetNetwork:
         return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)
 
 
-class YuNet:
+class YuNet(Reopened):
     """YuNet [1] by itself.
 
     Args:
@@ -150,13 +149,9 @@ class YuNet:
         self.score_threshold = score_threshold
         self.max_side = max_side
         self.threads = bounded_threads(threads)
-        self._network = YuNetNetwork(self.model, self.threads)
+        self._open()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def _open(self) -> None:
         self._network = YuNetNetwork(self.model, self.threads)
 
     def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:

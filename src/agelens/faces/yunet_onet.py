@@ -12,15 +12,13 @@ that our models were trained on.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from agelens.cores import bounded_threads
 from agelens.errors import InputError
-from agelens.faces.detection import DetectedFace, check_image
+from agelens.faces.detection import DetectedFace, Reopened, check_image
 from agelens.faces.mtcnn_networks import Level, OutputNetwork, RefinementNetwork, squared
 from agelens.faces.search_size import SearchSize
 from agelens.faces.turned import BY_UPRIGHT
@@ -46,7 +44,7 @@ _SIDE = 0.954
 in sides of the square. Median over 826 photographs of LFW."""
 
 
-class YuNetONet:
+class YuNetONet(Reopened):
     """YuNet's proposals [1], confirmed and aligned by MTCNN's output network [2].
 
     The confidence of a face is the output network's. YuNet is nearly as sure of a face on its side, and the
@@ -85,13 +83,6 @@ class YuNetONet:
         self._yunet = YuNetNetwork(YUNET_FILE, self.threads)
         self._rnet = RefinementNetwork(self.thresholds[1], self.threads)
         self._onet = OutputNetwork(self.thresholds[2], self.threads)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
     def detect(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         """Find faces with their landmarks; see `FaceDetector`."""

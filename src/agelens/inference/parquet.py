@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -59,7 +60,7 @@ def require_pyarrow() -> None:
         MissingExtraError: It is not.
     """
     try:
-        import pyarrow.parquet  # noqa: F401
+        import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise MissingExtraError("pyarrow", "parquet") from error
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["NotFinite", "StepFigures"]
+__all__ = ["NotFiniteError", "StepFigures"]
 
 _SECONDS = 0.5  # between two looks at what a device has computed
 
 
-class NotFinite(Exception):  # noqa: N818  no error of ours: the loop makes one of it
+class NotFiniteError(Exception):
     """A step's loss is infinite or no number.
 
     Attributes:
@@ -46,7 +46,7 @@ class StepFigures:
         """Add figures of a step, each ().
 
         Raises:
-            NotFinite: ``loss`` is among them and not finite; of figures on a device, :meth:`read` raises it.
+            NotFiniteError: ``loss`` is among them and not finite; for a device, :meth:`read` raises it.
         """
         if self._at_once:
             self._sum(step, {name: float(value.detach()) for name, value in values.items()})
@@ -63,7 +63,7 @@ class StepFigures:
         """Add what waits on the device, and give the sums.
 
         Raises:
-            NotFinite: A loss is not finite; the first such step.
+            NotFiniteError: A loss is not finite; the first such step.
         """
         if self._waiting:
             numbers = iter(torch.cat([stacked for _, _, stacked in self._waiting]).cpu().tolist())
@@ -75,6 +75,6 @@ class StepFigures:
 
     def _sum(self, step: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values.get("loss", 0.0)):
-            raise NotFinite(step, values)
+            raise NotFiniteError(step, values)
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -30,7 +30,7 @@ from agelens.networks.age_network import AgeNetwork, MirroredNetwork
 from agelens.networks.stored import load_network, read_tensors, save_network, write_tensors
 from agelens.training.compiled import compiled
 from agelens.training.crop_source import one_ahead, source_for, worth_one_ahead
-from agelens.training.figures import NotFinite, StepFigures
+from agelens.training.figures import NotFiniteError, StepFigures
 from agelens.training.optimisation import learning_rate, make_optimizer, momentum, restore_state, set_rate
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
@@ -299,7 +299,7 @@ class _Trainer:
                 last = step + 1 == self.steps
                 if last or figures_of_steps.due:
                     self._tell(epoch, step, figures_of_steps.read(), scored, started)
-            except NotFinite as error:
+            except NotFiniteError as error:
                 rows = order.rows[self._share(error.step, world, rank)]
                 raise RunError(self.run.path, self._not_a_number(error, epoch, rows)) from None
         figures: dict[str, float] = {"size": size, "rate": rate}
@@ -336,7 +336,7 @@ class _Trainer:
         starts = range(0, len(batch.images), part)
         return _joined([self.runs(batch.images[start : start + part]) for start in starts])
 
-    def _not_a_number(self, error: NotFinite, epoch: int, rows: NDArray[np.int64]) -> str:
+    def _not_a_number(self, error: NotFiniteError, epoch: int, rows: NDArray[np.int64]) -> str:
         shown = ", ".join(f"{name} {value:g}" for name, value in error.parts.items())
         images = ", ".join(str(row) for row in rows.reshape(-1)[:8])
         kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"

@@ -22,13 +22,13 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     Yields:
         The items, in order; an error is raised where it happened.
     """
-    waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
+    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)  # None: the end
     left = threading.Event()
 
-    def put(item: T | None, error: BaseException | None, more: bool) -> None:
+    def put(what: tuple[T] | BaseException | None) -> None:
         while not left.is_set():
             try:
-                waiting.put((item, error, more), timeout=_PATIENCE)
+                waiting.put(what, timeout=_PATIENCE)
                 return
             except queue.Full:
                 continue
@@ -37,13 +37,13 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
         source: Iterator[T] = iter(items)
         try:
             for item in source:
-                put(item, None, True)
+                put((item,))
                 if left.is_set():
                     break
         except BaseException as error:  # it is raised where the items are asked for
-            put(None, error, False)
+            put(error)
         else:
-            put(None, None, False)
+            put(None)
         finally:
             close = getattr(source, "close", None)
             if close is not None:
@@ -53,12 +53,12 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     worker.start()
     try:
         while True:
-            item, error, more = waiting.get()
-            if error is not None:
-                raise error
-            if not more:
+            what = waiting.get()
+            if what is None:
                 return
-            yield item  # type: ignore[misc]  # only the end has none
+            if isinstance(what, BaseException):
+                raise what
+            yield what[0]
     finally:
         left.set()
         worker.join()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agelens.apps.command import command, fail, output
+from agelens.apps.options import Level, Model, Threshold
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.files import write_atomically
@@ -67,9 +68,11 @@ def predict(
             help="Each image is a crop of prepare, in the model's geometry: only the network runs.",
         ),
     ] = False,
-    format: Annotated[  # noqa: A002
+    rows_format: Annotated[
         Format | None,
-        typer.Option(help="Default: what --out ends in, else table; spreadsheet: CSV for Excel and others."),
+        typer.Option(
+            "--format", help="Default: what --out ends in, else table; spreadsheet: CSV for Excel and others."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; by default, and for -, stdout.")] = None,
     resume: Annotated[
@@ -82,11 +85,9 @@ def predict(
     annotate: Annotated[
         Path | None, typer.Option(help="Folder for the photos with boxes and ages drawn in.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Shipped model (agelens models) or model file.")] = None,
-    threshold: Annotated[float, typer.Option(help="Years for the probability of being that old.")] = 18,
-    level: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
-    ] = 0.9,
+    model: Model = None,
+    threshold: Threshold = 18,
+    level: Level = 0.9,
     detector: Annotated[
         str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, none, or one of a plug-in.")
     ] = DEFAULT_DETECTOR,
@@ -148,12 +149,12 @@ def predict(
     fleet = engine == Engine.ray
     if fleet and (len(paths) != 1 or out is None or str(out) == "-" or paths == ["-"]):
         raise InputError("--engine ray needs one PATH of photos, and --out FOLDER")
-    if fleet and (resume or save_faces or annotate or (format or Format.parquet) != Format.parquet):
+    if fleet and (resume or save_faces or annotate or (rows_format or Format.parquet) != Format.parquet):
         raise InputError(
             "--engine ray writes Parquet and goes on by itself: without --resume, --save-faces, "
             "--annotate and --format"
         )
-    selected = Format.parquet.value if fleet else (format or _format_of(out)).value
+    selected = Format.parquet.value if fleet else (rows_format or _format_of(out)).value
     if selected == Format.parquet:
         if out is None or str(out) == "-":
             raise InputError("--format parquet needs --out FILE: it is no text to print")

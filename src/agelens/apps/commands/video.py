@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from agelens.apps.command import command, fail, output, print_table
+from agelens.apps.options import Level, Model, Threshold
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 
@@ -53,14 +54,12 @@ def video(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the clips that are done, and go on after them.")
     ] = False,
-    format: Annotated[  # noqa: A002
-        Rows | None, typer.Option(help="Form of the rows. [csv with --out, else table]")
+    rows_format: Annotated[
+        Rows | None, typer.Option("--format", help="Form of the rows. [csv with --out, else table]")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Shipped model (agelens models) or model file.")] = None,
-    threshold: Annotated[float, typer.Option(help="Years for the probability of being that old.")] = 18,
-    level: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Coverage of the interval low ... high.")
-    ] = 0.9,
+    model: Model = None,
+    threshold: Threshold = 18,
+    level: Level = 0.9,
     detector: Annotated[
         str, typer.Option(help="yunet-onet, mtcnn, yunet, haar, or one of a plug-in.")
     ] = DEFAULT_DETECTOR,
@@ -81,7 +80,7 @@ def video(
         raise InputError("--frames, --annotate, --timeline and --resume need --out FOLDER")
     if resume and "-" in clips:
         raise InputError("--resume needs clips that are files")
-    selected = (format or (Rows.table if out is None else Rows.csv)).value
+    selected = (rows_format or (Rows.table if out is None else Rows.csv)).value
     if out is not None and selected == Rows.table:
         raise InputError("--out writes csv or jsonl; a table is printed without it")
     task = ClipTask(
