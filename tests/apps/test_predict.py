@@ -229,8 +229,8 @@ def test_a_killed_run_goes_on(
 ) -> None:
     photos, out, partial = (tmp_path / name for name in ("photos", "ages.csv", "ages.csv.partial"))
     photos.mkdir()
-    for number in range(30):
-        (photos / f"{number:02}.jpg").symlink_to(portrait)
+    for number in range(400):  # seconds of work
+        (photos / f"{number:03}.jpg").symlink_to(portrait)
     command = [sys.executable, "-m", "agelens", "predict", photos, "--out", out, "--resume"]
     process = subprocess.Popen([*map(str, command), "--model", str(small_model)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -243,9 +243,9 @@ def test_a_killed_run_goes_on(
     assert not out.exists()
     code, _, err = predict(photos, "--out", out, "--resume")
     assert code == 0
-    assert err.startswith("30 photos: 30 faces")
+    assert err.startswith("400 photos: 400 faces")
     ages = [row["age"] for row in rows(out.read_text())]
-    assert len(ages) == 30
+    assert len(ages) == 400
     assert len(set(ages)) == 1
 
 
