@@ -200,7 +200,7 @@ import sys
 from agelens.data.manifest import read_manifest
 from agelens.data.prepare import prepare
 if __name__ == "__main__":
-    prepare(read_manifest(sys.argv[1]), sys.argv[2], chips=True, workers=2)
+    prepare(read_manifest(sys.argv[1]), sys.argv[2], chips=True, workers=2, detector="mtcnn")  # slow enough
 """
     script = tmp_path / "run.py"
     script.write_text(code)
@@ -214,10 +214,10 @@ if __name__ == "__main__":
     process.wait()
     assert not (out / "manifest.csv").exists()
 
-    summary = prepare(read_manifest(folder / "manifest.csv"), out, chips=True)
+    summary = prepare(read_manifest(folder / "manifest.csv"), out, chips=True, detector="mtcnn")
     assert 16 <= summary.resumed < 60
     assert summary.landmarks == 60
-    prepare(read_manifest(folder / "manifest.csv"), tmp_path / "whole", chips=True)
+    prepare(read_manifest(folder / "manifest.csv"), tmp_path / "whole", chips=True, detector="mtcnn")
     assert state(out) == state(tmp_path / "whole")
 
 
