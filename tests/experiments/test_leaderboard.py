@@ -76,6 +76,19 @@ def test_a_full_disk_ends_it_and_is_no_failure_of_a_system(
         leaderboard(Suite.load(tmp_path / "suite.toml"), manifest, tmp_path / "out", cpu=True)
 
 
+def test_teachers_of_a_system(tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(SUITE + '[[system]]\nrecipe = "student-utkface"\nteachers = ["resnet10-tiny-utkface"]\n')
+    with pytest.raises(
+        RecipeError, match=r"\[system\.student-utkface\]: teacher resnet10-tiny-utkface: no such"
+    ):
+        Suite.load(path)
+    path.write_text(path.read_text().replace('"resnet10-tiny-utkface"', '"resnet10-tiny-lrn-utkface"'))
+    suite = Suite.load(path)
+    (teacher,) = suite.recipe(suite.system[-1], 0, None).method.settings["teachers"]
+    assert Path(teacher).is_file()
+
+
 @pytest.mark.slow
 def test_it_continues_and_makes_one_table(manifest: Path, tmp_path: Path) -> None:
     path = tmp_path / "suite.toml"

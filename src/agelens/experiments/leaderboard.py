@@ -34,8 +34,10 @@ from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
 from agelens.evaluation.systems import Answers, open_system, over_seeds
 from agelens.experiments.at_once import Elsewhere, Training
+from agelens.experiments.teaching import teacher_path
 from agelens.export.from_run import export_run
 from agelens.methods.lookup import method_named
+from agelens.methods.ordinal_dark import distillation_settings
 from agelens.reading import open_table, parse_toml, read_text, reason
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe, validated
@@ -60,6 +62,7 @@ class Entry(_Settings):
         set: Overrides of its own, ``train.batch_size=64``; they win over the suite's.
         seeds: In place of the suite's; empty: those.
         start: Weights it starts from, as ``train --start``, in place of the suite's; empty: those.
+        teachers: That teach it, as ``train --teacher``: shipped models, or paths of runs or model files.
     """
 
     recipe: str
@@ -67,6 +70,7 @@ class Entry(_Settings):
     set: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     start: str = ""
+    teachers: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -119,7 +123,8 @@ class Suite(_Settings):
         """Read a suite by name (one of :func:`suite_names`) or from a TOML file; every recipe is loaded.
 
         Raises:
-            RecipeError: Not a suite, an unknown key, a value out of range, or a recipe that cannot be used.
+            RecipeError: Not a suite, an unknown key, a value out of range, a recipe that cannot be used, or
+                a teacher that is neither a shipped model nor a path.
         """
         shipped = str(source) in suite_names()
         try:
@@ -133,7 +138,12 @@ class Suite(_Settings):
             raise RecipeError(source, "file", f"is not TOML: {error}") from error
         suite = validated(cls, table, source)
         for entry in suite.system:
-            suite.recipe(entry, suite.seeds[0], None)
+            try:
+                suite.recipe(entry, suite.seeds[0], None)
+            except RecipeError:
+                raise
+            except InputError as error:
+                raise RecipeError(source, f"system.{entry.title}", str(error)) from error
         return suite
 
     def recipe(self, entry: Entry, seed: int, rate: float | None) -> Recipe:
@@ -141,9 +151,11 @@ class Suite(_Settings):
 
         Raises:
             RecipeError: It cannot be used.
+            InputError: A teacher is neither a shipped model nor a path.
         """
         tuned = [] if rate is None else [f"train.learning_rate={rate}"]
-        return Recipe.load(entry.recipe, [*self.set, *entry.set, f"seed={seed}", *tuned])
+        taught = distillation_settings([teacher_path(name) for name in entry.teachers])
+        return Recipe.load(entry.recipe, [*self.set, *entry.set, f"seed={seed}", *tuned, *taught])
 
     def trainings(self) -> int:
         """Number of trainings of the whole suite."""

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, print_table
-from agelens.errors import InputError
 
 __all__ = ["export", "generations", "ladder", "tradeoff", "train", "verify"]
 
@@ -66,6 +65,7 @@ def train(
 ) -> None:
     """Train by a recipe. Over several devices: torchrun --nproc-per-node N -m agelens train ..."""
     from agelens.apps.training_progress import RichReporter
+    from agelens.experiments.teaching import teacher_path
     from agelens.experiments.train import train as train_recipe
     from agelens.methods.ordinal_dark import distillation_settings
     from agelens.training.recipe import Recipe
@@ -78,7 +78,7 @@ def train(
     }
     selected = [f"{key}={value}" for key, value in options.items() if value is not None]
     named = distillation_settings(
-        [_teacher(name) for name in teacher or ()], teacher_weight or (), ranker, student
+        [teacher_path(name) for name in teacher or ()], teacher_weight or (), ranker, student
     )
     settings = Recipe.load(recipe, [*(set_ or ()), *selected, *named])
     if protocol is not None:
@@ -151,18 +151,6 @@ def export(
     typer.echo(f"wrote {out}: {card.name}, {out.stat().st_size / 1e6:.2f} MB")
     if warning := card.provenance.get("warning"):
         typer.echo(f"warning: the model is of no use: {warning}", err=True)
-
-
-def _teacher(name: str) -> str:
-    """Path of a shipped model by its name, or the path itself."""
-    from agelens.inference.shipped_models import MODELS, model_path
-
-    if name in MODELS:
-        return str(model_path(name))
-    if not Path(name).exists():
-        known = ", ".join(MODELS)
-        raise InputError(f"--teacher {name}: no such run or model file, and no shipped model ({known})")
-    return name
 
 
 @command("", extra="train")
