@@ -21,6 +21,7 @@ from agelens.export.from_run import export_run
 from agelens.inference.estimator import AgeEstimator
 from agelens.methods.ohrank import OrdinalHyperplanes, pooled_features
 from agelens.networks.stored import load_network
+from agelens.training.degrade import degraded, draw_degradations
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 from agelens.training.stage import run_on_crops
@@ -143,3 +144,12 @@ def test_two_teachers_and_a_student(manifest: Path, tmp_path: Path) -> None:
         own = {**settings, **taught, "lambda_1": 0.0, "lambda_2": 1.0, "views": views}
         small = {**network, "backbone": "student-small@0.25", "input_size": 48}
         _trained(_recipe("ordinal-dark", own, ["ldl"], network=small), manifest, tmp_path / f"views-{views}")
+
+
+def test_degraded_crops() -> None:
+    generator = torch.Generator().manual_seed(7)
+    images = torch.rand((8, 3, 64, 64), generator=generator) * 255
+    drawn = draw_degradations(8, 1.0, 1.0, 1.0, 1.0, generator)
+    here = degraded(images.clone(), drawn)
+    there = degraded(images.to(DEVICE), drawn).cpu()
+    assert (here - there).abs().mean() < 1  # where a rounding tips, a block differs

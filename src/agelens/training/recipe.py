@@ -235,6 +235,10 @@ class AugmentSettings(_Settings):
     tint: float = Field(default=0.0, ge=0, lt=1)
     soften: float = Field(default=0.0, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)
+    cover: float = Field(default=0.0, ge=0, le=1)
+    expose: float = Field(default=0.0, ge=0, le=1)
+    noise: float = Field(default=0.0, ge=0, le=1)
+    compress: float = Field(default=0.0, ge=0, le=1)
     randaugment: int = Field(default=0, ge=0, le=10)
     magnitude: int = Field(default=9, ge=0, le=30)
 

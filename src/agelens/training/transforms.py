@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from agelens.training.degrade import Degradations, degraded, draw_degradations
 from agelens.training.rand_augment import LUMA, Picks, apply_picks, draw_picks
 from agelens.training.transfer import sampling_grid, to_device
 
@@ -62,6 +63,11 @@ class Augmentation:
         soften: Probability of losing detail: the view is shrunk by up to 2.5 and enlarged again (scans, soft
             focus, strong compression).
         erase: Probability of erasing one rectangle of 2 to 20 % of the view (to the mean colour).
+        cover: Probability that a part of the face is covered (mask, sunglasses, a hand); this and the next
+            three: :mod:`agelens.training.degrade`.
+        expose: Probability of under- or overexposure.
+        noise: Probability of noise.
+        compress: Probability of strong compression.
         randaugment: N, how many operations of RandAugment follow one another; 0 = none.
         magnitude: M, their strength, 0 to 30.
     """
@@ -78,6 +84,10 @@ class Augmentation:
     tint: float = 0.0
     soften: float = 0.0
     erase: float = 0.0
+    cover: float = 0.0
+    expose: float = 0.0
+    noise: float = 0.0
+    compress: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
     redraw: bool = False
@@ -192,11 +202,13 @@ class _Drawn(NamedTuple):
     offset: Tensor  # (B, 1), weight of the mean grey
     picks: tuple[Picks, ...]  # of RandAugment
     erased: Tensor | None  # (B, 4): middle and half sides as shares of the view, x first
+    worse: Degradations | None
 
     def part(self, rows: slice) -> _Drawn:
         soft, erased = (None if v is None else v[rows] for v in (self.soft, self.erased))
         picks = tuple(Picks(*(values[rows] for values in round_)) for round_ in self.picks)
-        return _Drawn(self.theta[rows], soft, self.matrix[rows], self.offset[rows], picks, erased)
+        worse = None if self.worse is None else self.worse.part(rows)
+        return _Drawn(self.theta[rows], soft, self.matrix[rows], self.offset[rows], picks, erased, worse)
 
 
 def _drawn(batch: int, settings: Augmentation, generator: torch.Generator) -> _Drawn:
@@ -219,13 +231,17 @@ def _drawn(batch: int, settings: Augmentation, generator: torch.Generator) -> _D
     matrix, offset = _colour(batch, settings, uniform, generator)
     picks = draw_picks(batch, settings.randaugment, generator)
     erased = _erasing(batch, settings.erase, uniform, generator) if settings.erase > 0 else None
-    return _Drawn(theta, soft, matrix, offset, tuple(picks), erased)
+    shares = (settings.cover, settings.expose, settings.noise, settings.compress)
+    worse = draw_degradations(batch, *shares, generator) if any(shares) else None
+    return _Drawn(theta, soft, matrix, offset, tuple(picks), erased, worse)
 
 
 def _views(crops: Tensor, drawn: _Drawn, settings: Augmentation, size: int) -> Tensor:
     """Views (B, 3, size, size) of crops, as they were drawn; in any memory format."""
     batch, device = len(crops), crops.device
     images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    if drawn.worse is not None:
+        images = degraded(images, drawn.worse)
     views = _sampled(images, sampling_grid(to_device(drawn.theta, device), size, size))
     if drawn.soft is not None:
         views = _softened(views, drawn.soft)
