@@ -27,7 +27,7 @@ STOPS = 1.0
 
 
 class Degradations(NamedTuple):
-    """What B crops drew, on the CPU.
+    """Degradations that B crops drew, on the CPU.
 
     Attributes:
         box: (B, 4) covered part: left, top, right, bottom as shares of the side; all 0: none.
@@ -142,7 +142,7 @@ def _noise(seed: int, size: int) -> Tensor:
 
 
 def compressed(images: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG leaves of images: its colours, halved chroma, 8 × 8 cosines, tables and rounding.
+    """Compress images as JPEG does: its colours, halved chroma, 8 × 8 cosines, tables and rounding.
 
     ITU-T T.81, the example tables of its Annex K, scaled by the quality as the IJG's encoder does.
 
