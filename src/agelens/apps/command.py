@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from agelens import __version__
+from agelens.apps.quick import plain_arguments
 from agelens.errors import AgelensError, MissingExtraError, OutputError
 from agelens.files import write_atomically
 from agelens.rehearsal import NOTICE, rehearsing
@@ -54,7 +55,29 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names need not be valid text
-    app()
+    if (call := _plain_call(sys.argv[1:])) is None:
+        app()
+        return
+    try:
+        call()
+    except typer.Exit as left:
+        sys.exit(left.exit_code)
+    except BrokenPipeError:  # the reader of stderr has left
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(1)
+
+
+def _plain_call(words: list[str]) -> Callable[[], None] | None:
+    """The call of a command that plain words ask for; None if the command line's library must read them."""
+    if not words or any(name.endswith("AGELENS_COMPLETE") for name in os.environ):
+        return None
+    for registered in app.registered_commands:
+        function = registered.callback
+        if function is not None and function.__name__.replace("_", "-") == words[0]:
+            arguments = plain_arguments(function, words[1:])
+            return None if arguments is None else functools.partial(function, **arguments)
+    return None
 
 
 def command(
