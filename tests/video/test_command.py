@@ -171,6 +171,28 @@ def test_seconds_leave_a_clip_early(clip: Path) -> None:
     done = run(clip, "--seconds", 0.3, "--format", "csv")
     assert done.exit_code == 0, done.output
     assert 4 <= int(rows(done.stdout)[0]["frames"]) <= 7
+    (person,) = agelens.estimate_video(clip, model=MODEL, seconds=0.3)
+    assert person.last == pytest.approx(5 / 15, abs=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_seconds_that_are_none(clip: Path, seconds: float) -> None:
+    done = run(clip, f"--seconds={seconds}")
+    assert done.exit_code == 2
+    assert f"a clip is left after a number of seconds, not {seconds}" in done.stderr
+
+
+def test_a_stream_that_is_interrupted_keeps_its_people(clip: Path) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    task = ClipTask(AgeEstimator(MODEL))
+    told = task.run(io.BytesIO(clip.read_bytes()), interrupt)
+    (person,) = told.people
+    assert (person.frames, told.error, told.broken) == (8, "", False)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(clip, interrupt)
 
 
 def test_going_on_after_the_clips_that_are_done(

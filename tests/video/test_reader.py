@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +19,7 @@ av = pytest.importorskip("av", reason="clips need the extra video")
 
 from agelens.errors import InputError, VideoError  # noqa: E402
 from agelens.video import reader as reader_module  # noqa: E402
+from agelens.video.ahead import ahead  # noqa: E402
 from agelens.video.reader import Frame, VideoReader  # noqa: E402
 
 
@@ -31,9 +36,11 @@ def read(source: str | Path | IO[bytes], every: int = 1) -> tuple[list[Frame], V
         return list(reader), reader
 
 
-def matroska(path: Path, frames: Sequence[NDArray[np.uint8]], codec: str = "mpeg4") -> Path:
+def encoded(path: Path, frames: Sequence[NDArray[np.uint8]], codec: str = "mpeg4") -> Path:
     """A clip that can be read from its beginning on, without its end."""
-    with av.open(str(path), "w") as output:
+    with av.open(
+        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    ) as output:
         stream = output.add_stream(codec, rate=10)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -112,7 +119,7 @@ def test_a_stream_that_cannot_be_sought(tmp_path: Path, write_clip: Callable[...
         def read(self, size: int = -1) -> bytes:
             return self.content.read(size)
 
-    frames, reader = read(Pipe(matroska(tmp_path / "a.mkv", plain(6)).read_bytes()))
+    frames, reader = read(Pipe(encoded(tmp_path / "a.mkv", plain(6)).read_bytes()))
     assert len(frames) == 6
     assert reader.name == "-"
 
@@ -132,7 +139,7 @@ def test_a_camera_that_goes_away_keeps_its_frames(tmp_path: Path, write_clip: Ca
             return self.content.read(size)
 
     noise = np.random.default_rng(0).integers(0, 255, (40, 96, 128, 3), dtype=np.uint8)
-    frames, reader = read(Unplugged(matroska(tmp_path / "a.mkv", noise, "mjpeg").read_bytes()))
+    frames, reader = read(Unplugged(encoded(tmp_path / "a.mkv", noise, "mjpeg").read_bytes()))
     assert 5 < len(frames) < 40
     assert reader.broken
     assert "No such device" in reader.remarks[0]
@@ -197,7 +204,7 @@ def test_what_is_no_clip_is_told(tmp_path: Path) -> None:
     assert refused("folder.mp4") == "is no regular file and no camera (/dev/video0)"
     sound(tmp_path / "sound.wav")
     assert refused("sound.wav") == "has no video stream"
-    with pytest.raises(VideoError, match="/dev/video97"):
+    with pytest.raises(VideoError, match="/dev/video97: no such camera: No such file"):
         read("/dev/video97")
 
 
@@ -210,22 +217,115 @@ def test_a_playlist_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_a_codec_that_is_missing(tmp_path: Path) -> None:
-    content = matroska(tmp_path / "a.mkv", plain(3)).read_bytes()
+    content = encoded(tmp_path / "a.mkv", plain(3)).read_bytes()
     (tmp_path / "b.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_MPEG9/ISO/ASP"))
     with pytest.raises(VideoError, match="codec"):
         read(tmp_path / "b.mkv")
 
 
-def test_a_truncated_clip_gives_its_beginning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.mkv", r"breaks off: [0-9.]+ of its 2\.0 seconds are there"),
+        ("a.mp4", r"breaks off: [0-9]+ of its 20 frames are there"),
+        ("a.avi", "breaks off within its last frame"),
+    ],
+)
+def test_a_truncated_clip_gives_its_beginning_and_says_so(tmp_path: Path, name: str, told: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (20, 96, 128, 3), dtype=np.uint8)
-    content = matroska(tmp_path / "a.mkv", noise).read_bytes()
-    (tmp_path / "b.mkv").write_bytes(content[: len(content) // 2])
-    frames, _ = read(tmp_path / "b.mkv")
+    content = encoded(tmp_path / name, noise).read_bytes()
+    frames, reader = read(tmp_path / name)
+    assert (len(frames), reader.remarks, reader.broken) == (20, [], False)
+    cut = tmp_path / f"cut {name}"
+    cut.write_bytes(content[: len(content) // 2])
+    frames, reader = read(cut)
     assert 3 < len(frames) < 18
+    assert reader.broken
+    (remark,) = reader.remarks
+    assert re.fullmatch(told, remark)
+
+
+def test_pictures_that_end_before_the_sound_are_whole(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        pictures = output.add_stream("mpeg4", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        heard = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for pixels in plain(5):
+            output.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(pictures.encode(None))
+        for number in range(50):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 8000, 800 * number
+            output.mux(heard.encode(silence))
+        output.mux(heard.encode(None))
+    frames, reader = read(tmp_path / "a.mkv")
+    assert (len(frames), reader.remarks, reader.broken) == (5, [], False)
+
+
+def test_a_damaged_packet_costs_its_own_frames_alone(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (6, 96, 128, 3), dtype=np.uint8)
+    content = bytearray(encoded(tmp_path / "a.mkv", noise, "mjpeg").read_bytes())
+    starts = [match.start() for match in re.finditer(b"\xff\xd8\xff", content)]
+    assert len(starts) == 6
+    content[starts[2] : starts[2] + 600] = bytes(600)
+    (tmp_path / "b.mkv").write_bytes(content)
+    frames, reader = read(tmp_path / "b.mkv")
+    assert len(frames) == 5
+    assert (reader.remarks, reader.broken) == (["1 damaged packet was passed over"], False)
 
 
 def test_a_truncated_mp4_without_its_index(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
-    content = write_clip(tmp_path / "a.mp4", plain(10)).read_bytes()
+    noise = np.random.default_rng(0).integers(0, 255, (10, 96, 128, 3), dtype=np.uint8)
+    content = write_clip(tmp_path / "a.mp4", list(noise)).read_bytes()
     (tmp_path / "b.mp4").write_bytes(content[: len(content) // 2])
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoError, match="its index is missing; it was cut off, or is still being written"):
         read(tmp_path / "b.mp4")
+
+
+# --- pipes
+
+
+@contextlib.contextmanager
+def pipe(content: bytes, *, ends: bool) -> Iterator[IO[bytes]]:
+    """The reading end of a pipe into which ``content`` is written; it stays open unless it ``ends``."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), open(writing, "wb", closefd=ends) as handle:
+            handle.write(content)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    with open(reading, "rb") as handle:
+        yield handle
+    writer.join()
+    if not ends:
+        os.close(writing)
+
+
+def test_an_empty_pipe_is_empty() -> None:
+    with pipe(b"", ends=True) as stream, pytest.raises(VideoError, match="-: is empty"):
+        VideoReader(stream)
+
+
+def test_an_mp4_with_its_index_at_its_end_is_no_stream(
+    tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (10, 96, 128, 3), dtype=np.uint8)
+    content = write_clip(tmp_path / "a.mp4", list(noise)).read_bytes()
+    with pipe(content, ends=True) as stream, pytest.raises(VideoError, match="to be given as a file"):
+        read(stream)
+    with pipe(encoded(tmp_path / "b.mp4", noise).read_bytes(), ends=True) as stream:
+        frames, _ = read(stream)
+    assert len(frames) == 10
+
+
+def test_a_stream_that_stalls_can_be_left(tmp_path: Path) -> None:
+    """Its thread waits for more; nothing comes, and yet it ends."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 96, 128, 3), dtype=np.uint8)
+    content = encoded(tmp_path / "a.mkv", noise, "mjpeg").read_bytes()
+    with pipe(content[: len(content) // 2], ends=False) as stream, VideoReader(stream) as reader:
+        frames = ahead(reader, 1, reader.leave)
+        assert next(frames).number == 0
+        frames.close()
+        assert (reader.remarks, reader.broken) == ([], False)

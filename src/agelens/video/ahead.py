@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 __all__ = ["ahead"]
@@ -13,12 +13,13 @@ T = TypeVar("T")
 _PATIENCE = 0.2  # seconds between two looks at whether anyone still asks
 
 
-def ahead(items: Iterable[T], depth: int) -> Generator[T]:
+def ahead(items: Iterable[T], depth: int, leave: Callable[[], object] = lambda: None) -> Generator[T]:
     """Compute the items of an iterable in a thread, at most ``depth`` of them before they are asked for.
 
     Args:
         items: What is computed; it is closed in the thread, if it can be, when the generator is.
         depth: Results that wait, at least 1.
+        leave: Called when the generator is closed: it lets go of what the thread may wait for.
     Yields:
         The items, in order; an error is raised where it happened.
     """
@@ -61,4 +62,5 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
             yield what[0]
     finally:
         left.set()
+        leave()
         worker.join()

@@ -57,9 +57,11 @@ class ClipTask:
             source: As in `agelens.video.reader.VideoReader`.
             report: Called with the frames that were read and their number, if it is known.
         Returns:
-            The people; a clip that cannot be read has its ``error``. A camera is left by KeyboardInterrupt.
+            The people; a clip that cannot be read has its ``error``. A camera or a stream is left by
+            KeyboardInterrupt.
         Raises:
             OutputError: A file cannot be written.
+            InputError: ``seconds`` is negative or no number.
         """
         name = str(source) if isinstance(source, str | Path) else "-"
         try:
@@ -67,7 +69,9 @@ class ClipTask:
         except VideoError as error:
             return Clip(name, error=error.reason)
         with reader, contextlib.ExitStack() as files:
-            people = People(reader, self.estimator, depth=reader.depth)
+            people = People(
+                reader, self.estimator, depth=reader.depth, seconds=self.seconds, leave=reader.leave
+            )
             takers = self._takers(name, reader.facts.rate / self.every, files)
             count, reason = 0, ""
             try:
@@ -76,12 +80,10 @@ class ClipTask:
                     for take in takers:
                         take(frame)
                     report(frame.number + 1, reader.facts.frames)
-                    if self.seconds is not None and frame.time >= self.seconds:
-                        break
             except VideoError as failure:
                 reason = failure.reason
             except KeyboardInterrupt:
-                if not reader.facts.live:
+                if isinstance(source, str | Path) and not reader.facts.live:
                     raise
         return Clip(name, tuple(people.finished), reason, tuple(reader.remarks), count, reader.broken)
 

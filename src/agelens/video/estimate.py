@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detection import FaceDetector
 from agelens.inference.estimator import AgeEstimator
@@ -31,6 +33,7 @@ def estimate_video(
     model: str | Path | None = None,
     detector: str | FaceDetector = DEFAULT_DETECTOR,
     every: int = 1,
+    seconds: float | None = None,
     threads: int = 1,
     on_frame: Callable[[FrameAges], None] | None = None,
 ) -> list[PersonAge]:
@@ -45,6 +48,7 @@ def estimate_video(
         model: Name of a shipped model, or a model file; None is the default model.
         detector: Name of a face detector, or one of your own.
         every: Look only at every such frame.
+        seconds: Leave the clip, or the camera, after this time; None: at its end.
         threads: Threads of each network; at most the usable cores.
         on_frame: Called with each `FrameAges`, in order: number, time, pixels, the people with their ages.
     Returns:
@@ -59,7 +63,7 @@ def estimate_video(
     """
     estimator = AgeEstimator(model, detector=detector, threads=threads)
     with VideoReader(source, every=every) as reader:
-        people = People(reader, estimator, depth=reader.depth)
+        people = People(reader, estimator, depth=reader.depth, seconds=seconds, leave=reader.leave)
         for frame in people:
             if on_frame is not None:
                 on_frame(frame)
@@ -87,10 +91,25 @@ class People:
         frames: The frames, in order.
         estimator: Estimates the ages; its detector finds the faces.
         depth: Frames that may wait between two threads.
+        seconds: The first frame at this time or later is the last; None: all are taken.
+        leave: Called when no more frames are wanted: it lets go of a thread that waits for one.
+    Raises:
+        InputError: ``seconds`` is negative or no number.
     """
 
-    def __init__(self, frames: Iterable[Frame], estimator: AgeEstimator, *, depth: int = 2) -> None:
-        self._frames, self._estimator, self._depth = frames, estimator, depth
+    def __init__(
+        self,
+        frames: Iterable[Frame],
+        estimator: AgeEstimator,
+        *,
+        depth: int = 2,
+        seconds: float | None = None,
+        leave: Callable[[], object] = lambda: None,
+    ) -> None:
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise InputError(f"a clip is left after a number of seconds, not {seconds}")
+        self._frames, self._estimator, self._depth, self._leave = frames, estimator, depth, leave
+        self._seconds = seconds
         self._tracker = FaceTracker(estimator.detector, estimator.geometry, together=True)
         self._followed: dict[int, _Followed] = {}
         self._persons = self._looks = 0
@@ -108,12 +127,14 @@ class People:
                 there.
         """
         with (
-            contextlib.closing(ahead(self._frames, self._depth)) as decoded,
-            contextlib.closing(ahead(self._tracked(decoded), self._depth)) as found,
+            contextlib.closing(ahead(self._frames, self._depth, self._leave)) as decoded,
+            contextlib.closing(ahead(self._tracked(decoded), self._depth, self._leave)) as found,
         ):
             try:
                 for frame, tracked in found:
                     yield self._estimated(frame, tracked)
+                    if self._seconds is not None and frame.time >= self._seconds:
+                        return
             finally:
                 self._end(list(self._followed))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +30,8 @@ _UNTOLD, _HD_LINES = 2, 720  # a clip of so many lines that tells no colour matr
 _HELD_BYTES = 48 * 2**20  # of frames that wait
 _MOST_WAITING = 4
 _OPENING = (10.0, 10.0)  # seconds to open a device or an address, and to wait for its next frame
+_PATIENCE = 0.2  # seconds between two looks at whether anyone still wants more of a stream
+_SHORT = 1.0  # seconds by which a Matroska file may end before the time in its head
 
 
 class Frame(NamedTuple):
@@ -63,24 +67,42 @@ class ClipFacts(NamedTuple):
 
 
 class _Stream:
-    """A binary stream that ends where it fails; ``failure`` says why.
+    """A binary stream that ends where it fails, or when nobody wants more of it.
+
+    Attributes:
+        failure: Why it failed; empty if it did not.
+        empty: Nothing has come yet.
+        back: It can be read again.
+        left: Nobody wants more of it: who waits for it is let go.
 
     Args:
         stream: What is read.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.failure = stream, ""
-        if stream.seekable():
+        self.failure, self.empty, self.left = "", True, False
+        self._read = getattr(stream, "read1", stream.read)  # what is there, be it less than was asked for
+        self._number: int | None = None
+        self.back = stream.seekable()
+        if self.back:
             self.seek, self.tell = stream.seek, stream.tell
+        elif os.name == "posix":
+            with contextlib.suppress(OSError, ValueError):
+                self._number = stream.fileno()
 
     def read(self, size: int) -> bytes:
         """Read up to ``size`` bytes; none after a failure."""
+        content = b""
         try:
-            return b"" if self.failure else self._stream.read(size) or b""
+            while self._number is not None and not self.left:
+                if select.select([self._number], [], [], _PATIENCE)[0]:
+                    break
+            if not self.failure and not self.left:
+                content = self._read(size) or b""
         except (OSError, ValueError) as error:
             self.failure = f"cannot be read on: {getattr(error, 'strerror', None) or error}"
-            return b""
+        self.empty = self.empty and not content
+        return content
 
 
 class VideoReader:
@@ -110,7 +132,7 @@ class VideoReader:
             raise MissingExtraError("av", "video") from error
         self._av = av
         self._piped: _Stream | None = None
-        live = _CAMERA.fullmatch(self.name) is not None
+        live = _is_camera(self.name)
         self._container = self._opened(source, live=live)
         self._stream = self._first_stream()
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -134,6 +156,11 @@ class VideoReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def leave(self) -> None:
+        """End reading, from any thread: one that waits for a stream to go on waits no longer."""
+        if self._piped is not None:
+            self._piped.left = True
+
     def close(self) -> None:
         """Close the clip."""
         self._container.close()
@@ -152,7 +179,13 @@ class VideoReader:
                 return self._av.open(handle, format="v4l2", timeout=_OPENING)
             return self._av.open(handle, metadata_errors="replace", container_options=_NO_ADDRESSES)
         except self._av.FFmpegError as error:
-            raise VideoError(self.name, _reason(error)) from error
+            if self._piped is not None and self._piped.empty:
+                raise VideoError(self.name, self._piped.failure or "is empty") from error
+            if live:
+                raise VideoError(self.name, f"no such camera: {error.strerror or error}") from error
+            cut = self._piped is None and _is_mp4(Path(self.name))
+            hint = ": its index is missing; it was cut off, or is still being written" if cut else ""
+            raise VideoError(self.name, _reason(error) + hint) from error
         except OSError as error:
             raise VideoError(self.name, f"cannot be read: {error.strerror or error}") from error
         except (ValueError, UnicodeError) as error:
@@ -210,31 +243,57 @@ class VideoReader:
         if back:
             self.remarks.append(f"the times of {back} frames do not rise; they were counted on")
         if not number:
-            raise VideoError(self.name, self.remarks[0] if self.remarks else "no frame can be decoded")
+            reason = "; ".join(self.remarks) or "no frame can be decoded"
+            self.remarks.clear()
+            raise VideoError(self.name, reason)
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames until the end or the first defect that the decoder does not survive."""
         try:
             yield from self._survived()
         except self._av.FFmpegError as error:
-            self.remarks.append(_reason(error))
-            self.broken = True
+            piped = self._piped is not None and not self._piped.back
+            late = piped and "mp4" in self._container.format.name
+            hint = "; an MP4 whose index is at its end is to be given as a file" if late else ""
+            self._break_off(_reason(error) + hint)
         if self._piped is not None and self._piped.failure:
-            self.remarks.append(self._piped.failure)
-            self.broken = True
+            self._break_off(self._piped.failure)
 
     def _survived(self) -> Iterator[VideoFrame]:
         """Frames of all packets; a damaged packet costs its own frames alone."""
-        damaged = 0
-        for packet in self._container.demux(self._stream):
+        damaged, packets, end, cut = 0, 0, 0.0, False
+        indexed = len(getattr(self._stream, "index_entries", ()))
+        # Matroska tells the time at which the last of its streams ends, so all of them are looked at.
+        matroska = "matroska" in self._container.format.name
+        for packet in self._container.demux(*() if matroska else (self._stream,)):
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != self._stream.index:
+                continue
+            if packet.size:
+                packets, cut = packets + 1, packet.is_corrupt
             try:
                 frames = packet.decode()
             except self._av.error.InvalidDataError:
                 damaged += 1
                 continue
             yield from frames
-        if damaged:
-            self.remarks.append(f"{damaged} damaged packets were passed over")
+        told = (self._container.duration or 0) / self._av.time_base if matroska else 0.0
+        if self._piped is not None and (self._piped.failure or self._piped.left):
+            return  # the one is told, the other is no defect
+        if packets < indexed:
+            self._break_off(f"breaks off: {packets} of its {indexed} frames are there")
+        elif end < told - _SHORT:
+            self._break_off(f"breaks off: {end:.1f} of its {told:.1f} seconds are there")
+        elif cut:
+            self._break_off("breaks off within its last frame")
+        elif damaged:
+            what = "1 damaged packet was" if damaged == 1 else f"{damaged} damaged packets were"
+            self.remarks.append(f"{what} passed over")
+
+    def _break_off(self, remark: str) -> None:
+        self.remarks.append(remark)
+        self.broken = True
 
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         if frame.width * frame.height > MAX_FRAME_PIXELS:
@@ -250,6 +309,20 @@ class VideoReader:
         with contextlib.suppress(ValueError):  # a display matrix that is no rotation
             quarters = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+
+
+def _is_camera(name: str) -> bool:
+    """Whether a name is that of a camera, or a link to one as ``/dev/v4l/by-id/…``."""
+    if not name.startswith("/dev/"):
+        return False
+    return _CAMERA.fullmatch(name) is not None or _CAMERA.fullmatch(os.path.realpath(name)) is not None
+
+
+def _is_mp4(path: Path) -> bool:
+    """Whether a file begins as MP4 and QuickTime do."""
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        return handle.read(8)[4:] == b"ftyp"
+    return False
 
 
 def _reason(error: Any) -> str:
