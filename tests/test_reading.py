@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -22,7 +23,16 @@ from agelens.data.predictions import read_predictions
 from agelens.errors import AgelensError, ModelFileError
 from agelens.evaluation.published import read_published
 from agelens.model_file import open_model_file
-from agelens.reading import SETTINGS_BYTES, parse_json, parse_toml, read_at_most, read_bytes, read_text
+from agelens.reading import (
+    SETTINGS_BYTES,
+    open_at_once,
+    parse_json,
+    parse_toml,
+    read_at_most,
+    read_bytes,
+    read_pipe,
+    read_text,
+)
 from agelens.stored_arrays import read_arrays
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -44,6 +54,27 @@ def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_what_never_ends_is_refused(reader, endless: Path) -> None:
     with pytest.raises(AgelensError, match=f"{endless.name}.*is no regular file"):
         reader(endless)
+
+
+@pipes
+def test_a_pipe_without_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        open_at_once(tmp_path / "pipe") as handle,
+        pytest.raises(OSError, match="nobody wrote to it within 0 seconds"),
+    ):
+        read_pipe(handle, 10, patience=0)
+
+
+@pipes
+def test_a_pipe_with_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    content = bytes(range(256)) * 1000  # more than a pipe holds
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    with open_at_once(tmp_path / "pipe") as handle:
+        writer.start()
+        assert read_pipe(handle, len(content), patience=600) == content
+    writer.join()
 
 
 @pipes

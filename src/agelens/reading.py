@@ -1,8 +1,9 @@
 """Reading files of a user, none of which may hang, exhaust the memory or end in a traceback.
 
-Only regular files are read: a device need not end, and a pipe waits for a writer. Each kind has a largest
-size, and settings a greatest depth, checked before a parser sees them. What is refused is an ``OSError`` or a
-``ValueError`` whose text names the limit; the caller adds the path, in an error of its own.
+Only regular files are read: a device need not end, and a pipe waits for a writer. (Images are read from pipes
+too, which must have a writer soon.) Each kind has a largest size, and settings a greatest depth, checked
+before a parser sees them. What is refused is an ``OSError`` or a ``ValueError`` whose text names the limit;
+the caller adds the path, in an error of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import io
 import json
 import os
 import re
+import select
 import stat
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -23,6 +26,7 @@ __all__ = [
     "NETWORK_BYTES",
     "SETTINGS_BYTES",
     "TABLE_BYTES",
+    "open_at_once",
     "open_regular",
     "open_table",
     "parse_json",
@@ -30,6 +34,7 @@ __all__ = [
     "read_at_most",
     "read_bytes",
     "read_json",
+    "read_pipe",
     "read_text",
     "read_toml",
     "reason",
@@ -42,6 +47,7 @@ TABLE_BYTES = 2**30
 """Largest table, or list of lines."""
 
 _PART = 2**20
+_PATIENCE = 5.0  # seconds that a pipe may have no writer
 
 JSON_BYTES = 2**24
 """Largest JSON file."""
@@ -71,15 +77,23 @@ def open_regular(path: str | Path, most: int) -> BinaryIO:
         OSError: It is missing, no regular file, larger than ``most``, or may not be read.
     """
     _check(os.stat(path), path, most)
-    # A pipe put there since then is opened without waiting for its writer, and refused like any other.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115  given to the caller
+    handle = open_at_once(path)  # a pipe put there since then is refused like any other
     try:
         _check(os.fstat(handle.fileno()), path, most)
     except BaseException:
         handle.close()
         raise
     return handle
+
+
+def open_at_once(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of any kind for reading, without waiting for the writer of a pipe.
+
+    Raises:
+        OSError: It is missing, or may not be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return open(path, "rb", opener=lambda name, _: os.open(name, flags))
 
 
 def open_table(path: str | Path, *, encoding: str = "utf-8-sig", errors: str = "surrogateescape") -> TextIO:
@@ -111,6 +125,37 @@ def read_at_most(stream: BinaryIO, most: int) -> bytes:
     while left and (part := stream.read(min(left, _PART))):
         parts.append(part)
         left -= len(part)
+    return b"".join(parts)
+
+
+def read_pipe(handle: BinaryIO, most: int, *, patience: float = _PATIENCE) -> bytes:
+    """Read a pipe, opened by :func:`open_at_once`, to its end or to more than ``most`` bytes.
+
+    Args:
+        handle: The pipe.
+        most: Bytes after which reading ends.
+        patience: Seconds in which somebody must write to the pipe. Whoever does may take any time.
+    Raises:
+        OSError: Nobody did.
+    """
+    parts: list[bytes] = []
+    size, written, until = 0, False, time.monotonic() + patience
+    while size <= most:
+        try:
+            part = os.read(handle.fileno(), _PART)
+        except BlockingIOError:  # there is a writer, who has written nothing yet
+            written = True
+            select.select([handle], [], [])
+            continue
+        if part:
+            parts.append(part)
+            size += len(part)
+        elif parts or written:
+            break
+        elif time.monotonic() >= until:
+            raise OSError(errno.EPIPE, f"is a pipe, and nobody wrote to it within {patience:g} seconds")
+        else:
+            time.sleep(0.01)
     return b"".join(parts)
 
 

@@ -150,3 +150,14 @@ def test_a_file_whose_name_is_an_address_is_a_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "data:1.jpg").touch()
     assert [path.name for path in find_images(["data:1.jpg"])] == ["data:1.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("path", ["", "*.jpg", "**/*.jpg"])
+def test_a_pipe_that_nobody_named(folder, path):
+    os.mkfifo(folder / "pipe.jpg")
+    passed_over = []
+    found = [image.name for image in find_images([folder / path], passed_over.append)]
+    assert "b.jpg" in found
+    assert "pipe.jpg" not in found
+    assert [os.path.basename(entry.path) for entry in passed_over if entry.failed] == ["pipe.jpg"]

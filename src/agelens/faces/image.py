@@ -18,7 +18,7 @@ from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
 from agelens.faces.png_rows import lacks_rows
-from agelens.reading import IMAGE_BYTES, read_at_most
+from agelens.reading import IMAGE_BYTES, open_at_once, read_at_most, read_pipe
 
 __all__ = [
     "MAX_PIXELS",
@@ -161,9 +161,13 @@ def _load(source: Source, max_pixels: int, channels: Channels, reduce_above: int
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         try:
-            with open(name, "rb") as handle:
-                if stat.S_ISCHR(os.fstat(handle.fileno()).st_mode):  # /dev/zero never ends
+            with open_at_once(name) as handle:
+                mode = os.fstat(handle.fileno()).st_mode
+                if stat.S_ISCHR(mode):  # /dev/zero never ends
                     raise UnreadableImageError(name, "is a device, not an image")
+                if stat.S_ISFIFO(mode):
+                    content = io.BytesIO(read_pipe(handle, IMAGE_BYTES))
+                    return _from_stream(content, name, max_pixels, reduce_above)
                 return _from_stream(handle, name, max_pixels, reduce_above)
         except (OSError, ValueError) as error:
             shown = name if address_refusal(name) is None else shortened(name)

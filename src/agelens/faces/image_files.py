@@ -22,6 +22,7 @@ SUFFIXES = frozenset(
 )
 """Endings, in lower case, by which `find_images` knows an image in a folder."""
 
+_NOT_REGULAR = "is no regular file"
 _SYNOLOGY = "@eadir"  # thumbnails and metadata of a network drive
 
 
@@ -47,8 +48,8 @@ def find_images(
     A folder stands for the regular files in it and below it, in the order of their paths, known by their
     ending (`SUFFIXES`). Linked folders are followed, each folder once. Hidden files and folders and the
     thumbnails in ``@eaDir`` are left out. A path with ``*``, ``?`` or ``[`` that does not exist is a pattern
-    (``**`` = any folders), whose matches follow in order. Any other path is passed on as it is, there or not:
-    reading it will tell.
+    (``**`` = any folders), whose matches follow in order: regular files, and folders. Any other path is
+    passed on as it is, there or not: reading it will tell.
 
     Args:
         paths: Arguments of the user.
@@ -79,8 +80,11 @@ def find_images(
             if not matches:
                 report(path, "matches no file", True)
             for match in matches:
-                if not os.path.isdir(match):
+                mode = _mode(Path(match))
+                if stat.S_ISREG(mode):
                     yield Path(match)
+                elif not stat.S_ISDIR(mode):
+                    report(match, _NOT_REGULAR, True)
                 elif "**" not in str(path):  # which has found the files of every folder itself
                     yield from _images_in(Path(match), report)
         else:
@@ -115,15 +119,20 @@ def _entries(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path | Pas
         if name.startswith(".") or name.lower() == _SYNOLOGY:
             continue
         path = folder / name
-        try:
-            mode = path.stat().st_mode
-        except OSError:  # a broken link, for one
-            mode = stat.S_IFREG
+        mode = _mode(path)
         if stat.S_ISDIR(mode):
             yield from _entries(path, entered)
         elif os.path.splitext(name)[1].lower() not in SUFFIXES:
             yield PassedOver(path, "is not known as an image by its ending", False)
         elif not stat.S_ISREG(mode):
-            yield PassedOver(path, "is no regular file", True)
+            yield PassedOver(path, _NOT_REGULAR, True)
         else:
             yield path
+
+
+def _mode(path: Path) -> int:
+    """Kind of a file; regular if nobody can tell, as reading it will."""
+    try:
+        return path.stat().st_mode
+    except OSError:  # a broken link, for one
+        return stat.S_IFREG
