@@ -400,6 +400,23 @@ def test_an_item_that_is_no_image_has_its_error(small_model: Path) -> None:
         estimator.estimate(None)  # type: ignore[arg-type]
 
 
+def test_a_stream_that_fails_has_its_error(small_model: Path, tmp_path: Path) -> None:
+    class Broken:
+        def read(self, size: int = -1) -> bytes:
+            raise RuntimeError
+
+    closed = (tmp_path / "photo").open("wb+")
+    closed.close()
+    content = io.BytesIO()
+    Image.fromarray(grey(51)).save(content, "png")
+    doubled = bytes(byte for byte in content.getvalue() for _ in range(2))
+    sources = [closed, Broken(), memoryview(doubled)[::2]]
+    photos = list(AgeEstimator(small_model, detector=Boxes()).estimate_many(sources))  # type: ignore[arg-type]
+    assert [photo.error and str(photo.error).rstrip(".") for photo in photos] == [
+        "image: cannot be read: I/O operation on closed file", "image: cannot be read: RuntimeError", None,
+    ]  # fmt: skip
+
+
 def test_frames_of_opencv(small_model: Path, portrait: Path) -> None:
     estimator = AgeEstimator(small_model)
     rgb = read_image(portrait)
@@ -408,6 +425,12 @@ def test_frames_of_opencv(small_model: Path, portrait: Path) -> None:
     assert face.age == expected.age
     with pytest.raises(InputError, match="channels are 'rgb' or 'bgr'"):
         estimator.estimate(rgb, channels="RGB")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one", ["photo.jpg", Path("photo.jpg"), b"\xff\xd8", Image.new("L", (9, 9)), None])
+def test_one_image_in_the_place_of_many(estimator: AgeEstimator, one: Any) -> None:
+    with pytest.raises(InputError, match=r"estimate_many takes a list or another iterable of images, not "):
+        estimator.estimate_many(one)
 
 
 def test_contradicting_options_are_refused_at_once(estimator: AgeEstimator) -> None:

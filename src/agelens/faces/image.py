@@ -6,19 +6,27 @@ import io
 import os
 import stat
 import threading
+from collections.abc import Iterable
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
-from agelens.errors import ImageError, ImageTooLargeError, InputError, MissingExtraError, UnreadableImageError
+from agelens.errors import (
+    AgelensError,
+    ImageError,
+    ImageTooLargeError,
+    InputError,
+    MissingExtraError,
+    UnreadableImageError,
+)
 from agelens.faces.addresses import address_refusal, shortened
 from agelens.faces.decoder_messages import quiet_pillow, silence_libtiff
 from agelens.faces.decoding_cost import cost, refusal
 from agelens.faces.pixels import rgb_pixels
 from agelens.faces.png_rows import lacks_rows
-from agelens.reading import IMAGE_BYTES, open_at_once, read_at_most, read_pipe
+from agelens.reading import IMAGE_BYTES, open_at_once, read_at_most, read_pipe, reason
 
 __all__ = [
     "MAX_PIXELS",
@@ -26,6 +34,7 @@ __all__ = [
     "LoadedImage",
     "Source",
     "check_channels",
+    "check_sources",
     "decoding_cost",
     "load_image",
     "read_image",
@@ -138,6 +147,19 @@ def load_image(
         return _load(source, max_pixels, channels, reduce_above)
 
 
+def check_sources(sources: Iterable[Source]) -> Iterable[Source]:
+    """Check that several images are no single one, and return them.
+
+    Raises:
+        InputError: One image, or no iterable; with its type.
+    """
+    iterable = hasattr(sources, "__iter__") or hasattr(sources, "__getitem__")
+    if isinstance(sources, str | bytes | bytearray | memoryview) or not iterable:
+        one = type(sources).__qualname__
+        raise InputError(f"estimate_many takes a list or another iterable of images, not one {one}")
+    return sources
+
+
 def decoding_cost(content: bytes) -> float:
     """Estimate from its header what decoding an image would cost: see `agelens.faces.decoding_cost.cost`.
 
@@ -173,7 +195,7 @@ def _load(source: Source, max_pixels: int, channels: Channels, reduce_above: int
             shown = name if address_refusal(name) is None else shortened(name)
             raise UnreadableImageError(shown, _reason(name, error)) from error
     if isinstance(source, bytes | bytearray | memoryview):
-        source = io.BytesIO(source)
+        source = io.BytesIO(bytes(source))  # of a memoryview with strides too
     if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
         raise InputError(f"{_form(source)}; an image is {_FORMS}")
     return _from_stream(source, "image", max_pixels, reduce_above)
@@ -210,20 +232,18 @@ def _reason(name: str, error: OSError | ValueError) -> str:
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int) -> LoadedImage:
-    seekable = getattr(stream, "seekable", None)
-    if seekable is not None and seekable() and stream.tell() == 0:
-        handle = stream
-    else:
-        first: object = stream.read(64)
-        if not isinstance(first, bytes):
-            raise InputError(f"{_form(stream)} that reads {type(first).__name__}; an image is {_FORMS}")
-        content = first + read_at_most(stream, IMAGE_BYTES + 1 - len(first))  # a pipe need not end
-        if len(content) > IMAGE_BYTES:
-            raise UnreadableImageError(name, f"has more than {IMAGE_BYTES} bytes")
-        handle = io.BytesIO(content)
-    if not (head := handle.read(64)):
+    try:
+        handle = _seekable(stream, name)
+        head = handle.read(64)
+        handle.seek(0)
+    except AgelensError:
+        raise
+    except Exception as error:  # a closed file, or a stream of others that fails in a way of its own
+        raise UnreadableImageError(
+            name, f"cannot be read: {reason(error) or type(error).__name__}"
+        ) from error
+    if not head:
         raise UnreadableImageError(name, "is empty")
-    handle.seek(0)
     with _opened(handle, name, _formats(head, name)) as picture:
         full_size = picture.size
         _check_size(*full_size, name, max_pixels)
@@ -243,6 +263,20 @@ def _from_stream(stream: BinaryIO, name: str, max_pixels: int, reduce_above: int
     return LoadedImage(pixels, full_size[::-1] if turned else full_size, remarks)
 
 
+def _seekable(stream: BinaryIO, name: str) -> BinaryIO:
+    """A stream at its start that can be rewound: this one, or its content."""
+    seekable = getattr(stream, "seekable", None)
+    if seekable is not None and seekable() and stream.tell() == 0:
+        return stream
+    first: object = stream.read(64)
+    if not isinstance(first, bytes):
+        raise InputError(f"{_form(stream)} that reads {type(first).__name__}; an image is {_FORMS}")
+    content = first + read_at_most(stream, IMAGE_BYTES + 1 - len(first))  # a pipe need not end
+    if len(content) > IMAGE_BYTES:
+        raise UnreadableImageError(name, f"has more than {IMAGE_BYTES} bytes")
+    return io.BytesIO(content)
+
+
 def _opened(handle: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Image:
     """Open an image; nothing is decoded yet."""
     try:
@@ -253,8 +287,8 @@ def _opened(handle: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Imag
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except UnidentifiedImageError as error:
-        reason = "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
-        raise UnreadableImageError(name, reason) from error
+        unknown = "is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
+        raise UnreadableImageError(name, unknown) from error
     except Exception as error:  # decoders meet damaged files with errors of every kind
         raise UnreadableImageError(name, f"is damaged: {error}") from error
 

@@ -18,7 +18,7 @@ from agelens.faces.crops import ImageKind, crop_faces
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.detection import FaceDetector
 from agelens.faces.detectors import make_detector
-from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, load_image
+from agelens.faces.image import MAX_PIXELS, Channels, Source, check_channels, check_sources, load_image
 from agelens.inference.face import Face, Photo
 from agelens.inference.shipped_models import ReopenableModel
 from agelens.inference.waiting import WaitingPhoto, WaitingPhotos
@@ -72,9 +72,8 @@ class AgeEstimator:
     @cached_property
     def detector(self) -> FaceDetector:
         """The face detector; its networks are loaded when the first photo needs them."""
-        if isinstance(self._detector, str):
-            return make_detector(self._detector, threads=self._threads)
-        return self._detector
+        given = self._detector
+        return make_detector(given, threads=self._threads) if isinstance(given, str) else given
 
     def estimate(
         self, image: Source, *, crops: bool = False, aligned: bool = False, channels: Channels = "rgb"
@@ -114,7 +113,8 @@ class AgeEstimator:
         Returns:
             A `Photo` for each source, in order, as batches fill; one that cannot be used has its ``error``.
         """
-        return self._batches(sources, ImageKind.of(crops=crops, aligned=aligned), check_channels(channels))
+        kind = ImageKind.of(crops=crops, aligned=aligned)
+        return self._batches(check_sources(sources), kind, check_channels(channels))
 
     def _batches(self, sources: Iterable[Source], kind: ImageKind, channels: Channels) -> Iterator[Photo]:
         waiting = WaitingPhotos(self._batch_size)
@@ -137,11 +137,11 @@ class AgeEstimator:
         Returns:
             (N,) ages in years and (N, K) calibrated distributions. Another shape or type is a ValueError.
         """
-        size, batch = self.geometry.size, self._batch_size
+        size, some = self.geometry.size, self._batch_size
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
             raise ValueError(f"crops are (N, {size}, {size}, 3) uint8, not {crops.shape} {crops.dtype}")
-        starts = range(0, len(crops) or 1, batch)
-        outputs = [self._session.run(None, {"images": crops[start : start + batch]}) for start in starts]
+        parts = (crops[start : start + some] for start in range(0, len(crops) or 1, some))
+        outputs = (self._session.run(None, {"images": part}) for part in parts)
         ages, distributions = (np.concatenate(output) for output in zip(*outputs, strict=True))
         shift = None if self.card.calibration is None else self.card.calibration.shift
         if shift is not None:
