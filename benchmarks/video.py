@@ -8,12 +8,21 @@ first.
 ``stills MANIFEST``: each still moves over a frame of 320×240 for three seconds at 15 frames/s: pan, zoom,
 tilt, light, blur, noise; in every fourth clip a hand passes. Printed: errors of the stills, of single frames
 and of tracks; deviations; coverage; how far the shown age is after a second from the last one.
+
+``memory CLIP``: resident memory while the clip, joined to itself to so many minutes, is estimated, with rows
+of frames and a timeline.
+
+``photos FOLDER``: a table of frames for ``agelens video-report`` of photographs of the same people, a folder
+each, as LFW has them: how ages depend on the yaw, where clips have too few faces that turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import re
+import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +36,7 @@ from agelens import AgeEstimator
 from agelens.errors import AgelensError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.faces.image import read_image
+from agelens.video.clips import ClipTask
 from agelens.video.estimate import People
 from agelens.video.fusion import mean_absolute_deviation
 from agelens.video.reader import Frame, VideoReader
@@ -48,11 +58,20 @@ def main() -> None:
     of_stills.add_argument("manifest", type=Path, help="of agelens prepare, or the folder of FG-NET")
     of_stills.add_argument("--split", default="test")
     of_stills.add_argument("--clips", type=int, default=400)
+    memory_of = commands.add_parser("memory")
+    memory_of.add_argument("clip", type=Path)
+    memory_of.add_argument("--minutes", type=float, default=30)
+    of_photos = commands.add_parser("photos")
+    of_photos.add_argument("folder", type=Path, help="with a folder of photographs for each person")
     arguments = parser.parse_args()
     estimator = AgeEstimator(arguments.model, detector=arguments.detector)
     if arguments.command == "speed":
         for clip in arguments.clips:
             speed(clip, estimator, arguments.height, arguments.frames, arguments.repeats)
+    elif arguments.command == "memory":
+        memory(arguments.clip, arguments.minutes, estimator)
+    elif arguments.command == "photos":
+        photos(arguments.folder, estimator)
     else:
         stills(arguments.manifest, arguments.split, arguments.clips, estimator)
 
@@ -111,6 +130,40 @@ def cut(clip: Path, copy: Path, height: int | None, frames: int) -> Path:
             output.mux(stream.encode(av.VideoFrame.from_image(picture)))
         output.mux(stream.encode(None))
     return copy
+
+
+def memory(clip: Path, minutes: float, estimator: AgeEstimator) -> None:
+    def told(done: int, total: int | None) -> None:
+        if done in (150, 1500) or done % 9000 == 0:
+            resident = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+            print(f"  {done} of {total} frames: {int(resident[1]) / 1024:.0f} MB", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        joined = again_and_again(clip, Path(folder) / "clip.mp4", 60 * minutes)
+        found = ClipTask(estimator, out=Path(folder), frames="csv", timeline=True).run(joined, told)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{found.frames} frames, {len(found.people)} people, at most {most:.0f} MB {found.error}")
+
+
+def again_and_again(clip: Path, path: Path, seconds: float) -> Path:
+    """A clip joined to itself, as it is encoded."""
+    import av
+
+    with av.open(str(path), "w") as output:
+        stream, end, joined = None, 0, 0.0
+        while joined < seconds:
+            with av.open(str(clip)) as opened:
+                source = opened.streams.video[0]
+                stream = stream or output.add_stream_from_template(source)
+                begin = end
+                for packet in opened.demux(source):
+                    if packet.dts is None:
+                        continue
+                    packet.pts, packet.dts, packet.stream = packet.pts + begin, packet.dts + begin, stream
+                    end = max(end, packet.pts + packet.duration)
+                    output.mux(packet)
+                joined = float(end * source.time_base)
+    return path
 
 
 def stills(manifest: Path, split: str, clips: int, estimator: AgeEstimator) -> None:
@@ -193,6 +246,21 @@ def ages_of(manifest: Path, split: str, most: int) -> Iterator[tuple[Path, float
         if not np.isnan(row["age"]):
             low = high = row["age"]
         yield Path(row["source"]), low, min(high, 100) if high == high else 100, True
+
+
+def photos(folder: Path, estimator: AgeEstimator) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(("path", "frame", "age", "yaw", "eye_distance"))
+    for path in sorted(folder.glob("*/*.jpg")):
+        picture = read_image(path)
+        middle = np.array(picture.shape[1::-1]) / 2
+        faces = [face for face in estimator.estimate(picture) if face.box and face.quality]
+        if not faces:
+            continue
+        face = min(faces, key=lambda face: np.hypot(*(np.reshape(face.box, (2, 2)).mean(axis=0) - middle)))
+        if face.quality.yaw is not None:
+            figures = (face.age, face.quality.yaw, face.quality.eye_distance)
+            table.writerow((path.parent.name, path.stem, *(f"{figure:.2f}" for figure in figures)))
 
 
 def waves(random: np.random.Generator, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,18 @@ def test_golden(tables: list[Path]) -> None:
     assert (ahead.people, ahead.frames, ahead.change) == (2, 4, 0)
     assert (turned.low, turned.high, turned.people, turned.frames) == (20, 30, 1, 1)
     assert turned.change == turned.apart == pytest.approx(31 - 22)
+    assert math.isnan(turned.margin)
     assert (peer.people, peer.frames, peer.deviation, peer.shown_deviation) == (1, 2, 2, None)
+
+
+def test_the_interval_of_a_change_is_over_people(tmp_path: Path) -> None:
+    rows = [f"{path},30,0\n{path},{30 + change},25\n" for path, change in (("a", 1), ("b", 3), ("c", -2.5))]
+    (tmp_path / "t.csv").write_text("path,age,yaw\n" + "".join(rows))
+    (system,) = steadiness([read_frames(tmp_path / "t.csv")])
+    assert system.yaw[2].change == pytest.approx(0.5)
+    deviation = math.sqrt((0.5**2 + 2.5**2 + 3**2) / 2)
+    assert system.yaw[2].margin == pytest.approx(1.96 * deviation / math.sqrt(3))
+    assert "+0.50 ± 3.15 (3)" in CliRunner().invoke(app, ["video-report", str(tmp_path / "t.csv")]).stdout
 
 
 def test_a_table_without_yaw_borrows_it(tmp_path: Path, tables: list[Path]) -> None:
@@ -93,5 +105,7 @@ def test_tables_that_cannot_be_used(tmp_path: Path, content: bytes, told: str) -
 
 
 def test_a_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match=r"has no file \*\.frames\.csv"):
+        read_frames(tmp_path)
     with pytest.raises(PredictionsError, match="cannot be read"):
         read_frames(tmp_path / "none.csv")

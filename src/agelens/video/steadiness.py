@@ -58,6 +58,7 @@ class YawBin:
         people: People with frames here and with frames that look ahead.
         frames: Their frames here.
         change: Mean over these people of their mean age here less that ahead, years.
+        margin: Half of the 95 % interval of ``change``, years: 1.96 standard errors over people; NaN for one.
         apart: Mean over these people of the absolute value of that, years.
     """
 
@@ -66,6 +67,7 @@ class YawBin:
     people: int
     frames: int
     change: float
+    margin: float
     apart: float
 
 
@@ -107,7 +109,10 @@ def read_frames(path: str | Path) -> FrameTable:
     """
     frames: list[tuple[str, str, str]] = []
     values: list[list[float]] = []
-    for part in sorted(Path(path).glob("*.frames.csv")) if Path(path).is_dir() else [path]:
+    parts = sorted(Path(path).glob("*.frames.csv")) if Path(path).is_dir() else [Path(path)]
+    if not parts:
+        raise PredictionsError(path, "has no file *.frames.csv, as agelens video --out --frames writes it")
+    for part in parts:
         _read_part(part, frames, values)
     if not frames:
         raise PredictionsError(path, "has no frame with an age")
@@ -208,7 +213,10 @@ def _yaw_bins(
             if len(here) and len(ahead):
                 changes.append(float(ages[here].mean() - ages[ahead].mean()))
                 frames += len(here)
-        bins.append(YawBin(low, high, len(changes), frames, _mean(changes), _mean(np.abs(changes))))
+        margin = (
+            1.96 * float(np.std(changes, ddof=1)) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
+        )
+        bins.append(YawBin(low, high, len(changes), frames, _mean(changes), margin, _mean(np.abs(changes))))
     return bins
 
 

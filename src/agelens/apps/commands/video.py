@@ -22,6 +22,7 @@ from agelens.faces.default_detector import DEFAULT_DETECTOR
 if TYPE_CHECKING:
     from agelens.video.clips import ClipTask, Report
     from agelens.video.rows import Clip, RowFormat
+    from agelens.video.steadiness import YawBin
 
 __all__ = ["video", "video_report"]
 
@@ -193,7 +194,7 @@ def video_report(
 
     Frame noise is the mean absolute deviation of a person's ages over a clip, as in NIST's evaluations, its
     mean over people. The columns of the yaw are the change of the age against the same people's frames that
-    look ahead (below 10 degrees), years, with the number of people.
+    look ahead (below 10 degrees), years, with its 95 % interval and the number of people.
     """
     from agelens.files import write_atomically
     from agelens.video.steadiness import read_frames, steadiness
@@ -207,7 +208,7 @@ def video_report(
     rows = []
     for system in found:
         shown = "" if system.shown_deviation is None else f"{system.shown_deviation:.2f}"
-        turned = [f"{group.change:+.2f} ({group.people})" if group.people else "" for group in system.yaw[1:]]
+        turned = [_change(group) for group in system.yaw[1:]]
         turned += [""] * (len(header) - 5 - len(turned))
         cells = (system.name, str(system.people), str(system.frames), f"{system.deviation:.2f}", shown)
         rows.append((*cells, *turned))
@@ -216,6 +217,14 @@ def video_report(
         with write_atomically(json_) as temporary:
             told = [{name: _finite(value) for name, value in system.to_dict().items()} for system in found]
             temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _change(group: YawBin) -> str:
+    """The change of a range of the yaw, as a cell."""
+    if not group.people:
+        return ""
+    margin = f" ± {group.margin:.2f}" if math.isfinite(group.margin) else ""
+    return f"{group.change:+.2f}{margin} ({group.people})"
 
 
 def _finite(value: Any) -> Any:
