@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
+from agelens.apps.cli import app
+from agelens.apps.commands.evaluate import TAKEN_FOR_CROPS
 from agelens.data.columns import SPLITS
+from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import read_manifest, write_manifest
 from agelens.data.pooled import write_record
 from agelens.data.predictions import Predictions, check_predictions, write_predictions
@@ -21,7 +26,9 @@ from agelens.errors import InputError, ModelFileError, PredictionsError, RunErro
 from agelens.evaluation.compare import compare
 from agelens.evaluation.estimates import ESTIMATES, with_estimate
 from agelens.evaluation.evaluate import evaluate, evaluate_system
+from agelens.evaluation.predict import taken_for_crops
 from agelens.evaluation.systems import open_system, split_name
+from agelens.faces.alignment import ARCFACE_GEOMETRY, DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins, gaussian
 
 BINS = AgeBins(0, 80)
@@ -216,6 +223,37 @@ class TestEvaluate:
             evaluate_system(small_model, tmp_path / "photos.csv")
         write_manifest(table.assign(alignment="eyes"), tmp_path / "crops.csv")
         assert len(evaluate_system(small_model, tmp_path / "crops.csv", by=()).match.failed) == 1
+
+    def test_crops_of_another_geometry_are_refused(self, small_model: Path, tmp_path: Path) -> None:
+        Image.new("RGB", (30, 30)).save(tmp_path / "0.png")
+        write_manifest(pd.DataFrame({"path": ["0.png"], "age": [20]}), tmp_path / "rows.csv")
+        (tmp_path / GEOMETRY_NAME).write_text(json.dumps(ARCFACE_GEOMETRY.to_dict()))
+        with pytest.raises(
+            InputError, match=r"rows\.csv: crops of the geometry 'arcface', the model was made"
+        ):
+            evaluate_system(small_model, tmp_path / "rows.csv", "all")
+        assert evaluate_system(small_model, tmp_path / "rows.csv", "all", "chips", by=()).images == 1
+
+    @pytest.mark.parametrize(("known", "images"), [("", "aligned"), ("geometry", "aligned"), ("", "chips")])
+    def test_images_that_nothing_calls_crops(self, known: str, images: str, tmp_path: Path) -> None:
+        Image.new("RGB", (30, 30)).save(tmp_path / "0.png")
+        table = pd.DataFrame({"path": ["0.png"], "age": [20]})
+        write_manifest(table, tmp_path / "square.csv")
+        if known:
+            (tmp_path / GEOMETRY_NAME).write_text(json.dumps(DEFAULT_GEOMETRY.to_dict()))
+        rows = read_manifest(tmp_path / "square.csv")
+        assert taken_for_crops(rows, images) is (not known and images == "aligned")
+        assert not taken_for_crops(rows.assign(alignment="landmarks"), images)
+
+    @pytest.mark.parametrize("command", ["evaluate", "compare"])
+    def test_the_commands_say_so(self, command: str, small_model: Path, tmp_path: Path) -> None:
+        Image.new("RGB", (30, 30)).save(tmp_path / "0.png")
+        write_manifest(pd.DataFrame({"path": ["0.png"], "age": [20]}), tmp_path / "square.csv")
+        systems = [f"one={small_model}", f"two={small_model}"] if command == "compare" else [str(small_model)]
+        arguments = ["--data", str(tmp_path / "square.csv"), "--split", "all"]
+        done = CliRunner().invoke(app, [command, *systems, *arguments])
+        assert done.exit_code == 0, done.output
+        assert TAKEN_FOR_CROPS in done.output
 
 
 class TestEstimates:

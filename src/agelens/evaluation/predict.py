@@ -8,18 +8,28 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from agelens.data.geometry import crop_geometry, require_geometry
 from agelens.data.manifest import image_paths
 from agelens.data.prediction_columns import PREDICTION_COLUMNS
 from agelens.data.predictions import Predictions, check_predictions
 from agelens.data.splits import split_rows
 from agelens.errors import InputError
+from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import NOT_SQUARE, ImageKind
 from agelens.inference.estimator import Source
 from agelens.inference.face import Photo
 from agelens.inference.writers import problem
 from agelens.model_file import ModelCard
 
-__all__ = ["Estimator", "image_kind", "predict_manifest", "refuse_photos", "selected_rows"]
+__all__ = [
+    "Estimator",
+    "image_kind",
+    "predict_manifest",
+    "refuse_other_crops",
+    "refuse_photos",
+    "selected_rows",
+    "taken_for_crops",
+]
 
 
 class Estimator(Protocol):
@@ -123,6 +133,26 @@ def selected_rows(manifest: pd.DataFrame, split: str | None) -> pd.DataFrame:
     if rows.empty:
         raise InputError(f"the manifest has no rows with split {split!r}; --split all takes every row")
     return rows
+
+
+def refuse_other_crops(manifest: pd.DataFrame, images: ImageKind | str, geometry: CropGeometry) -> None:
+    """Refuse aligned crops in which the face stands otherwise than a model was made for.
+
+    Args:
+        manifest: Rows that are to be estimated.
+        images: What the images are taken for.
+        geometry: Of the model.
+    Raises:
+        InputError: The crops are of another geometry, or of several.
+    """
+    if image_kind(images) is ImageKind.ALIGNED and crop_geometry(manifest) is not None:
+        require_geometry(manifest, geometry)
+
+
+def taken_for_crops(manifest: pd.DataFrame, images: ImageKind | str) -> bool:
+    """Tell whether images are taken for aligned crops though no geometry or alignment says so."""
+    aligned = image_kind(images) is ImageKind.ALIGNED
+    return aligned and "alignment" not in manifest and crop_geometry(manifest) is None
 
 
 def refuse_photos(predictions: Predictions, manifest: pd.DataFrame, images: ImageKind | str) -> None:

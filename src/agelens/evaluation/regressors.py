@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agelens.data.manifest import image_paths
 from agelens.data.predictions import Predictions, check_predictions
 from agelens.errors import ImageError, InputError, MissingExtraError, RunError
-from agelens.evaluation.predict import image_kind, selected_rows
+from agelens.evaluation.predict import image_kind, refuse_other_crops, selected_rows
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import Crop, ImageKind, crop_faces
 from agelens.faces.default_detector import DEFAULT_DETECTOR
@@ -100,7 +100,8 @@ class Regressor:
         Returns:
             ``path``, ``age`` and ``error`` of each image, in the manifest's order.
         Raises:
-            InputError: An argument cannot be used, or the manifest has no row of this split.
+            InputError: An argument cannot be used, the manifest has no row of this split, or its crops are of
+                another geometry.
             RunError: The run was trained on crops of unknown geometry.
         """
         if self._geometry is None:
@@ -109,6 +110,7 @@ class Regressor:
             )
         kind = image_kind(images)
         rows = selected_rows(manifest, split)
+        refuse_other_crops(rows, kind, self._geometry)
         detector = None if kind is ImageKind.ALIGNED else make_detector(DEFAULT_DETECTOR)
         errors = [""] * len(rows)
         ages = np.full(len(rows), np.nan)

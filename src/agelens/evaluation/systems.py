@@ -22,7 +22,7 @@ from agelens.calibration import Calibration
 from agelens.data.pooled import RECORD_NAME, PooledRun, pooled_run
 from agelens.data.predictions import Predictions, read_predictions
 from agelens.errors import InputError, MissingExtraError
-from agelens.evaluation.predict import predict_manifest, refuse_photos
+from agelens.evaluation.predict import predict_manifest, refuse_other_crops, refuse_photos, selected_rows
 from agelens.evaluation.regressors import open_regressor
 from agelens.faces.crops import ImageKind
 from agelens.inference.estimator import AgeEstimator
@@ -105,7 +105,8 @@ class System(ABC):
         Returns:
             The predictions, under the system's name.
         Raises:
-            InputError: An argument cannot be used, or the manifest has no row of this split.
+            InputError: An argument cannot be used, the manifest has no row of this split, or its crops are of
+                another geometry than the model's.
             ModelFileError: The model file cannot be used.
             PredictionsError: The table cannot be read or breaks the contract.
             RunError: The run cannot be used.
@@ -148,6 +149,7 @@ class _Model(System):
     ) -> Answers:
         path = self.model_file()
         estimator = AgeEstimator(path, threads=threads)
+        refuse_other_crops(selected_rows(manifest, split), images, estimator.geometry)
         predictions = predict_manifest(
             estimator, manifest, split=split, images=images, threshold=threshold, progress=progress
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, output, print_table
-from agelens.apps.commands.evaluate import NAMED, Images, Labels
+from agelens.apps.commands.evaluate import NAMED, TAKEN_FOR_CROPS, Images, Labels
 from agelens.errors import InputError
 
 __all__ = ["compare", "published"]
@@ -53,6 +53,7 @@ def compare(
     from agelens.data.manifest import read_manifest
     from agelens.evaluation.compare import compare as compare_systems
     from agelens.evaluation.groups import check_groupings, split_groupings
+    from agelens.evaluation.predict import selected_rows, taken_for_crops
     from agelens.evaluation.published import quoted_systems, read_published
     from agelens.evaluation.systems import open_system, over_seeds, split_name
     from agelens.reports.tables import difference_rows, group_rows, system_rows
@@ -93,6 +94,10 @@ def compare(
             meaning=None if labels is None else labels.value,
         )
     typer.echo(f"{data}, split {split}: {comparison.images} images that every system answered")
+    if any(one.kind != "predictions" for one in answers) and taken_for_crops(
+        selected_rows(rows, part), images.value
+    ):
+        typer.echo(TAKEN_FOR_CROPS)
     if comparison.left_out:
         typer.echo(f"left out: {comparison.left_out} images that some system did not answer")
     for result in comparison.systems:

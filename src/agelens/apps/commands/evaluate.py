@@ -11,10 +11,17 @@ import typer
 from agelens.apps.command import command, print_table
 from agelens.errors import InputError
 
-__all__ = ["NAMED", "Images", "Labels", "evaluate"]
+__all__ = ["NAMED", "TAKEN_FOR_CROPS", "Images", "Labels", "evaluate"]
 
 NAMED = 5
 """Number of images named on the terminal; the report and the JSON name all."""
+
+
+TAKEN_FOR_CROPS = (
+    "nothing says how these images were cut: they are taken for aligned crops "
+    "(otherwise: --images photos, or chips)"
+)
+"""Line about images without a geometry."""
 
 
 class Images(StrEnum):
@@ -102,6 +109,7 @@ def evaluate(
     from agelens.data.predictions import write_predictions
     from agelens.evaluation.evaluate import evaluate_system
     from agelens.evaluation.groups import split_groupings
+    from agelens.evaluation.predict import taken_for_crops
     from agelens.reports.tables import BRIEF, evaluation_rows
 
     thresholds = threshold or [18.0]
@@ -137,6 +145,8 @@ def evaluate(
     said = f"protocol {evaluation.protocol}" if evaluation.protocol else f"split {evaluation.split or 'all'}"
     typer.echo(f"{evaluation.system} on {evaluation.manifest}, {said}: {evaluation.images} images")
     typer.echo(f"intervals: {evaluation.intervals}; * = a group of few people; [95 % bootstrap interval]")
+    if evaluation.image_kind and taken_for_crops(evaluation.labels, images.value):
+        typer.echo(TAKEN_FOR_CROPS)
     match = evaluation.match
     for way, count in (("the photo a crop was cut from", match.by_source), ("file name", match.by_name)):
         if count:
