@@ -185,6 +185,36 @@ def test_bad_input_is_told(make_set: MakeSet) -> None:
         join([])
 
 
+def test_a_crop_that_two_manifests_name_is_one_row(make_set: MakeSet) -> None:
+    one = make_set("one", [1, 2, 3, 4], ["train", "train", "test", ""])
+    rows = pd.read_csv(one, dtype=str, keep_default_na=False)
+    two = one.with_name("other.csv")
+    other = rows.iloc[1:].assign(split=["val", "train", "train"])
+    extra = make_set("extra", [5], ["train"])
+    pd.concat([other, pd.read_csv(extra, dtype=str).assign(path="../extra/crops/00/5.png")]).to_csv(
+        two, index=False
+    )
+    joined = join(read(one, two))
+    names = [Path(path).stem for path in joined.table["path"]]
+    assert dict(zip(names, joined.table["split"], strict=True)) == {
+        "1": "train", "2": "val", "3": "test", "4": "train", "5": "train",
+    }  # fmt: skip
+    assert len(names) == 5
+    assert joined.dropped == {"copies of an image of another set": 2}
+    assert all(path.is_file() for path in image_paths(joined.table))
+
+
+def test_the_command_does_not_write_over_a_set(make_set: MakeSet, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = make_set("one", [1, 2], ["train", "val"]), make_set("two", [3, 4], ["train", "test"])
+    before = one.read_bytes(), two.read_bytes()
+    for arguments in ([one, two, "--out", one], [one, "--exclude", two, "--out", two]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.app(["join", *map(str, arguments)])
+        assert stopped.value.code == 2
+        assert "is one of the manifests to join" in capsys.readouterr().err
+    assert (one.read_bytes(), two.read_bytes()) == before
+
+
 def test_the_command_writes_a_manifest_whose_geometry_is_known(
     make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,8 @@
 """One manifest of several prepared data sets, without the images that another set tests on.
 
 Every row keeps its crop, its ``source``, its ``split``, the set it comes from (``dataset``) and the meaning
-of its label (``labels``). Rows are never deleted: a row that is not used has no split, and ``note`` says why.
+of its label (``labels``). A row that is not used has no split, and ``note`` says why; none is deleted, except
+where several manifests name one and the same crop.
 
 Not used, in this order:
 
@@ -152,7 +153,9 @@ def join(
         rows = np.array(sorted(_near(prints, used, read(part))), dtype=np.int64)
         drop(rows, f"nearly in {where}", [f"near copy of an image in {where}"] * len(rows))
     _drop_near_held(table, member, prints, drop)
-    return Joined(table, {reason: count for reason, count in dropped.items() if count}, tuple(notes))
+    return Joined(
+        _one_row_a_crop(table), {reason: count for reason, count in dropped.items() if count}, tuple(notes)
+    )
 
 
 def _named(manifests: Sequence[pd.DataFrame]) -> list[_Set]:
@@ -268,6 +271,16 @@ def _drop_shared(table: pd.DataFrame, member: NDArray[np.int64], sets: Sequence[
         else:
             note = f"copy of an image of {sets[member[rows[0]]].name}"
             drop(np.array(rows[1:]), "copies of an image of another set", [note] * (len(rows) - 1))
+
+
+def _one_row_a_crop(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep one row of each crop that several manifests name: the used one, where one is."""
+    unused = (table["split"] == "").to_numpy()
+    order = np.argsort(unused, kind="stable")
+    again = table["path"].iloc[order].duplicated().to_numpy()
+    kept: pd.DataFrame = table.iloc[np.sort(order[~again])].reset_index(drop=True)
+    kept.attrs = table.attrs
+    return kept
 
 
 def _drop_near_held(

@@ -163,6 +163,8 @@ def join(
     from agelens.data.join import join as join_manifests
     from agelens.data.manifest import read_manifest, write_manifest
 
+    if out.exists() and any(out.samefile(path) for path in (*manifests, *(exclude or ())) if path.exists()):
+        raise InputError(f"{out} is one of the manifests to join: give --out another name")
     tables = [read_manifest(path, ages=False) for path in manifests]
     excluded = [read_manifest(path, ages=False) for path in exclude or ()]
     with progress_bar("images", "crops") as report:
