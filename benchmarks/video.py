@@ -6,8 +6,9 @@ those of the clock, for machines that others use too. ``--height 1080`` cuts a c
 first.
 
 ``stills MANIFEST``: each still moves over a frame of 320×240 for three seconds at 15 frames/s: pan, zoom,
-tilt, light, blur, noise; in every fourth clip a hand passes. Printed: errors of the stills, of single frames
-and of tracks; deviations; coverage; how far the shown age is after a second from the last one.
+tilt, light, blur, noise; in every fourth clip a hand passes (``--plain``: pan, zoom and tilt alone). Printed:
+errors of the stills, of single frames and of tracks; deviations; coverage; how far the shown age is after a
+second from the last one.
 
 ``memory CLIP``: resident memory while the clip, joined to itself to so many minutes, is estimated, with rows
 of frames and a timeline.
@@ -58,6 +59,7 @@ def main() -> None:
     of_stills.add_argument("manifest", type=Path, help="of agelens prepare, or the folder of FG-NET")
     of_stills.add_argument("--split", default="test")
     of_stills.add_argument("--clips", type=int, default=400)
+    of_stills.add_argument("--plain", action="store_true", help="pan, zoom and tilt alone")
     memory_of = commands.add_parser("memory")
     memory_of.add_argument("clip", type=Path)
     memory_of.add_argument("--minutes", type=float, default=30)
@@ -73,7 +75,7 @@ def main() -> None:
     elif arguments.command == "photos":
         photos(arguments.folder, estimator)
     else:
-        stills(arguments.manifest, arguments.split, arguments.clips, estimator)
+        stills(arguments.manifest, arguments.split, arguments.clips, estimator, plain=arguments.plain)
 
 
 def speed(clip: Path, estimator: AgeEstimator, height: int | None, frames: int, repeats: int) -> None:
@@ -166,7 +168,7 @@ def again_and_again(clip: Path, path: Path, seconds: float) -> Path:
     return path
 
 
-def stills(manifest: Path, split: str, clips: int, estimator: AgeEstimator) -> None:
+def stills(manifest: Path, split: str, clips: int, estimator: AgeEstimator, *, plain: bool) -> None:
     rows = []
     for number, (path, low, high, chip) in enumerate(ages_of(manifest, split, clips)):
         still = read_image(path)
@@ -174,7 +176,7 @@ def stills(manifest: Path, split: str, clips: int, estimator: AgeEstimator) -> N
             alone = estimator.estimate(still, crops=chip)[0]
         except (AgelensError, IndexError):
             continue
-        frames = moving(still, number, chip=chip, hand=number % 4 == 0)
+        frames = moving(still, number, chip=chip, hand=number % 4 == 0 and not plain, plain=plain)
         people = People((Frame(n, n / RATE, frame) for n, frame in enumerate(frames)), estimator)
         courses: dict[int, list[tuple[float, float, float]]] = {}
         for frame in people:
@@ -270,7 +272,7 @@ def waves(random: np.random.Generator, count: int) -> np.ndarray:
     return 0.6 * np.sin(2 * np.pi * phases[0]) + 0.4 * np.sin(2 * np.pi * phases[1])
 
 
-def moving(still: np.ndarray, seed: int, *, chip: bool, hand: bool) -> list[np.ndarray]:
+def moving(still: np.ndarray, seed: int, *, chip: bool, hand: bool, plain: bool) -> list[np.ndarray]:
     """The frames of a clip made of a still."""
     random, count = np.random.default_rng(seed), RATE * SECONDS
     picture, (width, height) = Image.fromarray(still), SIZE
@@ -283,6 +285,8 @@ def moving(still: np.ndarray, seed: int, *, chip: bool, hand: bool) -> list[np.n
     else:
         scale = random.uniform(0.9, 1.2) * height / picture.height
     x, y, zoom, tilt, light, blur, noise = (waves(random, count) for _ in range(7))
+    if plain:
+        light, blur, noise = np.zeros((3, count))
     frames = []
     for n in range(count):
         factor, angle = scale * (1 + 0.25 * zoom[n]), np.deg2rad(10 * tilt[n])
@@ -301,7 +305,7 @@ def moving(still: np.ndarray, seed: int, *, chip: bool, hand: bool) -> list[np.n
         view = source.transform(SIZE, Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BILINEAR)
         if blur[n] > 0.06:
             view = view.filter(ImageFilter.GaussianBlur(float(1.6 * blur[n])))
-        grain = random.normal(0, max(0.5, 6 * abs(noise[n])), (height, width, 3))
+        grain = 0 if plain else random.normal(0, max(0.5, 6 * abs(noise[n])), (height, width, 3))
         frames.append(np.clip(np.asarray(view) * (1 + 0.3 * light[n]) + grain, 0, 255).astype(np.uint8))
     if hand:
         middle, rows, columns = random.uniform(0.3, 0.6) * count, *np.mgrid[:height, :width]

@@ -27,7 +27,7 @@ setInterval(() => {
     context.fillRect(0, 0, 640, 512);
     if (window.scene !== null) context.drawImage(photo, window.scene, 0);
 }, 50);
-navigator.mediaDevices.getUserMedia = async () => canvas.captureStream();
+navigator.mediaDevices.getUserMedia = async () => (window.stream = canvas.captureStream());
 """
 
 
@@ -77,6 +77,19 @@ def test_live_ages_follow_a_person_and_go_with_them(
     page.page.get_by_role("button", name="Stop the camera").click()
     assert page.page.locator(".mark, [data-part=people] li").count() == 0
     assert not any("POST" in request for request in page.sent)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_camera_that_goes_away_leaves_no_marks(visit: Callable[..., Any], paged: Any) -> None:
+    page = visit(paged.url, lambda page: page.add_init_script(_CAMERA))
+    page.page.set_default_timeout(60_000)
+    _before_the_camera(page)
+    page.page.evaluate("scene = 0")
+    page.page.locator(".mark").wait_for()
+    page.page.evaluate("stream.getTracks()[0].dispatchEvent(new Event('ended'))")
+    page.page.locator("#camera [data-part=note]", has_text="The camera has gone").wait_for()
+    assert page.page.locator(".mark, [data-part=people] li").count() == 0
+    assert page.page.get_by_role("button", name="Start the camera").is_visible()
 
 
 def test_no_live_ages_without_the_engine(visit: Callable[..., Any], paged: Any) -> None:

@@ -51,7 +51,8 @@ export class Camera {
       const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
       if (!this.dialog.open) return stream.getTracks().forEach((track) => track.stop());
       this.#stream = stream;
-      stream.getTracks().forEach((track) => track.addEventListener("ended", () => this.#stop("The camera is off.")));
+      const gone = () => this.#stop("The camera has gone: it was unplugged, or may not be used any more.");
+      stream.getTracks().forEach((track) => track.addEventListener("ended", gone));
       this.video.srcObject = this.#stream;
       await this.video.play();
       await this.#list(stream);
