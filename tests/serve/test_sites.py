@@ -69,6 +69,34 @@ def test_requests_of_other_sites_are_refused(make_service: Callable[..., Any]) -
         assert service.get("/v1/models", headers={"Sec-Fetch-Site": site}).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://192.168.0.8:8000", "null"])
+def test_other_sites_are_known_by_their_origin_where_the_browser_gives_no_mark(
+    make_service: Callable[..., Any], origin: str
+) -> None:
+    """Over plain HTTP to another machine no browser sends ``Sec-Fetch-Site``."""
+    service = make_service()
+    shown = {"Host": "192.168.0.7:8000", "Origin": origin}
+    refused(service.post("/v1/estimate", files={"images": ("x.png", b"x")}, headers=shown), 403, "other-site")
+    refused(service.get("/v1/models", headers=shown), 403, "other-site")
+    named = "*" if origin == "null" else origin
+    assert make_service(origins=(named,)).get("/v1/models", headers=shown).status_code == 200
+    assert service.get("/v1/models", headers=shown | {"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("192.168.0.7:8000", "http://192.168.0.7:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("LOCALHOST", "http://localhost"),
+        ("localhost", "https://localhost:8443"),  # a proxy that leaves out the port
+    ],
+)
+def test_the_services_own_page_may_call(make_service: Callable[..., Any], host: str, origin: str) -> None:
+    shown = {"Host": host, "Origin": origin}
+    assert make_service().get("/v1/models", headers=shown).status_code == 200
+
+
 def test_named_sites_may_call(make_service: Callable[..., Any]) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://example.org"}
     for origin in ("https://example.org", "*"):

@@ -3,7 +3,8 @@
 A browser sends the name in its address bar as ``Host``. A page whose own name is made to point to this
 machine (DNS rebinding) is of one origin with the service, so nothing but that name gives it away. Forms and
 pages of other sites may send requests without reading the answers; browsers mark these with
-``Sec-Fetch-Site`` (W3C Fetch Metadata).
+``Sec-Fetch-Site`` (W3C Fetch Metadata), but older ones, and all of them over plain HTTP to another machine,
+by ``Origin`` alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Sites:
         if path not in _HEALTH and not self._known(headers.get("host", "")):
             detail = "call the service by its address, or start it with this name: --allow-host NAME"
             raise Problem("wrong-host", detail)
-        if headers.get("sec-fetch-site") != "cross-site":
+        if not _foreign(method, headers):
             return
         opened = method in {"GET", "HEAD"} and headers.get("sec-fetch-mode") == "navigate"
         if not opened and not self._origins & {"*", headers.get("origin", "")}:
@@ -47,8 +48,7 @@ class Sites:
             raise Problem("other-site", detail)
 
     def _known(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        name = name.lower().removesuffix(".")
+        name = _name(host)
         if not name or "*" in self._hosts or name in self._hosts:
             return True  # HTTP/1.0 has no Host, and no browser speaks it
         try:
@@ -56,6 +56,22 @@ class Sites:
         except ValueError:
             return False
         return True
+
+
+def _foreign(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a page of another site makes this request, as far as the browser says."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site == "cross-site"
+    if origin is None or method == "OPTIONS":  # no browser's request, or a question that is answered below
+        return False
+    return _name(origin.partition("://")[2]) != _name(headers.get("host", ""))
+
+
+def _name(host: str) -> str:
+    """A host in lower case, without its port."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    return name.lower().removesuffix(".")
 
 
 class NamedOrigins(CORSMiddleware):
