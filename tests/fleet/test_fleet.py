@@ -112,7 +112,7 @@ def fleet(
     estimator = AgeEstimator(small_model)
 
     def start(ray: Ray, **options: Any) -> run.FleetResult:
-        monkeypatch.setattr(run, "_connected", lambda address: ray)
+        monkeypatch.setattr(run, "connected", lambda address: ray)
         given = {"photos": photos, "out": tmp_path / "out", "partition": 4, "aligned": True, **options}
         return predict_fleet(estimator=estimator, **given)
 

@@ -1,4 +1,4 @@
-"""Independent trainings at the same time, each in a process of its own.
+"""Independent trainings at the same time, each in a process of its own, here or where another place has room.
 
 A training that is stopped or killed has its checkpoint of the last epoch, and continues from it when it is
 asked for again.
@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import queue
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
@@ -23,11 +25,15 @@ from agelens.errors import AgelensError, RunError
 from agelens.experiments.train import train
 from agelens.training.fit import Reporter
 from agelens.training.recipe import Recipe
+from agelens.training.run import Run
 from agelens.workers import follow_parent
 
-__all__ = ["Elsewhere", "Training"]
+__all__ = ["Elsewhere", "Place", "Training", "each"]
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Training:
         out: The run folder; a run that is there goes on.
         start: See there.
         cpu: See there.
+        random_start: See there.
     """
 
     recipe: Recipe
@@ -47,29 +54,75 @@ class Training:
     out: Path
     start: str | None
     cpu: bool
+    random_start: bool = False
 
-    def run(self, reporter: Reporter | None = None) -> None:
+    def run(self, reporter: Reporter | None = None, loading: Callable[[int, int], None] | None = None) -> Run:
         """Train in this process."""
-        train(
+        return train(
             self.recipe,
             self.manifest,
             self.out,
             resume=True,
             start=self.start,
+            random_start=self.random_start,
             reporter=reporter,
+            loading=loading,
             cpu=self.cpu,
         )
 
 
+class Place(Protocol):
+    """Where trainings run at the same time; a context manager that leaves none behind."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def jobs(self) -> int:
+        """Trainings at a time; known once it is entered."""
+
+    def train(self, training: Training) -> None:
+        """Train, and wait for it; called by as many threads as there are jobs.
+
+        Raises:
+            AgelensError: The training's, or it ended without a word, or was stopped.
+        """
+
+    def stop(self) -> None:
+        """End the trainings that run, and begin no other."""
+
+
+def each(place: Place, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Work on items that train in a place, as many at a time as it has jobs.
+
+    Args:
+        place: Not entered yet.
+        work: Called in threads; it trains by the place's ``train``.
+        items: What to work on.
+    Yields:
+        Results in the order of the items. An error of one ends the trainings of all.
+    """
+    with place, ThreadPoolExecutor(place.jobs) as threads:
+        try:
+            yield from threads.map(work, items)
+        except BaseException:
+            place.stop()
+            threads.shutdown(cancel_futures=True)
+            raise
+
+
 class Elsewhere:
-    """Trains in other processes; a context manager that leaves none behind."""
+    """Trains in other processes of this machine: a `Place`.
+
+    Args:
+        jobs: Trainings at a time: each has this share of the cores, and one accelerator.
+    """
 
     def __init__(self, jobs: int) -> None:
-        """Divide the machine.
-
-        Args:
-            jobs: Trainings at a time: each has this share of the cores, and one accelerator.
-        """
+        self.jobs = jobs
         self._threads = max(1, usable_cores() // jobs)
         self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for device in _dealt(jobs, os.environ.get(_DEVICES), torch.cuda.device_count()):
@@ -87,12 +140,7 @@ class Elsewhere:
         self.stop()
 
     def train(self, training: Training) -> None:
-        """Train in a process of its own and wait for it; called by as many threads as there are jobs.
-
-        Raises:
-            AgelensError: The training's, or it ended without a word (a crash, too little memory), or
-                :meth:`stop` was called.
-        """
+        """Train in a process of its own; see `Place`."""
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         device = self._devices.get()
@@ -122,7 +170,7 @@ class Elsewhere:
             raise error
 
     def stop(self) -> None:
-        """End the trainings that run, and begin no other."""
+        """End the processes; see `Place`."""
         with self._lock:
             self._stopped = True
             for process in list(self._running):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agelens.cores import bounded_threads
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import AgelensError, InputError, OutputError, RecipeError, RunError
@@ -33,7 +31,8 @@ from agelens.evaluation.compare import Comparison, PairedDifference, SystemResul
 from agelens.evaluation.evaluate import evaluate
 from agelens.evaluation.published import quoted_systems, read_published
 from agelens.evaluation.systems import Answers, open_system, over_seeds
-from agelens.experiments.at_once import Elsewhere, Training
+from agelens.experiments.at_once import Place, Training, each
+from agelens.experiments.on_ray import place_of
 from agelens.experiments.teaching import teacher_path
 from agelens.export.from_run import export_run
 from agelens.methods.lookup import method_named
@@ -224,7 +223,9 @@ def leaderboard(
     reporter: Reporter | None = None,
     announce: Announce | None = None,
     cpu: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Leaderboard:
     """Train what is not finished, export it, and compare all systems on one split.
 
@@ -239,20 +240,23 @@ def leaderboard(
         announce: Called before each training.
         cpu: Keep to the CPU.
         jobs: Trainings at a time. More than one: each in a process of its own with its share of the cores,
-            and one accelerator, dealt in turn.
+            and one accelerator, dealt in turn. None: one; on Ray one for each accelerator or machine.
+        engine: ``local``, or ``ray``: trainings are tasks of a Ray cluster.
+        ray_address: Of that cluster, ``HOST:PORT`` or ``auto``; None: one on this machine, for the call.
     Returns:
         The table.
     Raises:
         SplitError: The manifest has no rows of the split.
         RunError: A run folder belongs to other data or another recipe.
-        InputError: Fewer than two systems could be trained, or a number of jobs that cannot be used.
+        InputError: Fewer than two systems could be trained, a number of jobs that cannot be used, or an
+            address of Ray that does not answer.
+        MissingExtraError: Ray is missing.
         OutputError: A file cannot be written.
     """
     rows = read_manifest(manifest)
     required_rows(rows, split, manifest)
-    trainer = _Trainer(
-        suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu, bounded_threads(jobs, "jobs")
-    )
+    place = place_of(engine, jobs, ray_address, cpu)
+    trainer = _Trainer(suite, Path(manifest), Path(out) / "runs", reporter, announce, cpu, place)
     systems: list[Answers] = []
     trained: dict[str, list[Run]] = {}
     failed: list[tuple[str, str]] = []
@@ -301,7 +305,7 @@ class _Trainer:
     reporter: Reporter | None
     announce: Announce | None
     cpu: bool
-    jobs: int
+    place: Place | None
     number: int = 0
     taken: float = 0.0
     timed: int = 0
@@ -309,19 +313,13 @@ class _Trainer:
 
     def train_all(self) -> list[list[Run] | AgelensError]:
         """The runs of every system, or the error of one that cannot be trained."""
-        if self.jobs == 1:
+        if (place := self.place) is None:
             return [self._train(entry, self._here) for entry in self.suite.system]
-        with Elsewhere(self.jobs) as processes, ThreadPoolExecutor(self.jobs) as threads:
 
-            def train_one(entry: Entry) -> list[Run] | AgelensError:
-                return self._train(entry, processes.train)
+        def train_one(entry: Entry) -> list[Run] | AgelensError:
+            return self._train(entry, place.train)
 
-            try:
-                return list(threads.map(train_one, self.suite.system))
-            except BaseException:
-                processes.stop()
-                threads.shutdown(cancel_futures=True)
-                raise
+        return list(each(place, train_one, self.suite.system))
 
     def _train(self, entry: Entry, work: Callable[[Training], None]) -> list[Run] | AgelensError:
         """The runs of a system's seeds, at the rate that is best on validation."""
@@ -357,7 +355,8 @@ class _Trainer:
         with self.lock:
             self.number += 1
             average = self.taken / self.timed if self.timed else None
-            left = None if average is None else average * (total - self.number + 1) / self.jobs
+            jobs = 1 if self.place is None else self.place.jobs
+            left = None if average is None else average * (total - self.number + 1) / jobs
             if self.announce is not None:
                 self.announce(self.number, total, f"{entry.title}, {name}", left)
         started, there = monotonic(), _is_finished(folder)

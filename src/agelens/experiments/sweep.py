@@ -16,7 +16,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from agelens import metrics
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError
+from agelens.experiments.at_once import Training, each
 from agelens.experiments.generations import estimate_stage
-from agelens.experiments.train import train
+from agelens.experiments.on_ray import place_of
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import method_named
@@ -252,6 +253,9 @@ def sweep(
     loading: Callable[[int, int], None] | None = None,
     announce: Callable[[int, Point], None] | None = None,
     cpu: bool = False,
+    jobs: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Sweep:
     """Train every point that is not finished, and tabulate all of them.
 
@@ -268,10 +272,17 @@ def sweep(
         loading: Called with (done, total) while crops are decoded.
         announce: Called with the number of a run, from 1, before it is trained or taken in.
         cpu: Keep to the CPU.
+        jobs: Trainings at a time; more than one: each in a process of its own, with its share of the cores
+            and one accelerator, and without ``reporter`` and ``loading``. None: one; on Ray one for each
+            accelerator or machine.
+        engine: ``local``, or ``ray``: trainings are tasks of a Ray cluster.
+        ray_address: Of that cluster, ``HOST:PORT`` or ``auto``; None: one on this machine, for the call.
     Returns:
         The table.
     Raises:
-        InputError: No points, or a backbone of the grid has no weights to start from and others have.
+        InputError: No points, a backbone of the grid has no weights to start from and others have, several
+            jobs of a process that is one of several, or an address of Ray that does not answer.
+        MissingExtraError: Ray is missing.
         RunError: A run folder belongs to other data or another recipe.
         SplitError: The manifest has no rows of the split, none to train on or none to validate on.
         OutputError: A file cannot be written.
@@ -283,22 +294,36 @@ def sweep(
     for point in points if starts else ():
         _start_of(point, starts or {})
     folder = Path(out)
-    measured: list[dict[str, Any]] = []
-    table = Sweep(points[0].recipe.name, split, tuple(points[0].values), (), ())
-    for number, point in enumerate(points, start=1):
+    place = place_of(engine, jobs, ray_address, cpu)
+    if place is not None and PartialState().num_processes > 1:
+        raise InputError("trainings at the same time start processes of their own: without accelerate launch")
+
+    def started(numbered: tuple[int, Point]) -> Training:
+        number, point = numbered
         if announce is not None:
             announce(number, point)
-        run = train(
-            point.recipe,
-            manifest,
-            folder / point.folder,
-            resume=True,
-            start=_start_of(point, starts or {}),
-            random_start=random_start,
-            reporter=reporter,
-            loading=loading,
-            cpu=cpu,
+        start = _start_of(point, starts or {})
+        return Training(
+            *(point.recipe, Path(manifest), folder / point.folder),
+            *(None if start is None else str(start), cpu, random_start),
         )
+
+    def runs() -> Iterator[Run]:
+        if place is None:
+            for numbered in enumerate(points, start=1):
+                yield started(numbered).run(reporter, loading)
+            return
+
+        def elsewhere(numbered: tuple[int, Point]) -> Run:
+            training = started(numbered)
+            place.train(training)
+            return Run.open(training.out)
+
+        yield from each(place, elsewhere, enumerate(points, start=1))
+
+    measured: list[dict[str, Any]] = []
+    table = Sweep(points[0].recipe.name, split, tuple(points[0].values), (), ())
+    for point, run in zip(points, runs(), strict=True):
         if PartialState().is_main_process:
             measured += _figures(run, point, manifest, split)
             table = _tabulate(table, measured)

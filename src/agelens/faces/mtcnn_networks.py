@@ -238,10 +238,11 @@ def suppress(
 
 def _overlaps(boxes: Boxes, others: Boxes, of_smaller: bool) -> NDArray[np.float64]:
     """(N, M) overlap of each box with each of the others."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    common = np.maximum(high - low, 0).prod(axis=2)
-    area, other = ((sides[:, 2:] - sides[:, :2]).prod(axis=1) for sides in (boxes, others))
+    left, top, right, bottom = (column[:, None] for column in boxes.T)
+    of_others = np.ascontiguousarray(others.T)
+    common = np.maximum(np.minimum(right, of_others[2]) - np.maximum(left, of_others[0]), 0)
+    common *= np.maximum(np.minimum(bottom, of_others[3]) - np.maximum(top, of_others[1]), 0)
+    area, other = ((sides[:, 2] - sides[:, 0]) * (sides[:, 3] - sides[:, 1]) for sides in (boxes, others))
     whole = np.minimum(area[:, None], other) if of_smaller else area[:, None] + other - common
     shares: NDArray[np.float64] = common / np.maximum(whole, 1e-12)
     return shares

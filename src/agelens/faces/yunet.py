@@ -101,7 +101,8 @@ class YuNetNetwork:
         width, height = picture.size
         columns, rows = (-(-side // _PADDING) * _PADDING for side in (width, height))
         pixels = np.zeros((1, 3, rows, columns), np.float32)  # black on the right and below
-        pixels[0, :, :height, :width] = np.asarray(picture)[:, :, ::-1].transpose(2, 0, 1)  # BGR
+        for plane, band in zip(pixels[0, ::-1], picture.split(), strict=True):  # BGR
+            plane[:height, :width] = np.asarray(band)
         maps = self._session.run(_MAPS, {"input": pixels})
         boxes, scores, landmarks = [np.empty((0, 4))], [np.empty(0)], [np.empty((0, 5, 2))]
         for index, stride in enumerate(STRIDES):

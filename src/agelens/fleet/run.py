@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from agelens.cores import check_count
-from agelens.errors import AgelensError, InputError, MissingExtraError, OutputError
+from agelens.errors import AgelensError, InputError, OutputError
 from agelens.files import write_atomically
+from agelens.fleet.cluster import connected
 from agelens.fleet.photos import is_address, list_photos, opened_system
 from agelens.fleet.worker import FleetWorker, failed_entry
 from agelens.inference.estimator import AgeEstimator
@@ -34,7 +34,6 @@ _PLAN = "fleet.json"
 _FORMAT = 1
 _DEATHS = 2  # of workers on a partition, until its photos are taken one by one
 _TRIES = 2  # of a photo by itself, until it is held to have killed the worker
-_SECONDS = 10.0  # that an address may take to answer
 
 Report = Callable[[int, int], None]
 
@@ -130,7 +129,7 @@ def predict_fleet(
     tally = Tally()
     if waiting:
         form = RowsFormat(level, threshold)
-        ray = _connected(address)
+        ray = connected(address)
         try:
             pool = _Pool(ray, estimator, {"crops": crops, "aligned": aligned}, form, workers)
             pool.run(waiting, tally, len(names), report)
@@ -277,31 +276,3 @@ def _present(out: str) -> set[str]:
         system.invalidate_cache()
         return {str(name).rpartition("/")[2] for name in system.ls(path, detail=False)}
     return {path.name for path in Path(out).iterdir()}
-
-
-def _connected(address: str | None) -> Any:
-    """Ray, connected to a cluster.
-
-    Raises:
-        InputError: The address does not answer.
-        MissingExtraError: Ray is missing.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "ray", "fleet") from error
-    if address is not None and address != "auto":
-        host, colon, port = address.removeprefix("ray://").rpartition(":")
-        if not colon or not port.isdigit():
-            raise InputError(f"--ray-address {address}: HOST:PORT or auto")
-        try:
-            socket.create_connection((host, int(port)), timeout=_SECONDS).close()
-        except OSError as error:
-            raise InputError(f"--ray-address {address}: no answer: {error.strerror or error}") from error
-    options = {} if address is not None else {"include_dashboard": False}
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        told = str(error).strip().splitlines()
-        raise InputError(f"--ray-address {address}: no answer: {told[0] if told else 'none'}") from error
-    return ray

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command, print_table
+from agelens.apps.options import Engine, Jobs, RayAddress, TrainingEngine
 
 __all__ = ["leaderboard"]
 
@@ -21,9 +22,9 @@ def leaderboard(
     start: Annotated[
         str, typer.Option(help="Weights that every system starts from, as for train: a run or a file.")
     ] = "",
-    jobs: Annotated[
-        int, typer.Option(help="Trainings at a time, each with its share of the cores and one accelerator.")
-    ] = 1,
+    jobs: Jobs = None,
+    engine: TrainingEngine = Engine.local,
+    ray_address: RayAddress = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the models.")] = True,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
 ) -> None:
@@ -51,6 +52,8 @@ def leaderboard(
             announce=announce,
             cpu=cpu,
             jobs=jobs,
+            engine=engine.value,
+            ray_address=ray_address,
         )
     write_leaderboard(table, out)
     shown = ("system", "MAE", "CA(5)", "difference of MAE", "verdict", "parameters", "latency [ms]")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agelens.apps.command import command, fail, output
-from agelens.apps.options import Level, Model, Threshold
+from agelens.apps.options import Engine, Level, Model, RayAddress, Threshold
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 from agelens.files import write_atomically
@@ -40,13 +40,6 @@ class Format(StrEnum):
     csv = "csv"
     parquet = "parquet"
     spreadsheet = "spreadsheet"
-
-
-class Engine(StrEnum):
-    """The engines that run the estimator."""
-
-    local = "local"
-    ray = "ray"
 
 
 @command("no file was written")
@@ -122,9 +115,7 @@ def predict(
             "--out is a folder of Parquet files, and the same call goes on where one was stopped."
         ),
     ] = Engine.local,
-    ray_address: Annotated[
-        str | None, typer.Option(help="HOST:PORT or auto. [a cluster of this machine, for the call]")
-    ] = None,
+    ray_address: RayAddress = None,
     partition: Annotated[int, typer.Option(min=1, help="Photos of a file that the engine ray writes.")] = 256,
 ) -> None:
     """Estimate the age of every face in photos.

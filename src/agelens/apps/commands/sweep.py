@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agelens.apps.command import command, print_table
+from agelens.apps.options import Engine, Jobs, RayAddress, TrainingEngine
 from agelens.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def sweep(
         typer.Option("--stages", help="Print every stage and head, not only the estimate of the last stage."),
     ] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Use no accelerator.")] = False,
+    jobs: Jobs = None,
+    engine: TrainingEngine = Engine.local,
+    ray_address: RayAddress = None,
 ) -> None:
     """Train a recipe over a grid of settings and seeds; run again after an interruption, it continues.
 
@@ -78,6 +82,9 @@ def sweep(
             reporter=reporter,
             announce=announce,
             cpu=cpu,
+            jobs=jobs,
+            engine=engine.value,
+            ray_address=ray_address,
         )
     typer.echo(f"{table.recipe}, split {table.split}: mean ± standard deviation over seeds")
     ranked = table.last_stage("permutations")
