@@ -20,6 +20,7 @@ from PIL import Image
 from agelens.apps import cli
 from agelens.errors import InputError, MissingExtraError, OutputError
 from agelens.fleet import run, worker
+from agelens.fleet.cluster import connected
 from agelens.fleet.photos import list_photos
 from agelens.fleet.run import predict_fleet
 from agelens.inference.estimator import AgeEstimator
@@ -267,7 +268,7 @@ def test_the_command(
     assert "needs one PATH of photos, and --out FOLDER" in predict(folder)[1]
     assert "goes on by itself" in predict(folder, "--out", out, "--resume")[1]
     with monkeypatch.context() as patched:
-        patched.setattr(run, "_connected", lambda address: Ray())
+        patched.setattr(run, "connected", lambda address: Ray())
         code, err = predict(folder, "--out", out, "--aligned", "--partition", "5")
         assert (code, err.splitlines()[0]) == (
             1,
@@ -284,9 +285,9 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     with socket.socket() as taken:  # bound and not listening: refused at once
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(InputError, match="no answer"):
-            run._connected(f"127.0.0.1:{taken.getsockname()[1]}")
+            connected(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(InputError, match="HOST:PORT or auto"):
-        run._connected("nowhere")
+        connected("nowhere")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"\[fleet\]"):
-        run._connected(None)
+        connected(None)
