@@ -130,6 +130,7 @@ def expected(recipe: Path, manifest: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
 class TestOnRay:
     @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from agelens.training.run import Run
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # processes of PyTorch start slowly on a busy machine
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc"),
 ]
 
