@@ -72,7 +72,7 @@ class Training:
 
 
 class Place(Protocol):
-    """Where trainings run at the same time; a context manager that leaves none behind."""
+    """A place of trainings that run at the same time; a context manager that leaves none behind."""
 
     def __enter__(self) -> Self: ...
 
