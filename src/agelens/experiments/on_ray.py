@@ -23,7 +23,7 @@ from agelens.fleet.cluster import connected
 __all__ = ["ENGINES", "OnRay", "place_of"]
 
 ENGINES = ("local", "ray")
-"""Where trainings run at the same time: processes of this machine, or tasks of a Ray cluster."""
+"""Engines of trainings at the same time: processes of this machine, or tasks of a Ray cluster."""
 
 _RETRIES = 3  # of a task whose worker died
 
