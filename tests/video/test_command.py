@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_files_of_a_folder(clip: Path, empty: Path, tmp_path: Path) -> None:
     assert "person 1" in "".join(ElementTree.parse(drawing).getroot().itertext())
     assert "no face found" in next(out.glob("empty-*.svg")).read_text()
     assert rows(next(out.glob("empty-*.frames.csv")).read_text()) == []
+
+
+def test_a_name_that_is_no_text(clip: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\n\x01.mp4")
+    try:
+        shutil.copy(clip, tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    done = run(tmp_path / name, "--out", tmp_path / "out", "--frames", "--annotate", "--timeline")
+    assert done.exit_code == 0, done.output
+    assert "\\n\\x01.mp4: 12 frames, 1 people" in done.stderr
+    (drawing,) = (tmp_path / "out").glob("*.svg")
+    assert "\\n\\x01.mp4: age" in "".join(ElementTree.parse(drawing).getroot().itertext())
 
 
 def test_json_lines(clip: Path, empty: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from agelens.errors import VideoError
 from agelens.files import write_atomically
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.pictures import file_stem
+from agelens.inference.writers import visible
 from agelens.video.annotated import AnnotatedClip
 from agelens.video.estimate import People
 from agelens.video.person import FrameAges
@@ -107,7 +108,7 @@ class ClipTask:
             path = files.enter_context(write_atomically(self.out / f"{stem}.mp4"))
             takers.append(files.enter_context(AnnotatedClip(path, rate, self.level)).add)
         if self.timeline:
-            drawing = Timeline(Path(name).name, self.level)
+            drawing = Timeline(visible(Path(name).name), self.level)
             takers.append(drawing.add)
             files.callback(self._draw, drawing, self.out / f"{stem}.svg")
         return takers
@@ -118,4 +119,4 @@ class ClipTask:
     @staticmethod
     def _draw(drawing: Timeline, path: Path) -> None:
         with write_atomically(path) as temporary:
-            temporary.write_text(drawing.svg(), encoding="utf-8")
+            temporary.write_bytes(drawing.svg().encode("utf-8", errors="replace"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
@@ -20,7 +19,7 @@ from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
 
 if TYPE_CHECKING:
-    from agelens.video.clips import ClipTask, Report
+    from agelens.video.clips import ClipTask
     from agelens.video.rows import Clip, RowFormat
     from agelens.video.steadiness import YawBin
 
@@ -112,23 +111,18 @@ def video(
 
 def _clips(sources: list[str], task: ClipTask) -> Iterator[Clip]:
     """Estimate clip after clip, with a line on stderr for each."""
+    from agelens.apps.progress import progress_bar
+    from agelens.inference.writers import visible
+
     for source in sources:
         stream: str | IO[bytes] = sys.stdin.buffer if source == "-" else source
         started = time.monotonic()
-        with _progress(source) as report:
+        with progress_bar("frames", visible(Path(source).name)) as report:
             clip = task.run(stream, report)
         speed = clip.frames / max(time.monotonic() - started, 1e-6)
         told = [f"{clip.frames} frames, {len(clip.people)} people, {speed:.1f} frames/s", *clip.remarks]
-        typer.echo(f"{source}: {clip.error or '; '.join(told)}", err=True)
+        typer.echo(f"{visible(source)}: {clip.error or '; '.join(told)}", err=True)
         yield clip
-
-
-@contextlib.contextmanager
-def _progress(source: str) -> Iterator[Report]:
-    from agelens.apps.progress import progress_bar
-
-    with progress_bar("frames", Path(source).name) as report:
-        yield report
 
 
 def _text(clip: Clip, task: ClipTask, form: RowFormat) -> str:
