@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agelens.errors import OutputError
-from agelens.files import is_leftover, write_atomically
+from agelens.files import is_leftover, refuse_to_overwrite, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -202,3 +202,15 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
         write_atomically(tmp_path / "report" / "plots" / "a.svg"),
     ):
         pytest.fail("begun")
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "read.csv").write_text("kept")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "read.csv")
+    for out in (tmp_path / "read.csv", str(tmp_path / "link.csv"), tmp_path / "x" / ".." / "read.csv"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(OutputError, match="is what this command reads: write to another file"):
+            refuse_to_overwrite(out, [b"bytes", tmp_path / "gone.csv", "a\0b", str(tmp_path / "read.csv")])
+    refuse_to_overwrite(tmp_path / "read.csv", [tmp_path / "gone.csv", None, b"read.csv"])
+    refuse_to_overwrite(tmp_path / "new.csv", [tmp_path / "read.csv"])
+    refuse_to_overwrite("a\0b", [tmp_path / "read.csv"])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agelens.errors import OutputError
@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_leftover", "write_atomically"]
+__all__ = ["is_leftover", "refuse_to_overwrite", "write_atomically"]
 
 _LEFTOVER = re.compile(r"\..+\.(partial|[0-9a-f]{8})(\.[^.]*)?")
 
@@ -67,6 +67,26 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         if held is not None:
             os.close(held)
+
+
+def refuse_to_overwrite(out: str | Path, inputs: Iterable[object]) -> None:
+    """Refuse a file to be written that is one of the files to be read, under whatever name.
+
+    Args:
+        out: Where something will be written.
+        inputs: What is read; whatever is no name of a file is passed over.
+    Raises:
+        OutputError: ``out`` is one of them.
+    """
+    try:
+        there = os.stat(out)
+    except (OSError, ValueError):  # nothing to lose
+        return
+    for name in inputs:
+        if isinstance(name, str | Path):
+            with contextlib.suppress(OSError, ValueError):
+                if os.path.samestat(there, os.stat(name)):
+                    raise OutputError(Path(out), "is what this command reads: write to another file")
 
 
 def is_leftover(path: Path) -> bool:

@@ -65,6 +65,18 @@ def test_a_summary_counts_photos_and_names_what_was_passed_over(
     )
 
 
+@pytest.mark.parametrize("paths", [["3.png"], [""], ["*.png"]])
+def test_no_photo_is_written_over(
+    predict: Callable[..., tuple[int, str, str]], folder: Path, paths: list[str]
+) -> None:
+    before = (folder / "3.png").read_bytes()
+    arguments = [folder / path for path in paths]
+    code, out, err = predict(*arguments, "--aligned", "--format", "csv", "--out", folder / "3.png")
+    assert (code, out) == (2, "")
+    assert err == f"error: {folder / '3.png'}: is what this command reads: write to another file\n"
+    assert (folder / "3.png").read_bytes() == before
+
+
 def test_one_photo_has_no_summary(predict: Callable[..., tuple[int, str, str]], folder: Path) -> None:
     assert predict(folder / "3.png", "--aligned")[2] == ""
 

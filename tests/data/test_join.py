@@ -211,7 +211,7 @@ def test_the_command_does_not_write_over_a_set(make_set: MakeSet, capsys: pytest
         with pytest.raises(SystemExit) as stopped:
             cli.app(["join", *map(str, arguments)])
         assert stopped.value.code == 2
-        assert "is one of the manifests to join" in capsys.readouterr().err
+        assert "is what this command reads: write to another file" in capsys.readouterr().err
     assert (one.read_bytes(), two.read_bytes()) == before
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 from agelens.apps.cli import app
-from agelens.errors import InputError, SplitError
+from agelens.errors import InputError, OutputError, SplitError
 from agelens.export.calibrate import calibrate
 from agelens.export.degraded import DEGRADATIONS, degraded
 from agelens.export.shift_fit import Faces, fit_shift
@@ -193,3 +193,16 @@ def test_what_cannot_be_used_is_said(sets: tuple[Path, Path], small_model: Path,
     with pytest.raises(SplitError, match="no row has a split; --split all takes all rows"):
         calibrate(small_model, plain / "manifest.csv", out)
     assert not out.exists()
+
+
+def test_neither_the_model_nor_a_manifest_is_written_over(
+    sets: tuple[Path, Path], small_model: Path, tmp_path: Path
+) -> None:
+    own, bands = sets
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_model.read_bytes())
+    before = [path.read_bytes() for path in (model, own, bands)]
+    for out in (model, own, bands):
+        with pytest.raises(OutputError, match="is what this command reads"):
+            calibrate(model, own, out, others=[bands])
+    assert [path.read_bytes() for path in (model, own, bands)] == before

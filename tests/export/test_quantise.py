@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from agelens.apps.cli import app
-from agelens.errors import InputError, ModelFileError, SplitError
+from agelens.errors import InputError, ModelFileError, OutputError, SplitError
 from agelens.export.onnx_graph import export
 from agelens.export.quantise import compress
 from agelens.faces.alignment import DEFAULT_GEOMETRY
@@ -155,3 +155,10 @@ def test_the_command_prints_sizes_and_errors(model: Path, manifest: Path, tmp_pa
     assert out.exists()
     failed = CliRunner().invoke(app, [*arguments[:-1], "int4"])
     assert failed.exit_code == 2
+
+
+def test_the_model_is_not_written_over(model: Path, manifest: Path) -> None:
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match="is what this command reads"):
+        compress(model, manifest, model)
+    assert model.read_bytes() == before

@@ -24,7 +24,7 @@ from agelens.export.shift_fit import Faces, fit_shift
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.appearance import crop_appearance
 from agelens.faces.crops import resize_aligned
-from agelens.files import write_atomically
+from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.inference.shipped_models import model_path, open_model
 from agelens.label_distribution import AgeBins
 from agelens.model_file import ModelCard
@@ -90,8 +90,9 @@ def calibrate(
         ModelFileError: Not a model file of ours.
         InputError: The crops have another geometry than the model's.
         SplitError: A manifest has no such rows.
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or is one of those to be read.
     """
+    refuse_to_overwrite(out, [model_path(model), manifest, *others])
     session, card = open_model(model)
     content = onnx.load(model_path(model))
     places = [str(manifest), *map(str, others)]

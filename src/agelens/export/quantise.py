@@ -39,7 +39,7 @@ from agelens.data.splits import required_rows
 from agelens.errors import InputError, ModelFileError
 from agelens.export.onnx_graph import store_as_half, weights_digest
 from agelens.faces.alignment import CropGeometry
-from agelens.files import write_atomically
+from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.metrics import band_distance, mae
 from agelens.model_file import ModelCard
 from agelens.training.transforms import resize_crops
@@ -99,10 +99,11 @@ def compress(
         ModelFileError: Not a model file of ours, or one that is quantised already.
         SplitError: The manifest has no such rows.
         InputError: The crops have another geometry, or ``images`` is not positive.
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or is one of those to be read.
     """
     if images < 1:
         raise InputError(f"images must be at least 1, not {images}")
+    refuse_to_overwrite(out, [model, manifest])
     card, graph = _read(Path(model))
     rows = read_manifest(manifest)
     wanted = CropGeometry.from_dict(card.geometry)

@@ -14,6 +14,7 @@ from agelens.apps.command import command, output, print_table
 from agelens.data.columns import SPLITS
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
+from agelens.files import refuse_to_overwrite
 from agelens.reading import parse_toml
 from agelens.rehearsal import cut_side
 
@@ -163,8 +164,7 @@ def join(
     from agelens.data.join import join as join_manifests
     from agelens.data.manifest import read_manifest, write_manifest
 
-    if out.exists() and any(out.samefile(path) for path in (*manifests, *(exclude or ())) if path.exists()):
-        raise InputError(f"{out} is one of the manifests to join: give --out another name")
+    refuse_to_overwrite(out, [*manifests, *(exclude or ())])
     tables = [read_manifest(path, ages=False) for path in manifests]
     excluded = [read_manifest(path, ages=False) for path in exclude or ()]
     with progress_bar("images", "crops") as report:

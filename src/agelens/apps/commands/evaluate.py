@@ -10,6 +10,7 @@ import typer
 
 from agelens.apps.command import command, print_table
 from agelens.errors import InputError
+from agelens.files import refuse_to_overwrite
 
 __all__ = ["NAMED", "TAKEN_FOR_CROPS", "Images", "Labels", "evaluate"]
 
@@ -127,6 +128,9 @@ def evaluate(
         groupings = report_groupings(asked)
         for age, upper in zip(thresholds, challenges, strict=True):
             check_settings(age, upper, rates, certainty)
+    for written in (json_, predictions):
+        if written is not None:
+            refuse_to_overwrite(written, (system, data))
     manifest = read_manifest(data)
     with progress_bar("images") as show:
         evaluation = evaluate_system(

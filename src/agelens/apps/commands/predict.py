@@ -15,7 +15,7 @@ from agelens.apps.command import command, fail, output
 from agelens.apps.options import Engine, Level, Model, RayAddress, Threshold
 from agelens.errors import InputError
 from agelens.faces.default_detector import DEFAULT_DETECTOR
-from agelens.files import write_atomically
+from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.reading import IMAGE_BYTES, read_at_most
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def predict(
             raise InputError("--format parquet needs --out FILE: it is no text to print")
         require_pyarrow()
     sources, passed_over = ([], []) if fleet else _sources(paths)
+    if out is not None:
+        refuse_to_overwrite(out, [*sources, model])
     searched = {"model": detector_model, "min_face_size": min_face, "max_side": max_side}
     settings = {name: value for name, value in searched.items() if value is not None}
     if min_confidence is not None:
