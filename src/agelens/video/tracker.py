@@ -410,8 +410,8 @@ def _look(crop: NDArray[np.uint8], grid: int) -> NDArray[np.float64]:
     if crop.shape[0] < grid:
         crop = np.repeat(np.repeat(crop, grid, axis=0), grid, axis=1)
     side = crop.shape[0] // grid
-    blocks = crop[: side * grid, : side * grid].astype(np.float64).reshape(grid, side, grid, side, 3)
-    look = blocks.mean(axis=(1, 3)).ravel()
+    columns = crop[: side * grid, : side * grid].reshape(grid, side, -1).sum(axis=1, dtype=np.uint32)
+    look = columns.reshape(grid, grid, side, 3).sum(axis=2).ravel() / side**2
     look -= look.mean()
     return np.asarray(look / max(float(np.linalg.norm(look)), 1e-12))
 
