@@ -202,10 +202,21 @@ def test_what_is_no_clip_is_told(tmp_path: Path) -> None:
     assert "cannot be decoded" in refused("noise.mp4", np.random.default_rng(0).bytes(5000))
     (tmp_path / "folder.mp4").mkdir()
     assert refused("folder.mp4") == "is no regular file and no camera (/dev/video0)"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.mp4")
+        assert refused("pipe.mp4") == "is a pipe; a stream is read from stdin, as -"
     sound(tmp_path / "sound.wav")
     assert refused("sound.wav") == "has no video stream"
     with pytest.raises(VideoError, match="/dev/video97: no such camera: No such file"):
         read("/dev/video97")
+
+
+def test_a_link_to_a_camera_is_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module.os.path, "realpath", lambda path: "/dev/video97")
+    with pytest.raises(VideoError, match="/dev/v4l/by-id/none: no such camera"):
+        read("/dev/v4l/by-id/none")
+    with pytest.raises(VideoError, match="no such file"):
+        read("/run/video0")
 
 
 def test_a_playlist_fetches_nothing(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class VideoReader:
     """The frames of one clip, decoded as they are asked for; a context manager.
 
     Args:
-        source: Path of a file; a camera (``/dev/video0``); or an open binary stream, such as stdin.
+        source: Path of a file; a camera (``/dev/video0``, or a link to it); or an open binary stream: stdin.
         every: Only every such frame is given.
     Raises:
         VideoError: It is missing, empty, no video, has no pictures in it, or its codec is missing.
@@ -194,9 +194,10 @@ class VideoReader:
     def _check_file(self, path: Path) -> None:
         try:
             if not path.is_file():
-                missing = not path.exists()
-                reason = "no such file" if missing else "is no regular file and no camera (/dev/video0)"
-                raise VideoError(self.name, reason)
+                reason = "is no regular file and no camera (/dev/video0)"
+                if path.is_fifo():
+                    reason = "is a pipe; a stream is read from stdin, as -"
+                raise VideoError(self.name, reason if path.exists() else "no such file")
             if path.stat().st_size == 0:
                 raise VideoError(self.name, "is empty")
         except (OSError, ValueError) as error:
