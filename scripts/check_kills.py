@@ -45,6 +45,7 @@ LONGEST = 300.0  # seconds that an undisturbed command may take
 _TRAIN = ("--data", "crops/manifest.csv", "--out", "out", "--resume", "--cpu", "--cache", "cache")
 _TINY = ("network.backbone='resnet10-tiny'", "network.input_size=32", "train.sizes=[]", "train.batch_size=8")
 _SHORT = (*_TINY, "train.epochs=2", "train.precision='no'")
+_SOLVED = ("method.settings.components=8",)
 _DISTILLED = (
     "method.settings.width=0.05",
     "method.settings.zca=3",
@@ -95,6 +96,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "identity": ("train", "identity-lfw", *_TRAIN, *_set(*_SHORT)),
     "ordinal-dark": ("train", "ordinal-dark-utkface", *_TRAIN, *_set(*_DISTILLED)),
     "baseline": ("train", "dex-utkface", *_TRAIN, *_set(*_SHORT)),
+    "references": ("train", "mwr-utkface", *_TRAIN, *_set(*_SHORT)),
+    "fixed-features": ("train", "bif-cca-utkface", *_TRAIN, *_set(*_SOLVED)),
     "protocol": ("train", "dex-utkface", *_TRAIN, "--protocol", "subject-3-fold", *_set(*_SHORT)),
     "sweep": (
         *("sweep", "dex-utkface", *_SWEEP, "--grid", "learning_rate=0.001,0.003"),

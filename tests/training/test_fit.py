@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from agelens.experiments.generations import estimate_stage, generation_table
 from agelens.experiments.train import processes_note, train
 from agelens.export.from_run import export_run
 from agelens.inference.estimator import AgeEstimator
+from agelens.methods.lookup import FINISHERS, METHODS
 from agelens.networks.age_network import Outputs
 from agelens.networks.stored import load_network, read_tensors, write_tensors
 from agelens.training.compiled import compiled
@@ -78,6 +80,15 @@ def _mirrored(recipe: Recipe) -> Recipe:
 def _log(run: Path, stage: str) -> list[dict[str, str]]:
     with open(run / stage / "log.csv", newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def test_every_method_and_every_finisher_is_killed() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "check_kills.py"
+    cases = runpy.run_path(str(script))["CASES"].values()
+    recipes = [Recipe.load(case[1]) for case in cases if case[0] == "train"]
+    assert {recipe.method.name for recipe in recipes} == set(METHODS)
+    finishers = [case[case.index("--finish") + 1] for case in cases if "--finish" in case]
+    assert set(finishers) == set(FINISHERS)
 
 
 @pytest.mark.slow
