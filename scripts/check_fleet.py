@@ -4,7 +4,8 @@
 Needs the extra fleet. The photos are face chips, one row each: ordinary ones, one that kills the process
 that searches it for a face (as a decoder that crashes would), a damaged and a missing one. While the driver
 works, a worker is killed with SIGKILL, then the driver itself, which is started again. With --measure N,
-photos a second of one and two workers and of the local path, in turn.
+photos a second of one and two workers of the fleet and of ``predict --workers``, in turn; two workers are
+only faster than one where two cores are free.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+
+from agelens.fleet import predict_fleet
+from agelens.inference.entries import PredictionTask
+from agelens.inference.estimator import AgeEstimator
+from agelens.inference.parquet import RowsFormat, write_rows
 
 _DETECTOR = '''
 import os, signal, time
@@ -43,6 +49,7 @@ class Deadly:
         return []
 '''
 _MODEL = "resnet10-tiny-lrn-utkface"
+_PARTITION = 32  # photos of a file, where the time is taken
 _SECONDS = 600  # that a check waits for something to happen
 
 
@@ -52,6 +59,8 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--measure", type=int, default=0, metavar="N", help="time N photos, too")
     arguments = parser.parse_args()
+    if arguments.photos < 80:
+        parser.error("--photos: fewer than 80 are done before the driver is killed")
     with tempfile.TemporaryDirectory(prefix="fleet") as temporary:
         folder = Path(temporary)
         (folder / "fleet_parts.py").write_text(_DETECTOR)
@@ -111,38 +120,56 @@ def check(folder: Path, address: str, count: int) -> int:
 
 
 def measure(folder: Path, address: str, count: int) -> None:
-    """Photos a second of the fleet and of the local path, in turn, without the start of the processes."""
-    names = _photos(folder / "timed", count)
-    listed = folder / "timed.txt"
-    listed.write_text("\n".join(names) + "\n")
-    rates: dict[str, list[float]] = {"local": [], "fleet 1": [], "fleet 2": []}
-    for repeat in range(3):
+    """Photos a second of the fleet and of the local path, in turn, once all workers are at work."""
+    names, estimator = _photos(folder / "timed", count), AgeEstimator(_MODEL)
+    rates: dict[str, list[float]] = {"local 1": [], "fleet 1": [], "local 2": [], "fleet 2": []}
+    for repeat in range(5):
         for name, of_name in rates.items():
-            out = folder / f"timed-{repeat}-{name.replace(' ', '-')}"
-            seconds = [_seconds(listed, out, address, name, share) for share in (names[: count // 5], names)]
-            of_name.append((count - count // 5) / (seconds[1] - seconds[0]))
+            where, workers = name.split()
+            out = folder / f"timed-{repeat}-{where}-{workers}"
+            made = _local_marks if where == "local" else _fleet_marks
+            marks = made(names, out, estimator, int(workers), address)
+            (started, before), (ended, done) = marks[0], marks[-1]
+            of_name.append((done - before) / (ended - started))
     for name, of_name in rates.items():
         print(f"{name}: {statistics.median(of_name):.1f} photos/s ({min(of_name):.1f} to {max(of_name):.1f})")
-    ratios = [fleet / local for fleet, local in zip(rates["fleet 1"], rates["local"], strict=True)]
-    print(f"one worker against the local path: {statistics.median(ratios):.3f}")
-    both = [two / one for two, one in zip(rates["fleet 2"], rates["fleet 1"], strict=True)]
-    print(f"two workers against one: {statistics.median(both):.3f}")
+    for over, under in (("fleet 1", "local 1"), ("fleet 2", "local 2"), ("fleet 2", "fleet 1")):
+        ratios = [first / second for first, second in zip(rates[over], rates[under], strict=True)]
+        print(f"{over} to {under}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
-def _seconds(listed: Path, out: Path, address: str, name: str, photos: list[str]) -> float:
-    """Time of a task, from the start of its process to its end."""
-    out = out.with_name(f"{out.name}-{len(photos)}")
-    listed.write_text("\n".join(photos) + "\n")
-    started = time.perf_counter()
-    if name == "local":
-        command = [sys.executable, "-m", "agelens", "predict", *photos, "--out", f"{out}.parquet"]
-        subprocess.run(
-            [*command, "--crops", "--model", _MODEL, "--workers", "1"], check=True, stderr=subprocess.DEVNULL
-        )
-    else:
-        driver = _driver(listed, out, address, ["--crops", "--workers", name[-1], "--partition", "64"])
-        assert driver.wait(_SECONDS) == 0
-    return time.perf_counter() - started
+_Marks = list[tuple[float, int]]
+"""Times at which so many photos were done, from when each worker had done some."""
+
+
+def _fleet_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: int, address: str) -> _Marks:
+    marks: _Marks = []
+    predict_fleet(
+        *(names, out),
+        estimator=estimator,
+        crops=True,
+        partition=_PARTITION,
+        workers=workers,
+        address=address,
+        report=lambda done, _: marks.append((time.perf_counter(), done)),
+    )
+    return marks[2 * workers :]
+
+
+def _local_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: int, _: str) -> _Marks:
+    marks: _Marks = []
+    form = RowsFormat(0.9, 18)
+
+    def texts() -> Iterator[str]:
+        entries = PredictionTask(estimator, form, crops=True).entries(names, workers)
+        for done, entry in enumerate(entries, start=1):
+            if done % _PARTITION == 0:
+                marks.append((time.perf_counter(), done))
+            yield entry.text
+
+    with open(out, "wb") as handle:
+        write_rows(texts(), handle)
+    return marks[2 * workers :]
 
 
 def _photos(folder: Path, count: int) -> list[str]:

@@ -239,7 +239,9 @@ def _drawn(batch: int, settings: Augmentation, generator: torch.Generator) -> _D
 def _views(crops: Tensor, drawn: _Drawn, settings: Augmentation, size: int) -> Tensor:
     """Views (B, 3, size, size) of crops, as they were drawn; in any memory format."""
     batch, device = len(crops), crops.device
-    images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    # A CPU samples pixels as they lie in the crops; planes of their own would only be another copy.
+    layout = torch.preserve_format if device.type == "cpu" else torch.contiguous_format
+    images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
     if drawn.worse is not None:
         images = degraded(images, drawn.worse)
     views = _sampled(images, sampling_grid(to_device(drawn.theta, device), size, size))
