@@ -6,8 +6,10 @@ import contextlib
 import io
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
@@ -271,6 +273,27 @@ def test_pictures_that_end_before_the_sound_are_whole(tmp_path: Path) -> None:
         output.mux(heard.encode(None))
     frames, reader = read(tmp_path / "a.mkv")
     assert (len(frames), reader.remarks, reader.broken) == (5, [], False)
+
+
+def test_a_slow_slide_show_is_whole(tmp_path: Path) -> None:
+    """Its head counts how long the last picture stands, of which the packets tell nothing."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, pixels in enumerate(plain(3)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 5000 * number, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.duration = 0
+                output.mux(packet)
+    content = (tmp_path / "a.mkv").read_bytes()
+    head = content.index(b"\x44\x89\x88") + 3  # the duration, milliseconds
+    assert struct.unpack_from(">d", content, head) == (10_100,)
+    (tmp_path / "a.mkv").write_bytes(content[:head] + struct.pack(">d", 14_000) + content[head + 8 :])
+    frames, reader = read(tmp_path / "a.mkv")
+    assert [frame.time for frame in frames] == [0, 5, 10]
+    assert (reader.remarks, reader.broken) == ([], False)
 
 
 def test_a_damaged_packet_costs_its_own_frames_alone(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ _HELD_BYTES = 48 * 2**20  # of frames that wait
 _MOST_WAITING = 4
 _OPENING = (10.0, 10.0)  # seconds to open a device or an address, and to wait for its next frame
 _PATIENCE = 0.2  # seconds between two looks at whether anyone still wants more of a stream
-_SHORT = 1.0  # seconds by which a Matroska file may end before the time in its head
+_SHORT = 1.0  # seconds, or the longest time between two frames: so much may a Matroska file end early
 
 
 class Frame(NamedTuple):
@@ -262,17 +262,21 @@ class VideoReader:
 
     def _survived(self) -> Iterator[VideoFrame]:
         """Frames of all packets; a damaged packet costs its own frames alone."""
-        damaged, packets, end, cut = 0, 0, 0.0, False
+        damaged, packets, cut = 0, 0, False
+        last, gap, end = 0.0, _SHORT, 0.0  # seconds: of a frame, most between two, the end of all streams
         indexed = len(getattr(self._stream, "index_entries", ()))
         # Matroska tells the time at which the last of its streams ends, so all of them are looked at.
         matroska = "matroska" in self._container.format.name
         for packet in self._container.demux(*() if matroska else (self._stream,)):
             if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                time = float(packet.pts * packet.time_base)
+                end = max(end, time + float((packet.duration or 0) * packet.time_base))
             if packet.stream.index != self._stream.index:
                 continue
-            if packet.size:
+            if packet.dts is not None or packet.size:  # else it is the end
                 packets, cut = packets + 1, packet.is_corrupt
+            if packet.pts is not None:
+                last, gap = time, max(gap, time - last)
             try:
                 frames = packet.decode()
             except self._av.error.InvalidDataError:
@@ -284,7 +288,7 @@ class VideoReader:
             return  # the one is told, the other is no defect
         if packets < indexed:
             self._break_off(f"breaks off: {packets} of its {indexed} frames are there")
-        elif end < told - _SHORT:
+        elif end < told - gap:
             self._break_off(f"breaks off: {end:.1f} of its {told:.1f} seconds are there")
         elif cut:
             self._break_off("breaks off within its last frame")
