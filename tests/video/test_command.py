@@ -122,6 +122,26 @@ def test_files_of_a_folder(clip: Path, empty: Path, tmp_path: Path) -> None:
     assert rows(next(out.glob("empty-*.frames.csv")).read_text()) == []
 
 
+def test_rows_of_frames_as_they_come(clip: Path, empty: Path, tmp_path: Path) -> None:
+    done = run(clip, empty, tmp_path / "none.mp4", "--frames", "--format", "jsonl")
+    assert done.exit_code == 1
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["frame"] for row in told] == list(range(2, FRAMES))
+    assert {tuple(row) for row in told} == {FRAME_COLUMNS}
+    assert "none.mp4: no such file" in done.stderr
+
+    written: list[int] = []
+
+    def show(rows: list[dict[str, object]]) -> None:
+        written.append(len(rows))
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ClipTask(AgeEstimator(MODEL), show=show).run(clip)
+    assert written == [0, 0, 1, 1, 1], "not when the clip has ended"
+
+
 def test_a_name_that_is_no_text(clip: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\n\x01.mp4")
     try:
@@ -244,7 +264,7 @@ def test_going_on_after_the_clips_that_are_done(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--frames"], "need --out FOLDER"),
+        (["--annotate"], "need --out FOLDER"),
         (["--resume"], "need --out FOLDER"),
         (["--threshold", "nan"], "a threshold is a number of years"),
         (["--out", "x", "--format", "table"], "--out writes csv or jsonl"),

@@ -37,6 +37,7 @@ class ClipTask:
         threshold: Age in years of ``p_at_least``.
         out: Folder for the files; None: none is written.
         frames: Format of a file of frames, ``csv`` or ``jsonl``; None: none is written.
+        show: Called with the rows of each frame (`agelens.video.rows.frame_rows`) as soon as it is estimated.
         annotate: Write a copy with boxes and ages.
         timeline: Write a drawing of the ages over time.
     """
@@ -48,6 +49,7 @@ class ClipTask:
     threshold: float = 18
     out: Path | None = None
     frames: str | None = None
+    show: Callable[[list[dict[str, object]]], object] | None = None
     annotate: bool = False
     timeline: bool = False
 
@@ -93,6 +95,8 @@ class ClipTask:
     ) -> list[Callable[[FrameAges], object]]:
         """The functions that take each frame; their files are finished with the stack."""
         takers: list[Callable[[FrameAges], object]] = []
+        if (show := self.show) is not None:
+            takers.append(lambda frame: show(self._rows(name, frame)))
         if self.out is None:
             return takers
         stem = file_stem(name)

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,13 @@ def video(
     seconds: Annotated[
         float | None, typer.Option(help="Leave each clip, or a camera, after this time.")
     ] = None,
-    frames: Annotated[bool, typer.Option("--frames", help="Write a row a person and frame.")] = False,
+    frames: Annotated[
+        bool,
+        typer.Option(
+            "--frames",
+            help="Write a row a person and frame; without --out these rows, as they come, and no others.",
+        ),
+    ] = False,
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Write a copy of each clip with boxes and ages, without sound.")
     ] = False,
@@ -72,12 +79,12 @@ def video(
     """
     from agelens.inference.estimator import AgeEstimator
     from agelens.video.clips import ClipTask
-    from agelens.video.rows import PERSON_COLUMNS, RowFormat
+    from agelens.video.rows import FRAME_COLUMNS, PERSON_COLUMNS, RowFormat
 
     if not math.isfinite(threshold):
         raise InputError(f"a threshold is a number of years, not {threshold}")
-    if out is None and (frames or annotate or timeline or resume):
-        raise InputError("--frames, --annotate, --timeline and --resume need --out FOLDER")
+    if out is None and (annotate or timeline or resume):
+        raise InputError("--annotate, --timeline and --resume need --out FOLDER")
     if resume and "-" in clips:
         raise InputError("--resume needs clips that are files")
     selected = (rows_format or (Rows.table if out is None else Rows.csv)).value
@@ -90,18 +97,25 @@ def video(
         level,
         threshold,
         out,
-        selected if frames else None,
-        annotate,
-        timeline,
+        selected if frames and out is not None else None,
+        annotate=annotate,
+        timeline=timeline,
     )
-    form = RowFormat(selected, PERSON_COLUMNS)
+    form = RowFormat(selected, FRAME_COLUMNS if frames and out is None else PERSON_COLUMNS)
     if out is None:
         with output(None) as handle:
-            handle.write(form.head)
+
+            def write(text: str) -> None:
+                handle.write(text)
+                handle.flush()
+
+            write(form.head)
+            if frames:
+                task = replace(task, show=lambda rows: write(form.text(rows)))
             failed = 0
             for clip in _clips(clips, task):
-                handle.write(_text(clip, task, form))
-                handle.flush()
+                if not frames:
+                    write(_text(clip, task, form))
                 failed += bool(clip.error or clip.broken)
     else:
         failed = _to_folder(clips, task, form, out / f"people.{selected}", resume=resume)
