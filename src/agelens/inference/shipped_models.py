@@ -85,6 +85,11 @@ MODELS = {
         use="the same in 8 bits, as accurate: the smallest for any use",
         terms=_FAIRFACE_TAUGHT_TERMS,
     ),
+    "student-strided-fairface-robust": ShippedModel(
+        "student-strided-fairface-robust.onnx",
+        use="for any use, tiny, for poor pictures: it also learned noisy, soft, compressed and partly covered faces",
+        terms=_FAIRFACE_TAUGHT_TERMS,
+    ),
     "resnet10-tiny-lrn-utkface": ShippedModel(
         "resnet10-tiny-lrn-utkface.onnx",
         use="small and fast: ResNet-10-Tiny, 1.26 M weights, by label refinery (LRN)",
