@@ -87,7 +87,7 @@ MODELS = {
     ),
     "student-strided-fairface-robust": ShippedModel(
         "student-strided-fairface-robust.onnx",
-        use="for any use, tiny, for poor pictures: it also learned noisy, soft, compressed and partly covered faces",
+        use="for any use, tiny, for poor pictures: learned noisy, soft, compressed and covered faces too",
         terms=_FAIRFACE_TAUGHT_TERMS,
     ),
     "resnet10-tiny-lrn-utkface": ShippedModel(
