@@ -151,7 +151,23 @@ def test_a_set_without_a_split_gets_the_default_one(make_set: MakeSet) -> None:
     two = make_set("two", [50, 51], ["train", "val"])
     joined = join(read(one, two))
     assert set(joined.table["split"].tolist()[:40]) == {"train", "val", "test"}
-    assert "one had no split" in joined.notes[0]
+    assert joined.notes[0] == "one had no split; the default one, by content, was made"
+
+
+def test_the_default_split_of_a_set_without_people_goes_by_content_beside_one_with_people(
+    make_set: MakeSet,
+) -> None:
+    one = make_set("one", range(40), None)
+    two = make_set("two", range(50, 90), None, subject=[f"p{number % 20}" for number in range(40)])
+    joined = join(read(one, two))
+    assert joined.notes == (
+        "one had no split; the default one, by content, was made",
+        "two had no split; the default one, by person, was made",
+    )
+    alone = join(read(one)).table["split"].tolist()
+    assert joined.table["split"].tolist()[:40] == alone
+    assert set(alone) == {"train", "val", "test"}
+    assert (joined.table[40:].groupby("subject")["split"].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("other", [ARCFACE_GEOMETRY.with_size(64), DEFAULT_GEOMETRY.with_size(48)])

@@ -291,6 +291,7 @@ def test_own_data_without_a_split_get_one_by_content(tmp_path):
         given = table.assign(**columns)
         given.attrs = table.attrs
         summary = prepare(given, out, detector="none", geometry=SMALL, chips=True)
+        assert summary.by_person is ("subject" in columns)
         return summary.split, read_manifest(out / "manifest.csv")
 
     split, manifest = made("crops")

@@ -39,7 +39,7 @@ from agelens.data.duplicates import (
 )
 from agelens.data.geometry import crop_geometry, same_alignment
 from agelens.data.manifest import image_paths, label_bounds
-from agelens.data.splits import default_split, labels_conflict, split_rows
+from agelens.data.splits import default_split, labels_conflict, names_people, split_rows
 from agelens.errors import InputError, ManifestError
 from agelens.faces.alignment import CropGeometry
 
@@ -113,6 +113,8 @@ def join(
     notes: list[str] = []
     root = Path(os.path.commonpath([each.table.attrs["root"] for each in sets]))
     table = pd.concat([_columns(each, root) for each in sets], ignore_index=True)
+    for name in table.columns.difference(table.select_dtypes("number").columns):
+        table[name] = table[name].fillna("")  # a column that only some of the sets have
     table.attrs = {"root": root}
     member = np.repeat(np.arange(len(sets)), [len(each.table) for each in sets])
     meanings = sorted({text or "unknown" for text in table["labels"]})
@@ -134,7 +136,8 @@ def join(
             digests = table["digest"].iloc[rows].tolist()
             split = default_split(table.iloc[rows], group_keys(digests, pairs))
             table.loc[rows, ["split", "note"]] = split[["split", "note"]].to_numpy()
-            notes.append(f"{each.name} had no split; the default one, by content, was made")
+            way = "person" if names_people(split) else "content"
+            notes.append(f"{each.name} had no split; the default one, by {way}, was made")
     dropped: Counter[str] = Counter()
 
     def drop(rows: NDArray[np.int64], reason: str, notes: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ from PIL import Image
 from agelens.data.duplicates import fingerprint_images, group_keys, near_identical_pairs
 from agelens.data.geometry import GEOMETRY_NAME
 from agelens.data.manifest import check_manifest, image_paths, write_manifest
-from agelens.data.splits import default_split
+from agelens.data.splits import default_split, names_people
 from agelens.errors import ImageError, InputError, ManifestError, NoFaceError, OutputError
 from agelens.faces.alignment import DEFAULT_GEOMETRY, CropGeometry, estimate_yaw
 from agelens.faces.crops import Crop, ImageKind, crop_faces
@@ -72,6 +72,7 @@ class PrepareSummary:
         failed: Images without a crop because they could not be read.
         split: Number of crops by part of the default split, ``""`` for none; None where the manifest had a
             split, or its data set has protocols.
+        by_person: Whether that split keeps people apart; else it goes by content.
     """
 
     images: int
@@ -82,6 +83,7 @@ class PrepareSummary:
     no_face: int
     failed: int
     split: dict[str, int] | None = None
+    by_person: bool = False
 
 
 @dataclass(frozen=True)
@@ -421,6 +423,7 @@ def _finish(table: pd.DataFrame, outcomes: list[dict[str, Any]], out: Path, resu
         no_face=no_face,
         failed=len(failures) - no_face,
         split=dict(Counter(crops["split"])) if own else None,
+        by_person=own and names_people(crops),
     )
 
 

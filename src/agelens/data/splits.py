@@ -37,6 +37,7 @@ __all__ = [
     "default_split",
     "group_place",
     "labels_conflict",
+    "names_people",
     "required_rows",
     "split_digest",
     "split_images",
@@ -150,18 +151,22 @@ def default_split(manifest: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame
         A copy with ``split`` and ``note`` filled in; copies and conflicting labels are not used, as in
         :func:`split_images`, unless the rows are people without ages.
     """
-    people = "subject" in manifest and bool((manifest["subject"] != "").all())
     if "age" in manifest or "age_low" in manifest:
         table = split_images(manifest, groups, salt=DEFAULT_SALT)
     else:
         table = manifest.copy()
         notes = manifest["note"].tolist() if "note" in manifest else [""] * len(manifest)
         table["note"] = pd.Series(notes, index=table.index, dtype=object)
-    if people:
+    if names_people(manifest):
         sides = content_split(manifest["subject"].tolist(), salt=DEFAULT_SALT)
         sides = ["" if note else side for side, note in zip(sides, table["note"], strict=True)]
         table["split"] = pd.Series(sides, index=table.index, dtype=object)
     return table
+
+
+def names_people(manifest: pd.DataFrame) -> bool:
+    """Tell whether every row names its person, by whom :func:`default_split` then goes."""
+    return "subject" in manifest and bool((manifest["subject"] != "").all())
 
 
 def labels_conflict(labels: Sequence[tuple[float, float]], digests: Sequence[str]) -> bool:

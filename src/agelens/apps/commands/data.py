@@ -143,7 +143,8 @@ def prepare(
     if summary.split is not None:
         parts = ", ".join(f"{summary.split.get(side, 0)} {side}" for side in SPLITS)
         typer.echo(
-            f"split by content, 80/10/10: {parts}, {summary.split.get('', 0)} not used (copies; see note); "
+            f"split by {'person' if summary.by_person else 'content'}, 80/10/10: {parts}, "
+            f"{summary.split.get('', 0)} not used (copies; see note); "
             "agelens split --protocol makes another"
         )
     typer.echo(f"wrote {out / 'manifest.csv'} and {out / 'failures.csv'}")
