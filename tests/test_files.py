@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -214,3 +215,49 @@ def test_a_file_that_is_read_is_not_written_over(tmp_path: Path) -> None:
     refuse_to_overwrite(tmp_path / "read.csv", [tmp_path / "gone.csv", None, b"read.csv"])
     refuse_to_overwrite(tmp_path / "new.csv", [tmp_path / "read.csv"])
     refuse_to_overwrite("a\0b", [tmp_path / "read.csv"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize(
+    ("module", "step"), [(os, "open"), ("fcntl", "flock"), (os, "fstat"), (os, "ftruncate")]
+)
+def test_an_interrupt_while_the_name_is_claimed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, step: str
+) -> None:
+    import fcntl
+
+    place = fcntl if module == "fcntl" else module
+    real, opened = getattr(place, step), []
+
+    def interrupted(*arguments: object) -> None:
+        monkeypatch.undo()
+        opened.append(real(*arguments))
+        raise KeyboardInterrupt  # a signal comes when the step is done and nothing of it is noted yet
+
+    monkeypatch.setattr(place, step, interrupted)
+    with pytest.raises(KeyboardInterrupt), write_atomically(tmp_path / "table.csv"):
+        raise AssertionError("never reached")
+    assert len(opened) == 1
+    if step == "open":
+        os.close(opened[0])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_the_temporary_file_of_the_next_writer_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may begin between our rename and our end."""
+    real = os.replace
+    with contextlib.ExitStack() as others:
+        path = tmp_path / "table.csv"
+
+        def renamed(source: object, target: object) -> None:
+            monkeypatch.undo()
+            real(source, target)
+            others.enter_context(write_atomically(path)).write_text("second")
+
+        monkeypatch.setattr(os, "replace", renamed)
+        with write_atomically(path) as temporary:
+            temporary.write_text("first")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert names(tmp_path) == ["table.csv"]

@@ -18,6 +18,7 @@ except ImportError:  # Windows
 
 __all__ = ["is_leftover", "refuse_to_overwrite", "write_atomically"]
 
+_OPENED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _LEFTOVER = re.compile(r"\..+\.(partial|[0-9a-f]{8})(\.[^.]*)?")
 
 
@@ -38,7 +39,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             a device), or the rename failed.
     """
     target = Path(path)
-    temporary, held = _own_name(target), None
+    claim, whole = _Claim(target), False
     try:
         try:
             if target.exists() and not target.is_file():  # refused now, and never a device renamed away
@@ -49,24 +50,22 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
                 raise OutputError(target, f"cannot write: {error.filename} is no folder") from error
             except OSError as error:
                 raise OutputError(target, f"cannot write: {error.strerror or error}") from error
-            temporary, held = _claim(target)
-            yield temporary
-            with open(temporary, "rb+") as handle:
+            claim.take()
+            yield claim.path
+            with open(claim.path, "rb+") as handle:
                 os.fsync(handle.fileno())
-            os.replace(temporary, target)
+            os.replace(claim.path, target)
+            whole = True
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename not in {
-                str(temporary),
+                str(claim.path),
                 str(target),
                 str(target.parent),
             }:
                 raise  # a missing *input* of the caller is not about our output
             raise OutputError(target, f"cannot write: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if held is not None:
-            os.close(held)
+        claim.end(remove=not whole)
 
 
 def refuse_to_overwrite(out: str | Path, inputs: Iterable[object]) -> None:
@@ -94,35 +93,62 @@ def is_leftover(path: Path) -> bool:
     return _LEFTOVER.fullmatch(path.name) is not None
 
 
-def _own_name(target: Path) -> Path:
-    """A temporary name that no other writer has."""
-    return target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+class _Claim:
+    """The temporary file of a target.
 
-
-def _claim(target: Path) -> tuple[Path, int | None]:
-    """Make the temporary file of ``target`` ours; its descriptor, closed by the caller, holds the claim.
-
-    Every writer of ``target`` tries one name, locked while it is written: without the lock it is a killed
+    Every writer of a target tries one name, locked while it is written: without the lock it is a killed
     process's, and is taken over. Where another one holds it, or nothing can be locked, the name is our own.
+    What is done is noted at once, so that an interrupt between any two steps leaves nothing behind.
 
-    Returns:
-        Its path, and the descriptor; None where nothing was locked.
+    Attributes:
+        path: The file's name.
     """
-    shared = target.with_name(f".{target.stem}.partial{target.suffix}")
-    if fcntl is None:
-        return _own_name(target), None
-    try:
-        held = os.open(shared, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError:  # another user's, a link; or what the writer will meet, too, and tell
-        return _own_name(target), None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine, there = os.fstat(held), os.stat(shared, follow_symlinks=False)
-        ours = mine.st_uid == os.geteuid() and mine.st_nlink == 1
-        if ours and (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
-            os.ftruncate(held, 0)
-            return shared, held
-    except OSError:  # locked by another process, renamed into place by it meanwhile, or no locks here
-        pass
-    os.close(held)
-    return _own_name(target), None
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+        self._shared = target.with_name(f".{target.stem}.partial{target.suffix}")
+        self._held: int | None = None
+
+    def take(self) -> None:
+        """Make the shared name ours, if it can be had; `path` tells."""
+        if fcntl is None:
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # another user's, a link; or what the writer will meet, too, and tell
+            self._held = os.open(self._shared, os.O_RDWR | os.O_CREAT | _OPENED, 0o666)
+            if _lock(self._held, self._shared):
+                os.ftruncate(self._held, 0)
+                self.path = self._shared
+                return
+        self._close()
+
+    def end(self, *, remove: bool) -> None:
+        """Give up the claim, and remove the file unless it has its name."""
+        if remove:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        self._close()
+        if remove and fcntl is not None and self.path != self._shared:
+            with contextlib.suppress(OSError):  # made, and interrupted before it was ours: nobody holds it
+                self._held = os.open(self._shared, os.O_RDWR | _OPENED)
+                if _lock(self._held, self._shared):
+                    self._shared.unlink()
+            self._close()
+
+    def _close(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
+
+def _lock(held: int, path: Path) -> bool:
+    """Lock an open file without waiting; whether it is ours and still has this name.
+
+    Raises:
+        OSError: Another process has the lock, the name is gone, or there are no locks here.
+    """
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    mine, there = os.fstat(held), os.stat(path, follow_symlinks=False)
+    ours = mine.st_uid == os.geteuid() and mine.st_nlink == 1
+    return ours and (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
