@@ -113,9 +113,8 @@ class _Claim:
         """Make the shared name ours, if it can be had; `path` tells."""
         if fcntl is None:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # another user's, a link; or what the writer will meet, too, and tell
+        # What fails: another user's file, a link; or what the writer will meet and tell.
+        with contextlib.suppress(OSError):
             self._held = os.open(self._shared, os.O_RDWR | os.O_CREAT | _OPENED, 0o666)
             if _lock(self._held, self._shared):
                 os.ftruncate(self._held, 0)
