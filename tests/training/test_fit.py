@@ -424,8 +424,12 @@ def test_two_separately_trained_networks_are_one_model_file(manifest: Path, tmp_
     pixels = resize_crops(torch.from_numpy(load_crops(rows).crops(slice(0, None))), 32).numpy()
     ages, _ = AgeEstimator(tmp_path / "pair.onnx").estimate_aligned(pixels)
     np.testing.assert_allclose(ages, expected, atol=1e-3)
-    with pytest.raises(InputError, match="distribution"):
-        export_run(runs["reg"], tmp_path / "reg.onnx")
+    alone = export_run(runs["reg"], tmp_path / "reg.onnx")
+    assert alone.decoding["head"] == "reg"
+    assert alone.calibration is not None
+    ages, distributions = AgeEstimator(tmp_path / "reg.onnx").estimate_aligned(pixels)
+    np.testing.assert_allclose(ages, said["reg"].age, atol=1e-3)
+    assert distributions.shape == (len(rows), 81)
 
 
 def test_a_damaged_checkpoint_and_a_newer_run_are_told(manifest: Path, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from agelens.data.pooled import RECORD_NAME, PooledRun, pooled_run
 from agelens.data.predictions import Predictions, read_predictions
 from agelens.errors import InputError, MissingExtraError
 from agelens.evaluation.predict import predict_manifest, refuse_other_crops, refuse_photos, selected_rows
-from agelens.evaluation.regressors import open_regressor
 from agelens.faces.crops import ImageKind
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.shipped_models import model_path
@@ -159,10 +158,7 @@ class _Model(System):
 
 
 class _Run(_Model):
-    """A run: judged by the model file of its best stage, which would be shipped, down to its rounding.
-
-    A network without an ``ldl`` head cannot be a model file; its ages are then the network's own.
-    """
+    """A run: judged by the model file of its best stage, which would be shipped, down to its rounding."""
 
     kind: SystemKind = "run"
 
@@ -184,25 +180,6 @@ class _Run(_Model):
                 raise
             self._folder = folder
         return Path(self._folder.name) / "model.onnx"
-
-    def answer(
-        self,
-        manifest: pd.DataFrame,
-        *,
-        split: str | None = None,
-        images: ImageKind | str = ImageKind.ALIGNED,
-        threshold: float = 18,
-        threads: int = 1,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Answers:
-        regressor = open_regressor(self.source)
-        if regressor is not None:
-            predictions = regressor.predict(manifest, split=split, images=images, progress=progress)
-            refuse_photos(predictions, manifest, images)
-            return Answers(self.name, self.kind, self.source, predictions, digest=regressor.digest)
-        return super().answer(
-            manifest, split=split, images=images, threshold=threshold, threads=threads, progress=progress
-        )
 
     def close(self) -> None:
         if self._folder is not None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
@@ -12,7 +17,8 @@ from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import CropGeometry
 from agelens.methods.lookup import method_named
 from agelens.model_file import ModelCard
-from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, MirroredNetwork, PairedNetwork
+from agelens.networks.scoring_head import RegressionHead
 from agelens.networks.stored import load_network
 from agelens.training.provenance import licence_of, named_without_folders, with_teachers
 from agelens.training.run import (
@@ -42,6 +48,9 @@ def export_run(
 ) -> ModelCard:
     """Export a finished stage as one model file, calibrated on the validation split.
 
+    A network with the ``reg`` head alone (LRN Table 7, first row) gets a normal distribution about its age,
+    as :class:`agelens.networks.scoring_head.RegressionHead` has it; calibration fits its width.
+
     Args:
         run: The run or its folder.
         out: The file to write (.onnx).
@@ -58,7 +67,6 @@ def export_run(
     Raises:
         RunError: Not a run, the stage is not finished, its validation outputs are gone, or the manifest has
             another split than the run's.
-        InputError: The network has no distribution to export.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
     selected = stage or best_stage(opened, select)
@@ -71,6 +79,9 @@ def export_run(
         network = _paired(
             opened, selected, regression if isinstance(regression, Run) else Run.open(regression)
         )
+    regressing = not network.head.has_distribution
+    if regressing:
+        network = _with_distribution(network)
     method = method_named(opened.recipe.method.name)
     recipe, size = opened.recipe, opened.recipe.network.input_size
     if mirror is None or isinstance(network, MirroredNetwork):
@@ -80,6 +91,10 @@ def export_run(
         network = MirroredNetwork(network)
         validation = _judge_validation(opened, network, mirror)
         arrays, table = validation.arrays, validation.table
+    if regressing and "logits" not in arrays:
+        if "reg" not in arrays:
+            raise RunError(opened.stage(selected) / "validation.npz", "holds no regressed ages")
+        arrays = {**arrays, "logits": _logits(network, arrays["reg"])}
     validated = recipe.train.validation  # else the arrays are of images that were trained on
     calibration = None
     if validated:
@@ -115,6 +130,28 @@ def export_run(
         calibration=calibration,
         half=half,
     )
+
+
+def _with_distribution(network: AnyNetwork) -> AnyNetwork:
+    """A network that only regresses, with the same weights and a normal distribution about its age."""
+    if isinstance(network, MirroredNetwork):
+        inner = _with_distribution(network.network)
+        assert not isinstance(inner, MirroredNetwork)
+        return MirroredNetwork(inner)
+    assert isinstance(network, AgeNetwork)
+    assert isinstance(network.head, AgeHead)
+    assert network.head.reg is not None
+    head = RegressionHead(network.head.num_features, network.head.age_bins)
+    head.linear = network.head.reg
+    return AgeNetwork(network.backbone, head)
+
+
+def _logits(network: AnyNetwork, ages: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits (N, K) of the distributions about regressed ages (N,), years."""
+    head = network.head
+    assert isinstance(head, RegressionHead)
+    logits: NDArray[np.float32] = head.logits(torch.as_tensor(ages, dtype=torch.float32)).numpy()
+    return logits
 
 
 def _paired(run: Run, stage: str, other: Run) -> AnyNetwork:
