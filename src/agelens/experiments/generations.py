@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
+from agelens.label_distribution import AgeBins
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
 from agelens.training.fit import CropOutputs, run_on_crops
 from agelens.training.run import Run, load_stage
 
-__all__ = ["GenerationRow", "estimate_stage", "generation_table"]
+__all__ = ["GenerationRow", "estimate_stage", "generation_table", "named_estimates"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class GenerationRow:
     Attributes:
         run: Folder name of the run.
         stage: E.g. ``generation-2``.
-        estimate: ``ldl``, ``reg`` or ``age`` (Eq. 20: the mean of both; what the network answers).
+        estimate: ``ldl``, ``reg``, ``age`` (Eq. 20: the mean of both; what the network answers) or ``argmax``,
+            the most probable age, which is not logged in training.
         figures: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)`` and the validation ``val MAE`` of the same estimate.
         difference: MAE minus the first row's of the same estimate, years; with its 95 % paired bootstrap
             interval. None on the first stage.
@@ -48,6 +50,21 @@ class GenerationRow:
 def estimate_stage(run: Run, stage: str, manifest: pd.DataFrame) -> CropOutputs:
     """Estimates of a finished stage for every row of a prepared manifest, mirrored if its recipe says so."""
     return run_on_crops(load_stage(run, stage), load_crops(manifest), run.recipe.network.input_size)
+
+
+def named_estimates(
+    arrays: Mapping[str, NDArray[np.float64]], bins: AgeBins
+) -> dict[str, NDArray[np.float64]]:
+    """The estimates (N,) of a stage by name: of its heads, ``age``, and ``argmax``, the most probable age.
+
+    Args:
+        arrays: Of :meth:`agelens.training.stage.CropOutputs.arrays`, or of ``validation.npz``.
+        bins: The K ages of its logits.
+    """
+    named = {name: arrays[name] for name in ("ldl", "reg", "age") if name in arrays}
+    if "ldl" in named and "logits" in arrays:
+        named["argmax"] = np.asarray(bins.ages[arrays["logits"].argmax(axis=1)], dtype=np.float64)
+    return named
 
 
 def generation_table(
@@ -78,7 +95,8 @@ def generation_table(
             validation = run.read_json(stage, "validation.json").get("estimates")
             if validation is None:  # a ranker, or the hints: no ages
                 continue
-            for name, values in estimate_stage(run, stage, selected).estimates().items():
+            arrays = estimate_stage(run, stage, selected).arrays()
+            for name, values in named_estimates(arrays, AgeBins.parse(run.fact("age_bins"))).items():
                 figures = {"MAE": mae(values, ages)}
                 figures |= {f"CA({n})": cumulative_accuracy(values, ages, n) for n in (3, 5, 7)}
                 figures["val MAE"] = float(validation.get(name, {}).get("MAE", math.nan))

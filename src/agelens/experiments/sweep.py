@@ -30,7 +30,7 @@ from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError
 from agelens.experiments.at_once import Training, each
-from agelens.experiments.generations import estimate_stage
+from agelens.experiments.generations import estimate_stage, named_estimates
 from agelens.experiments.on_ray import place_of
 from agelens.files import write_atomically
 from agelens.label_distribution import AgeBins
@@ -93,8 +93,8 @@ class SweepRow:
     Attributes:
         values: Label to value.
         stage: ``generation-2`` …
-        estimate: ``ldl``, ``reg``, ``age`` (what the network answers) …; ``permutations`` of a ranker, whose
-            metrics are shares of validation sequences that were recognised, and chance.
+        estimate: ``ldl``, ``reg``, ``age`` (what the network answers), ``argmax``; ``permutations`` of a
+            ranker, whose metrics are shares of validation sequences that were recognised, and chance.
         seeds: Those that are finished.
         mean: Metric to mean over the seeds.
         deviation: Metric to standard deviation over the seeds (n - 1); None with one seed.
@@ -357,11 +357,11 @@ def _figures(run: Run, point: Point, manifest: str | Path, split: str) -> list[d
             continue
         if split == "val":
             arrays = run.read_arrays(stage, "validation.npz")
-            ages, estimates = arrays["ages"], {name: arrays[name] for name in judged if name in arrays}
+            ages = arrays["ages"]
         else:
             selected = required_rows(read_manifest(manifest), split, manifest)
-            ages, estimates = selected["age"].to_numpy(), estimate_stage(run, stage, selected).estimates()
-        for name, values in estimates.items():
+            ages, arrays = selected["age"].to_numpy(), estimate_stage(run, stage, selected).arrays()
+        for name, values in named_estimates(arrays, AgeBins.parse(run.fact("age_bins"))).items():
             figures = {metric: float(function(values, ages)) for metric, function in _METRICS.items()}
             measured.append({**place, "estimate": name, **figures})
     return measured
