@@ -33,8 +33,8 @@ class GenerationRow:
     Attributes:
         run: Folder name of the run.
         stage: E.g. ``generation-2``.
-        estimate: ``ldl``, ``reg``, ``age`` (Eq. 20: the mean of both; what the network answers) or ``argmax``,
-            the most probable age, which is not logged in training.
+        estimate: ``ldl``, ``reg``, ``age`` (Eq. 20: the mean of both; what the network answers), or
+            ``argmax``, the most probable age, which is not logged in training.
         figures: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)`` and the validation ``val MAE`` of the same estimate.
         difference: MAE minus the first row's of the same estimate, years; with its 95 % paired bootstrap
             interval. None on the first stage.
