@@ -120,30 +120,60 @@ def check(folder: Path, address: str, count: int) -> int:
 
 
 def measure(folder: Path, address: str, count: int) -> None:
-    """Photos a second of the fleet and of the local path, in turn, once all workers are at work."""
+    """Photos a second of the fleet and of the local path, in turn, once all workers are at work.
+
+    By the clock, and by the processor: seconds of this process, its workers and all of Ray, which other work
+    on the machine changes less. The first quarter, in which workers start, is left out: thousands of photos.
+    """
     names, estimator = _photos(folder / "timed", count), AgeEstimator(_MODEL)
-    rates: dict[str, list[float]] = {"local 1": [], "fleet 1": [], "local 2": [], "fleet 2": []}
-    for repeat in range(5):
+    rates: dict[str, list[_Mark]] = {"local 1": [], "fleet 1": [], "local 2": [], "fleet 2": []}
+    for repeat in range(3):
         for name, of_name in rates.items():
             where, workers = name.split()
             out = folder / f"timed-{repeat}-{where}-{workers}"
             made = _local_marks if where == "local" else _fleet_marks
             marks = made(names, out, estimator, int(workers), address)
-            (started, before), (ended, done) = marks[0], marks[-1]
-            of_name.append((done - before) / (ended - started))
-    for name, of_name in rates.items():
-        print(f"{name}: {statistics.median(of_name):.1f} photos/s ({min(of_name):.1f} to {max(of_name):.1f})")
-    for over, under in (("fleet 1", "local 1"), ("fleet 2", "local 2"), ("fleet 2", "fleet 1")):
-        ratios = [first / second for first, second in zip(rates[over], rates[under], strict=True)]
-        print(f"{over} to {under}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+            marks = marks[len(marks) // 4 :]
+            spent = [last - first for first, last in zip(marks[0], marks[-1], strict=True)]
+            of_name.append((spent[2] / spent[0], spent[2] / spent[1], spent[2]))
+    for index, by in enumerate(("clock", "processor")):
+        shown = {name: [marks[index] for marks in of_name] for name, of_name in rates.items()}
+        for name, column in shown.items():
+            print(f"{name}, by the {by}: {statistics.median(column):.1f} photos/s", end=" ")
+            print(f"({min(column):.1f} to {max(column):.1f})")
+        for over, under in (("fleet 1", "local 1"), ("fleet 2", "local 2"), ("fleet 2", "fleet 1")):
+            ratios = [first / second for first, second in zip(shown[over], shown[under], strict=True)]
+            print(f"{over} to {under}, by the {by}: {statistics.median(ratios):.3f}", end=" ")
+            print(f"({min(ratios):.3f} to {max(ratios):.3f})")
 
 
-_Marks = list[tuple[float, int]]
-"""Times at which so many photos were done, from when each worker had done some."""
+_Mark = tuple[float, float, float]
+"""Seconds of the clock, seconds of the processor, and photos done."""
 
 
-def _fleet_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: int, address: str) -> _Marks:
-    marks: _Marks = []
+def _mark(done: int) -> _Mark:
+    return time.perf_counter(), _processor_seconds(), float(done)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of all that it started, with those that have ended."""
+    found: dict[int, tuple[int, float]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        found[int(folder.name)] = int(words[1]), sum(map(int, words[11:15]))
+    ours = {os.getpid()}
+    while more := {number for number, (parent, _) in found.items() if parent in ours} - ours:
+        ours |= more
+    return sum(found[number][1] for number in ours) / os.sysconf("SC_CLK_TCK")
+
+
+def _fleet_marks(
+    names: list[str], out: Path, estimator: AgeEstimator, workers: int, address: str
+) -> list[_Mark]:
+    marks: list[_Mark] = []
     predict_fleet(
         *(names, out),
         estimator=estimator,
@@ -151,25 +181,25 @@ def _fleet_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: 
         partition=_PARTITION,
         workers=workers,
         address=address,
-        report=lambda done, _: marks.append((time.perf_counter(), done)),
+        report=lambda done, _: marks.append(_mark(done)),
     )
-    return marks[2 * workers :]
+    return marks
 
 
-def _local_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: int, _: str) -> _Marks:
-    marks: _Marks = []
+def _local_marks(names: list[str], out: Path, estimator: AgeEstimator, workers: int, _: str) -> list[_Mark]:
+    marks: list[_Mark] = []
     form = RowsFormat(0.9, 18)
 
     def texts() -> Iterator[str]:
         entries = PredictionTask(estimator, form, crops=True).entries(names, workers)
         for done, entry in enumerate(entries, start=1):
             if done % _PARTITION == 0:
-                marks.append((time.perf_counter(), done))
+                marks.append(_mark(done))
             yield entry.text
 
     with open(out, "wb") as handle:
         write_rows(texts(), handle)
-    return marks[2 * workers :]
+    return marks
 
 
 def _photos(folder: Path, count: int) -> list[str]:
