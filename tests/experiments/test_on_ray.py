@@ -20,6 +20,7 @@ pytest.importorskip("torch", reason="trainings need the extra train")
 from agelens.apps import cli
 from agelens.errors import InputError, ManifestError, RunError
 from agelens.experiments.at_once import Training
+from agelens.experiments.leaderboard import Suite, leaderboard
 from agelens.experiments.on_ray import OnRay, place_of
 from agelens.experiments.sweep import plan, sweep
 from agelens.training.recipe import Recipe
@@ -40,6 +41,25 @@ epochs = 12
 batch_size = 8
 optimizer = "adamw"
 learning_rate = 0.003
+"""
+
+
+SUITE = """
+name = "drawn"
+set = [
+    "train.epochs=1", "train.batch_size=16", "train.sizes=[]", "network.input_size=32",
+    "train.precision='no'",
+]
+[[system]]
+name = "absolute error"
+recipe = "l1-utkface"
+[[system]]
+name = "cross entropy"
+recipe = "dex-utkface"
+[[system]]
+name = "too slow"
+recipe = "corn-utkface"
+set = ["train.batch_size=1000"]
 """
 
 
@@ -174,6 +194,24 @@ class TestOnRay:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert files_of(tmp_path) == expected
+
+    def test_a_leaderboard_is_that_of_this_process(self, manifest: Path, tmp_path: Path) -> None:
+        (tmp_path / "suite.toml").write_text(SUITE)
+        suite = Suite.load(tmp_path / "suite.toml")
+        here, there = (
+            leaderboard(
+                *(suite, manifest, tmp_path / engine),
+                split="val",
+                latency=False,
+                replicates=50,
+                cpu=True,
+                engine=engine,
+            )
+            for engine in ("local", "ray")
+        )
+        assert [row.result.name for row in here.rows] == [row.result.name for row in there.rows]
+        assert [row.result.metrics for row in here.rows] == [row.result.metrics for row in there.rows]
+        assert [name for name, _ in there.failed] == [name for name, _ in here.failed] == ["too slow"]
 
     def test_errors_come_back_and_nothing_begins_after_a_stop(self, recipe: Path, tmp_path: Path) -> None:
         missing = Training(Recipe.load(recipe), tmp_path / "manifest.csv", tmp_path / "run", None, cpu=True)
