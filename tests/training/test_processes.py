@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -142,7 +143,8 @@ def test_killed_processes_resume_to_the_same_bytes(manifest: Path, tmp_path: Pat
     running = launch(2, settled, manifest, out)
     until(out, epochs(out) + 2, running)
     for process in (running.pid, *processes(out).values()):  # all of them, torchrun first
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     running.communicate()
     assert not Run.open(out).finished("baseline")
 
