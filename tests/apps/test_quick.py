@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agelens.apps.cli import app
@@ -88,6 +88,7 @@ WORDS = [
 ]
 
 
+@settings(deadline=None, max_examples=60)  # no clock: machines are busy
 @given(
     st.sampled_from(("predict", "video", "prepare", "evaluate", "train")),
     st.lists(st.sampled_from(WORDS)),
@@ -96,6 +97,23 @@ def test_no_line_is_understood_in_another_way(name: str, words: list[str]) -> No
     arguments = plain_arguments(COMMANDS[name], words)
     if arguments is not None:
         assert arguments == by_typer(COMMANDS[name], words)
+
+
+GROUPS = [
+    *(["a.jpg"], ["b c.png"], ["-"], ["--crops"], ["--aligned"], ["--resume"], ["--out", "x.csv"]),
+    *(["--out=y.csv"], ["--format", "json"], ["--format=csv"], ["--threshold", "-3"], ["--level", "0.5"]),
+    *(["--level=2"], ["--threads", "2"], ["--threads", "0"], ["--workers", "2"], ["--model", "m.onnx"]),
+    *(["--engine", "ray"], ["--max-side", "1e3"], ["--max-side=500"], ["--min-face", "30.5"]),
+]
+
+
+@settings(deadline=None, max_examples=60)  # no clock: machines are busy
+@given(st.lists(st.sampled_from(GROUPS), unique_by=tuple, max_size=6))
+def test_no_plausible_line_is_understood_in_another_way(groups: list[list[str]]) -> None:
+    words = [word for group in groups for word in group]
+    arguments = plain_arguments(COMMANDS["predict"], words)
+    if arguments is not None:
+        assert arguments == by_typer(COMMANDS["predict"], words)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
