@@ -607,6 +607,14 @@ def test_a_model_teaches_like_the_network_it_was_made_of(whole: Run, manifest: P
         Recipe.load("student-utkface", [*STRIDED, *distillation_settings([file])]), manifest, tmp_path / "run"
     )
     assert run.facts["teachers"] == {"taught": known}
+    elsewhere = tmp_path / "elsewhere" / file.name  # as a shipped model of another environment
+    elsewhere.parent.mkdir()
+    file.rename(elsewhere)
+    again = Recipe.load("student-utkface", [*STRIDED, *distillation_settings([elsewhere])])
+    assert train(again, manifest, tmp_path / "run", resume=True).recipe == again
+    other = Recipe.load("student-utkface", [*STRIDED, *distillation_settings([whole.path])])
+    with pytest.raises(RunError, match="another recipe"):
+        train(other, manifest, tmp_path / "run", resume=True)
     taught = export_run(run, tmp_path / "student.onnx")
     assert taught.provenance["data"].endswith("; taught by taught: drawn faces")
     assert taught.licence["data"].endswith("; taught by taught: tests only")

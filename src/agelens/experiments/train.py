@@ -22,7 +22,7 @@ from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
 from agelens.plugins import origin
 from agelens.training.fit import Reporter, fit
-from agelens.training.provenance import check_terms, run_terms, teacher_facts
+from agelens.training.provenance import check_terms, named_without_folders, run_terms, teacher_facts
 from agelens.training.recipe import Recipe, TrainSettings
 from agelens.training.run import Run
 from agelens.training.sets import check_set_weights, check_unseen, set_facts, teaching_runs
@@ -270,7 +270,9 @@ def _check_same(run: Run, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     begun = [name for name in FINISHERS if run.stage(name).exists()]
     if not begun:
         mine = mine.model_copy(update={"finish": theirs.finish, "select": theirs.select})
-    if mine != theirs:
+    teachers = method_named(recipe.method.name).teachers
+    here, there = (named_without_folders(each.model_dump(), teachers) for each in (mine, theirs))
+    if here != there:  # that files of these names are the same, their digests tell
         raise RunError(run.path, "was started with another recipe; resume with its recipe.toml")
     done = not set(facts["stages"]) - set(FINISHERS) - set(run.finished_stages())
     for key in ("age_bins", "split_digest", "images", "start", "teachers"):
