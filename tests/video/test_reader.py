@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agelens.video.ahead import ahead
+
 av = pytest.importorskip("av", reason="clips need the extra video")
 
 from agelens.errors import InputError, VideoError  # noqa: E402
 from agelens.video import reader as reader_module  # noqa: E402
-from agelens.video.ahead import ahead  # noqa: E402
 from agelens.video.reader import Frame, VideoReader  # noqa: E402
 
 

@@ -23,7 +23,7 @@ __all__ = ["plain_arguments"]
 _NUMBER = {int: re.compile(r"-?[0-9]{1,15}"), float: re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")}
 
 
-class _Doubt(Exception):  # noqa: N818 - nobody outside sees it
+class _UnclearError(Exception):
     """The words must be read by the command line's library."""
 
 
@@ -50,7 +50,7 @@ def plain_arguments(function: Callable[..., object], words: Sequence[str]) -> di
         return None
     try:
         return _arguments(function, words)
-    except _Doubt:
+    except _UnclearError:
         return None
 
 
@@ -62,7 +62,7 @@ def _arguments(function: Callable[..., object], words: Sequence[str]) -> dict[st
     for name, parameter in parameters.items():
         kind, info = _type(parameter), parameter.default
         if not isinstance(info, ParameterInfo) or info.parser or info.callback or info.envvar:
-            raise _Doubt
+            raise _UnclearError
         if info.default is not ...:
             arguments[name] = info.default
         if isinstance(info, ArgumentInfo):
@@ -79,10 +79,10 @@ def _arguments(function: Callable[..., object], words: Sequence[str]) -> dict[st
             continue
         word, equals, text = word.partition("=")
         if (option := options.get(word)) is None or option.name in given:
-            raise _Doubt
+            raise _UnclearError
         if option.kind is bool:
             if equals:
-                raise _Doubt
+                raise _UnclearError
             given[option.name] = True
         else:
             if not equals:
@@ -90,7 +90,7 @@ def _arguments(function: Callable[..., object], words: Sequence[str]) -> dict[st
             given[option.name] = _value(text, option)
     arguments |= given | _positional(positional, loose)
     if len(arguments) != len(parameters):
-        raise _Doubt
+        raise _UnclearError
     return arguments
 
 
@@ -100,7 +100,7 @@ def _type(parameter: ParamMeta) -> Any:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kinds = [part for part in typing.get_args(kind) if part is not type(None)]
         if len(kinds) > 1:
-            raise _Doubt
+            raise _UnclearError
         return kinds[0]
     return kind
 
@@ -116,7 +116,7 @@ def _option_words(name: str, kind: Any, info: ParameterInfo) -> list[str]:
 def _value(text: str, option: _Option) -> Any:
     kind, info = option.kind, option.info
     if not text or (text.startswith("-") and text != "-" and kind not in _NUMBER):
-        raise _Doubt
+        raise _UnclearError
     if kind is str:
         return text
     if kind is Path and not (info.exists or info.resolve_path):
@@ -127,15 +127,15 @@ def _value(text: str, option: _Option) -> Any:
             return number
     if isinstance(kind, type) and issubclass(kind, Enum) and text in {choice.value for choice in kind}:
         return kind(text)
-    raise _Doubt
+    raise _UnclearError
 
 
 def _positional(parameters: list[tuple[str, Any]], words: list[str]) -> dict[str, Any]:
     """Words to the one parameter that takes all, or to parameters in order."""
     if "" in words:
-        raise _Doubt
+        raise _UnclearError
     if words and len(parameters) == 1 and parameters[0][1] == list[str]:
         return {parameters[0][0]: words}
     if len(parameters) != len(words) or any(kind not in (str, Path) for _, kind in parameters):
-        raise _Doubt
+        raise _UnclearError
     return {name: kind(word) for (name, kind), word in zip(parameters, words, strict=True)}
