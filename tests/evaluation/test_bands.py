@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +15,13 @@ from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.data.manifest import check_manifest
 from agelens.data.predictions import Predictions
 from agelens.errors import InputError
+from agelens.evaluation.compare import Comparison, compare
 from agelens.evaluation.evaluate import evaluate
+from agelens.evaluation.systems import Answers
 from agelens.label_distribution import AgeBins, gaussian, interval
+from agelens.metrics import paired_bootstrap
+from agelens.reports.comparison import write_comparison
+from agelens.reports.tables import difference_rows
 
 BINS = AgeBins(0, 100)
 BANDS = [(0, 9), (10, 19), (20, 39), (40, 130)]
@@ -94,3 +102,63 @@ def test_ages_and_bands_are_evaluated_apart() -> None:
     labels.loc[:9, "age"] = labels.loc[:9, "age_low"]
     with pytest.raises(InputError, match="40 images have age bands and 10 have ages"):
         evaluate(predictions, labels, (), replicates=10)
+
+
+# --- comparisons
+
+
+def worse(predictions: Predictions, years: float = 9.0) -> Predictions:
+    """The same system, some years too old."""
+    distribution = gaussian(predictions.frame["age"].to_numpy() + years, BINS, 8.0)
+    frame = predictions.frame.assign(age=predictions.frame["age"] + years)
+    return replace(predictions, frame=frame, distribution=distribution, source="worse.csv")
+
+
+def compared(*said: Predictions) -> Comparison:
+    systems = [Answers(one.source.removesuffix(".csv"), "predictions", one.source, one) for one in said]
+    return compare(systems, faces()[0], ("age_band", "gender"), replicates=400)
+
+
+def test_compared_by_bands_image_by_image() -> None:
+    labels, right = faces()
+    wrong = worse(right)
+    found = compared(right, wrong)
+    low = labels["age_low"].to_numpy()
+    high = labels["age_high"].fillna(130).to_numpy()
+    columns: dict[str, list[np.ndarray]] = {"band distance": [], "band accuracy": [], "NLL": []}
+    for system in (right, wrong):
+        age, mass = system.frame["age"].to_numpy(), system.distribution
+        assert mass is not None
+        sums = np.stack([mass[:, a : b + 1].sum(axis=1) for a, b in BANDS], axis=1)
+        own = np.array([[a for a, _ in BANDS].index(a) for a in low])
+        columns["band distance"].append(np.maximum(np.maximum(low - age, age - high), 0.0))
+        columns["band accuracy"].append(100.0 * (sums.argmax(axis=1) == own))
+        columns["NLL"].append(-np.log(sums[np.arange(len(own)), own]))
+    assert found.error == "band distance"
+    assert [row.metric for row in found.differences] == list(columns)
+    for row in found.differences:
+        expected = paired_bootstrap(*columns[row.metric], 400)
+        assert row.paired.difference == pytest.approx(expected.difference)
+        assert (row.paired.low, row.paired.high) == pytest.approx((expected.low, expected.high))
+    assert [row["verdict"] for row in difference_rows(found)] == ["system is better"] * 3
+    women = labels["gender"] == "female"
+    verdict = next(verdict for verdict in found.groups if verdict.group == "female")
+    assert verdict.winner == "system"
+    assert verdict.errors["worse"] == pytest.approx(columns["band distance"][1][women].mean())
+
+
+def test_compared_by_the_estimate_where_one_has_no_distribution() -> None:
+    _, right = faces()
+    found = compared(replace(right, distribution=None, bins=None), worse(right))
+    assert [row.metric for row in found.differences] == ["band distance", "band accuracy(estimate)"]
+    assert difference_rows(found)[1]["verdict"] == "system is better"
+
+
+def test_a_comparison_of_bands_is_written(tmp_path: Path) -> None:
+    _, right = faces()
+    write_comparison(compared(right, worse(right)), tmp_path)
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    assert told["error"] == "band distance"
+    assert {row["metric"] for row in told["differences"]} == {"band distance", "band accuracy", "NLL"}
+    assert "best by band distance" in (tmp_path / "groups.csv").read_text().splitlines()[0]
+    assert "band distance by group" in (tmp_path / "comparison.html").read_text()

@@ -319,14 +319,14 @@ class TestCompare:
         assert row.paired.difference == pytest.approx(expected.difference, abs=1e-9)
         assert (row.paired.low, row.paired.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
         told, other = found.systems
-        assert told.mae_by_seed == pytest.approx([error.mean() for error in errors[:3]])
+        assert told.error_by_seed == pytest.approx([error.mean() for error in errors[:3]])
         interval = metrics.bootstrap_interval(mean, replicates=400)
         of_mean = told.metrics["MAE"]
         assert (of_mean.value, of_mean.low, of_mean.high) == pytest.approx(
             (interval.value, interval.low, interval.high), abs=1e-9
         )
         assert set(told.metrics) == {"MAE", "CA(3)", "CA(5)", "CA(7)", "CRPS"}
-        assert not other.mae_by_seed
+        assert not other.error_by_seed
         assert "RMSE" in other.metrics
         assert [verdict.winner for verdict in found.groups] == ["ours", "ours"]
         first = system_rows(found)[0]
@@ -363,11 +363,11 @@ class TestCompare:
         assert [verdict.verdict for verdict in pair.groups] == ["good", "good"]
         for verdict in pair.groups:
             assert verdict.against["bad"].high < 0
-            assert verdict.mae["good"] == min(verdict.mae.values())
+            assert verdict.errors["good"] == min(verdict.errors.values())
 
     def test_verdicts_follow_the_intervals(self, comparison: Comparison) -> None:
         for verdict in comparison.groups:
-            if verdict.mae:
+            if verdict.errors:
                 clear = all(found.high < 0 for found in verdict.against.values())
                 assert (verdict.winner is not None) == clear
         for row in comparison.differences:
@@ -433,11 +433,11 @@ class TestCompare:
     def test_small_groups_have_no_figure(self, comparison: Comparison, tmp_path: Path) -> None:
         (other,) = [verdict for verdict in comparison.groups if verdict.group == "Other"]
         assert (other.count, other.people, other.verdict) == (12, 12, "too few")
-        assert other.mae == {}
+        assert other.errors == {}
         (row,) = [row for row in group_rows(comparison) if row["group"] == "Other"]
         assert row["MAE of good"] == row["best by MAE"] == "too few"
         told = [group for group in comparison.to_dict()["groups"] if group["group"] == "Other"]
-        assert told[0]["mae"] == {}
+        assert told[0]["errors"] == {}
         assert told[0]["against"] == {}
 
     def test_people_are_drawn_not_images(self) -> None:
@@ -478,7 +478,7 @@ class TestCompare:
         assert len(quoted) == len(comparison.quoted) > 5
         names = {"good", "bad", "alike"}
         assert {row.a for row in comparison.differences} | {row.b for row in comparison.differences} == names
-        assert all(set(verdict.mae) <= names for verdict in comparison.groups)
+        assert all(set(verdict.errors) <= names for verdict in comparison.groups)
         assert not any("[" in row["MAE"] for row in quoted)
         assert all("UTKFace, " in row["source"] for row in quoted)
 
@@ -634,8 +634,8 @@ class TestCommand:
         assert code == 0, text
         assert "MAE by seed" in text
         told = json.loads((tmp_path / "report" / "comparison.json").read_text())["systems"][0]
-        assert len(told["mae_by_seed"]) == 2
-        assert told["metrics"]["MAE"]["value"] == pytest.approx(np.mean(told["mae_by_seed"]))
+        assert len(told["error_by_seed"]) == 2
+        assert told["metrics"]["MAE"]["value"] == pytest.approx(np.mean(told["error_by_seed"]))
         assert "MAE by seed" in (tmp_path / "report" / "comparison.html").read_text()
 
     def test_our_own_predictions_are_compared_with_the_model(

@@ -3,7 +3,8 @@
 Every system is judged on the images that all of them gave an age for; what one could not answer is counted
 beside it. Differences are paired: each bootstrap draw takes the same images of all systems. A system is
 called best in a group only where its interval against every other one excludes zero. A system may have been
-trained from several seeds: its score on an image is then the mean of theirs. Quoted results
+trained from several seeds: its score on an image is then the mean of theirs. Where the labels are age bands,
+the distance to the band takes the place of the absolute error. Quoted results
 (:mod:`agelens.evaluation.published`) stand beside the measured ones and enter no difference.
 """
 
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from agelens import __version__, metrics
 from agelens.data.label_meaning import label_meaning
+from agelens.data.manifest import label_bounds
 from agelens.data.matching import match_manifest
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
-from agelens.evaluation.band_measures import require_ages
+from agelens.evaluation.band_measures import band_measures, labels_are_bands
 from agelens.evaluation.cost import Cost, measure_latency, stored_weights
 from agelens.evaluation.evaluate import Evaluation, evaluate
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
@@ -65,7 +67,7 @@ class SystemResult:
         metrics: On the images that all systems answered. Of a system of several seeds: the means over them,
             of the metrics that are means over images.
         cost: None for a table of predictions.
-        mae_by_seed: MAE of each seed, where there are several.
+        error_by_seed: The comparison's ``error`` of each seed, where there are several.
     """
 
     name: str
@@ -78,7 +80,7 @@ class SystemResult:
     unknown: tuple[str, ...]
     metrics: dict[str, BootstrapInterval]
     cost: Cost | None
-    mae_by_seed: tuple[float, ...] = ()
+    error_by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class PairedDifference:
     """Metric of system a minus that of system b on the same images.
 
     Attributes:
-        metric: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)``, or ``CRPS`` where all give distributions.
+        metric: ``MAE``, ``CA(3)``, ``CA(5)``, ``CA(7)``, or ``CRPS`` where all give distributions. Of bands:
+            ``band distance``, and where all give distributions ``band accuracy`` and ``NLL``, else ``band
+            accuracy(estimate)``.
         a, b: The systems.
         paired: Difference, interval, p-value.
         people: Number of people; that of the images where the manifest names no subjects.
@@ -111,15 +115,16 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class GroupVerdict:
-    """The best system of a group, by MAE.
+    """The best system of a group, by the comparison's ``error``.
 
     Attributes:
         grouping: ``age_band`` or a column of the manifest.
         group: ``18-29``, ``female`` …
         count: Number of images.
         people: Number of people; that of the images where the manifest names no subjects.
-        mae: MAE of each system; empty where there are fewer people than ``SMALL_GROUP``, as all that follows.
-        lowest: The system with the smallest MAE, whether or not the difference is shown.
+        errors: Error of each system; empty where there are fewer people than ``SMALL_GROUP``, as all that
+            follows.
+        lowest: The system with the smallest error, whether or not the difference is shown.
         winner: ``lowest``, if its paired interval against every other system excludes zero.
         against: Difference of ``lowest`` to each other system.
     """
@@ -128,7 +133,7 @@ class GroupVerdict:
     group: str
     count: int
     people: int
-    mae: dict[str, float]
+    errors: dict[str, float]
     lowest: str | None
     winner: str | None
     against: dict[str, PairedComparison]
@@ -136,7 +141,7 @@ class GroupVerdict:
     @property
     def verdict(self) -> str:
         """``too few``, the winner, or ``no difference shown``."""
-        return (self.winner or NOT_SHOWN) if self.mae else TOO_FEW
+        return (self.winner or NOT_SHOWN) if self.errors else TOO_FEW
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ class Comparison:
         left_out: Images that some system answered and another did not.
         absent: Groupings asked for that the manifest has no values of.
         facts: Manifest, split, split digest, labels, software, bootstrap: for the report's stamp.
+        error: The metric by which systems are ranked: ``MAE``, or ``band distance`` where the labels are
+            bands.
     """
 
     systems: tuple[SystemResult, ...]
@@ -164,6 +171,7 @@ class Comparison:
     left_out: int
     absent: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    error: str = "MAE"
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as JSON values; what is not a number, or a rate of too few people, becomes None."""
@@ -217,8 +225,8 @@ def compare(
     Returns:
         The comparison.
     Raises:
-        InputError: Fewer than two systems, a name twice, no such grouping or split, or no image that all
-            systems answered.
+        InputError: Fewer than two systems, a name twice, no such grouping or split, no image that all
+            systems answered, or labels that are partly ages and partly bands.
         PredictionsError: A path occurs on one side only and ``allow_missing`` is false, or none matches.
     """
     names = [system.name for system in systems]
@@ -234,7 +242,7 @@ def compare(
     if not common:
         raise InputError("there is no image that all systems gave an age for")
     labels = manifest.iloc[common]
-    require_ages(labels, "a comparison")
+    banded = labels_are_bands(labels)
     evaluations = [
         evaluate(
             training.predictions,
@@ -250,7 +258,8 @@ def compare(
         )
         for training in trained
     ]
-    by_seed = _scores(evaluations)
+    by_seed = _band_scores(evaluations) if banded else _scores(evaluations)
+    error = next(iter(by_seed))
     members = np.split(np.arange(len(trained)), ends[:-1])
     scores = {
         metric: np.column_stack([values[:, rows].mean(axis=1) for rows in members])
@@ -275,7 +284,7 @@ def compare(
                 unknown=_union(matches[row].unknown for row in rows),
                 metrics=intervals[number] if several[number] else evaluations[rows[0]].overall,
                 cost=costs.get(system.name),
-                mae_by_seed=tuple(by_seed["MAE"][:, rows].mean(axis=0).tolist()) if several[number] else (),
+                error_by_seed=tuple(by_seed[error][:, rows].mean(axis=0).tolist()) if several[number] else (),
             )
             for number, (system, rows) in enumerate(zip(systems, members, strict=True))
         ),
@@ -294,11 +303,12 @@ def compare(
             "bootstrap": f"{replicates} replicates, {level:.0%} intervals, seed {seed}, paired",
             "software": f"agelens {__version__}",
         },
+        error=error,
     )
 
 
 def _scores(evaluations: Sequence[Evaluation]) -> dict[str, FloatArray]:
-    """Per-image scores (N, S) whose means are the metrics."""
+    """Per-image scores (N, S) whose means are the metrics; the error is the first."""
     ages = evaluations[0].ages
     errors = np.column_stack([np.abs(evaluation.estimates - ages) for evaluation in evaluations])
     scores = {"MAE": errors} | {f"CA({n})": 100.0 * (errors < n) for n in (3, 5, 7)}
@@ -311,6 +321,24 @@ def _scores(evaluations: Sequence[Evaluation]) -> dict[str, FloatArray]:
     return scores | {"CRPS": np.column_stack(columns)}
 
 
+def _band_scores(evaluations: Sequence[Evaluation]) -> dict[str, FloatArray]:
+    """The same where the labels are bands."""
+    labels = evaluations[0].labels
+    bands = np.unique(label_bounds(labels), axis=0)
+    measured = []
+    for evaluation in evaluations:
+        said, bins = evaluation.distribution, evaluation.predictions.bins
+        measures = band_measures(evaluation.estimates, labels, said, bins, None, bands)
+        measured.append({measure.name: measure.columns[:, 0] for measure in measures})
+    spread = all(evaluation.distribution is not None for evaluation in evaluations)
+    hits = "band accuracy" if spread else "band accuracy(estimate)"
+    scores = {
+        name: np.column_stack([values[name] for values in measured]).astype(np.float64)
+        for name in ("band distance", hits, *(["NLL"] if spread else []))
+    }
+    return scores | {hits: 100.0 * scores[hits]}
+
+
 def _paired(
     names: Sequence[str],
     scores: Mapping[str, FloatArray],
@@ -320,16 +348,16 @@ def _paired(
     level: float,
     seed: int,
 ) -> tuple[list[PairedDifference], list[GroupVerdict], list[dict[str, BootstrapInterval]]]:
-    """Compare all pairs on all images, and in each group by MAE, from one set of draws of people.
+    """Compare all pairs on all images, and in each group by the first score, from one set of draws of people.
 
     Third is the interval of each system's mean scores.
     """
-    errors, systems = scores["MAE"], len(names)
+    errors, systems = next(iter(scores.values())), len(names)
     partitions = [
         Partition(np.zeros(len(errors), dtype=np.int64), 1),
         *(Partition(grouping.codes, len(grouping.groups), tuple(range(systems))) for grouping in groupings),
     ]
-    columns = np.concatenate(list(scores.values()), axis=1)  # MAE first
+    columns = np.concatenate(list(scores.values()), axis=1)  # the error first
     drawn = metrics.bootstrap_group_means(columns, partitions, replicates, seed, persons)
     differences = []
     intervals: list[dict[str, BootstrapInterval]] = [{} for _ in names]
@@ -353,9 +381,11 @@ def _paired(
                 few = GroupVerdict(grouping.name, name, int(members.sum()), number, {}, None, None, {})
                 verdicts.append(few)
                 continue
-            mae = errors[members].mean(axis=0)
-            compared = _pairs(names, mae, means[:, position], level)
-            verdicts.append(_verdict(grouping.name, name, int(members.sum()), number, names, mae, compared))
+            average = errors[members].mean(axis=0)
+            compared = _pairs(names, average, means[:, position], level)
+            verdicts.append(
+                _verdict(grouping.name, name, int(members.sum()), number, names, average, compared)
+            )
     return differences, verdicts, intervals
 
 
@@ -380,10 +410,10 @@ def _verdict(
     count: int,
     number: int,
     names: Sequence[str],
-    mae: FloatArray,
+    errors: FloatArray,
     compared: Mapping[tuple[str, str], PairedComparison],
 ) -> GroupVerdict:
-    means = dict(zip(names, mae.tolist(), strict=True))
+    means = dict(zip(names, errors.tolist(), strict=True))
     lowest = min(means, key=lambda system: means[system])
     against = {}
     for (a, b), paired in compared.items():

@@ -78,7 +78,10 @@ def _system_blocks(comparison: Comparison) -> list[Text | Table]:
     blocks.append(
         _table(
             "Accuracy",
-            [_only(row, ("system", "kind", "MAE by seed", *SHOWN, "not answered")) for row in rows],
+            [
+                _only(row, ("system", "kind", f"{comparison.error} by seed", *SHOWN, "not answered"))
+                for row in rows
+            ],
             names=2,
             note="[bootstrap interval] on the images that every system answered. Quoted rows are figures "
             "that others printed, under the protocol named below, not measured on these images; they enter "
@@ -135,12 +138,12 @@ def _group_blocks(comparison: Comparison) -> list[Text | Table]:
             f"groups of fewer than {SMALL_GROUP} people are too few to tell. With many groups a few such "
             "intervals exclude zero by chance."
         ),
-        _table("MAE by group", group_rows(comparison), names=2),
+        _table(f"{comparison.error} by group", group_rows(comparison), names=2),
     ]
 
 
 def pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
-    """Draw MAE against each cost that was measured, with the systems that no other one beats on both."""
+    """Draw the error against each measured cost, with the systems that no other one beats on both."""
     costs: dict[str, tuple[str, dict[str, float], dict[str, float]]] = {
         "latency": ("processor time on one thread [ms]", {}, {}),
         "size": ("size of the file [MB]", {}, {}),
@@ -154,13 +157,14 @@ def pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
         costs["size"][1][system.name] = system.cost.size / 1e6
         if system.cost.weights is not None:
             costs["weights"][1][system.name] = system.cost.weights / 1e6
-    mae = {system.name: system.metrics["MAE"] for system in comparison.systems}
-    quoted_mae: dict[str, float] = {}
+    error = comparison.error
+    errors = {system.name: system.metrics[error] for system in comparison.systems}
+    quoted_errors: dict[str, float] = {}
     for row in comparison.quoted:
-        if "MAE" not in row.metrics:
+        if error not in row.metrics:
             continue
         label = f"{row.name} ({row.source})"
-        quoted_mae[label] = float(row.metrics["MAE"].split(" ")[0])
+        quoted_errors[label] = float(row.metrics[error].split(" ")[0])
         if row.size is not None:
             costs["size"][2][label] = row.size / 1e6
         if row.parameters is not None:
@@ -168,8 +172,8 @@ def pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
     return tuple(
         drawing(
             f"pareto-{name}",
-            _pareto_figure(label, measured, mae, quoted, quoted_mae),
-            f"MAE against {label}: lower left is better. Filled: measured here, with the interval of its MAE;"
+            _pareto_figure(label, error, measured, errors, quoted, quoted_errors),
+            f"{error} against {label}: lower left is better. Filled: measured here, with its interval;"
             " the line joins the systems that no other one beats on both."
             + (" Hollow: quoted, under its own protocol." if quoted else ""),
         )
@@ -180,29 +184,36 @@ def pareto_plots(comparison: Comparison) -> tuple[Drawing, ...]:
 
 def _pareto_figure(
     label: str,
+    error: str,
     measured: Mapping[str, float],
-    mae: Mapping[str, BootstrapInterval],
+    errors: Mapping[str, BootstrapInterval],
     quoted: Mapping[str, float],
-    quoted_mae: Mapping[str, float],
+    quoted_errors: Mapping[str, float],
 ) -> Figure:
     with plot_style():
         listed = len(measured) + len(quoted)  # the legend below, a line each, must leave room for the axes
         figure = Figure(figsize=(7, 3 + 0.17 * listed), layout="constrained")
         axes = figure.add_subplot()
-        front = pareto_front({name: (cost, mae[name].value) for name, cost in measured.items()})
-        axes.plot([measured[name] for name in front], [mae[name].value for name in front], "--", color="0.6")
+        front = pareto_front({name: (cost, errors[name].value) for name, cost in measured.items()})
+        axes.plot(
+            [measured[name] for name in front], [errors[name].value for name in front], "--", color="0.6"
+        )
         for name, cost in measured.items():
-            value = mae[name]
+            value = errors[name]
             reach = [[value.value - value.low], [value.high - value.value]]
             axes.errorbar(cost, value.value, yerr=reach, fmt="o", capsize=3, label=name)
         for number, (name, cost) in enumerate(quoted.items(), start=1):
-            axes.plot(cost, quoted_mae[name], "o", mfc="none", color="0.35", label=f"{number}: {name}")
+            axes.plot(cost, quoted_errors[name], "o", mfc="none", color="0.35", label=f"{number}: {name}")
             axes.annotate(
-                str(number), (cost, quoted_mae[name]), xytext=(4, 4), textcoords="offset points", fontsize=7
+                str(number),
+                (cost, quoted_errors[name]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
             )
         axes.set_xscale("log")
         axes.set_xlabel(label)
-        axes.set_ylabel("MAE [years]")
+        axes.set_ylabel(f"{error} [years]")
         figure.legend(loc="outside lower left", fontsize=7)
     return figure
 

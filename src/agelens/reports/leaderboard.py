@@ -36,9 +36,9 @@ def leaderboard_rows(table: Leaderboard) -> list[dict[str, str]]:
     rows = [
         {
             "system": row.result.name,
-            "seeds": str(max(len(row.result.mae_by_seed), 1)),
+            "seeds": str(max(len(row.result.error_by_seed), 1)),
             "MAE": _interval(row.result.metrics["MAE"]),
-            "MAE by seed": ", ".join(f"{mae:.2f}" for mae in row.result.mae_by_seed),
+            "MAE by seed": ", ".join(f"{mae:.2f}" for mae in row.result.error_by_seed),
             **{name: TOO_FEW if few else _interval(row.result.metrics[name], 1) for name in _RATES},
             **{name: _mean(row, name, few) for name in names},
             "difference of MAE": _difference(row),

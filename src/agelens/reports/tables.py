@@ -26,8 +26,14 @@ BRIEF = (
 QUOTED = "quoted"
 """The kind of a row that others printed."""
 
-SHOWN = ("MAE", "RMSE", "bias", "CA(3)", "CA(5)", "CA(7)", "AAR", "CRPS", "NLL", "coverage(90%)", "ε-error")
+SHOWN = (
+    *("MAE", "RMSE", "bias", "CA(3)", "CA(5)", "CA(7)", "AAR", "CRPS"),
+    *("band distance", "band bias", "band accuracy", "band accuracy(estimate)"),
+    *("NLL", "coverage(90%)", "ε-error"),
+)
 """The metrics of a comparison's table, where there are any."""
+
+_HITS = ("CA", "band accuracy")  # metrics of which more is better
 
 
 def evaluation_rows(evaluation: Evaluation, names: Sequence[str] | None = None) -> list[dict[str, str]]:
@@ -67,12 +73,13 @@ def system_rows(comparison: Comparison, shown: Sequence[str] = SHOWN) -> list[di
         shown: Metrics to show, where there are any.
     """
     names = [name for name in shown if any(name in system.metrics for system in comparison.systems)]
-    repeated = any(system.mae_by_seed for system in comparison.systems)
+    by_seed = f"{comparison.error} by seed"
+    repeated = any(system.error_by_seed for system in comparison.systems)
     rows = [
         {
             "system": system.name,
             "kind": system.kind,
-            **({"MAE by seed": _by_seed(system)} if repeated else {}),
+            **({by_seed: _by_seed(system)} if repeated else {}),
             **{
                 name: TOO_FEW
                 if is_rate(name) and comparison.people < SMALL_GROUP
@@ -94,7 +101,7 @@ def system_rows(comparison: Comparison, shown: Sequence[str] = SHOWN) -> list[di
             {
                 "system": quoted.name,
                 "kind": QUOTED,
-                **({"MAE by seed": ""} if repeated else {}),
+                **({by_seed: ""} if repeated else {}),
                 **{name: quoted.metrics.get(name, "") for name in names},
                 "latency [ms]": "",
                 "processor [ms]": "",
@@ -112,7 +119,7 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
     """Lay out the paired differences as text."""
     rows = []
     for row in comparison.differences:
-        digits = 2 if row.metric.startswith("CA") else 3
+        digits = 2 if row.metric.startswith(_HITS) else 3
         paired = row.paired
         rows.append(
             {
@@ -132,7 +139,7 @@ def difference_rows(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def group_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """Lay out the groups as text: MAE of each system and the best one."""
+    """Lay out the groups as text: the error of each system and the best one."""
     return [
         {
             "grouping": verdict.grouping,
@@ -140,24 +147,28 @@ def group_rows(comparison: Comparison) -> list[dict[str, str]]:
             "images": str(verdict.count),
             "people": str(verdict.people),
             **{
-                f"MAE of {system.name}": f"{verdict.mae[system.name]:.2f}" if verdict.mae else TOO_FEW
+                f"{comparison.error} of {system.name}": f"{verdict.errors[system.name]:.2f}"
+                if verdict.errors
+                else TOO_FEW
                 for system in comparison.systems
             },
-            "best by MAE": verdict.verdict,
+            f"best by {comparison.error}": verdict.verdict,
         }
         for verdict in comparison.groups
     ]
 
 
 def _better(row: PairedDifference) -> str:
-    smaller_is_better = not row.metric.startswith("CA")
+    smaller_is_better = not row.metric.startswith(_HITS)
     return f"{row.a if (row.paired.difference < 0) == smaller_is_better else row.b} is better"
 
 
 def _by_seed(system: SystemResult) -> str:
     """``5.95, 5.96, 5.96 (sd 0.004)``; empty for a single training."""
-    maes = system.mae_by_seed
-    return f"{', '.join(f'{mae:.2f}' for mae in maes)} (sd {np.std(maes, ddof=1):.3f})" if maes else ""
+    errors = system.error_by_seed
+    return (
+        f"{', '.join(f'{error:.2f}' for error in errors)} (sd {np.std(errors, ddof=1):.3f})" if errors else ""
+    )
 
 
 def _two_digits(interval: BootstrapInterval | None) -> str:

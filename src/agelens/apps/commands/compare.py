@@ -24,7 +24,7 @@ def compare(
             "NAME=SYSTEM names one; one NAME of several is one system trained from several seeds."
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Manifest with the true ages.")],
+    data: Annotated[Path, typer.Option(help="Manifest with the true ages, or age bands.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     by: Annotated[
         list[str] | None,
@@ -112,7 +112,7 @@ def compare(
     if comparison.absent:
         typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
     for table in (
-        system_rows(comparison, ("MAE", "CA(5)", "CRPS")),
+        system_rows(comparison, ("MAE", "CA(5)", "CRPS", "band distance", "band accuracy")),
         difference_rows(comparison),
         group_rows(comparison),
     ):
