@@ -92,6 +92,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "prepare": _PREPARE,
     "prepare-workers": (*_PREPARE, "--workers", "2"),
     "lrn": ("train", "lrn-utkface", *_TRAIN, *_set(*_SHORT, "method.settings.generations=2")),
+    "lae-adjusted": ("train", "lae-utkface", *_TRAIN, "--finish", "logit-adjusted", *_set(*_SHORT)),
     "lae-balanced": ("train", "lae-utkface", *_TRAIN, "--finish", "balanced", *_set(*_SHORT, *_BALANCED)),
     "identity": ("train", "identity-lfw", *_TRAIN, *_set(*_SHORT)),
     "ordinal-dark": ("train", "ordinal-dark-utkface", *_TRAIN, *_set(*_DISTILLED)),

@@ -28,6 +28,7 @@ from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.losses import expectation_error, gaussian_labels, label_divergence, squared_excess
+from agelens.methods.finishing import network_to_finish, stage_to_finish
 from agelens.metrics import AAR_GROUPS
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.training.recipe import Recipe, TrainSettings, validated
@@ -165,19 +166,9 @@ class BalancedStage(Stage):
         Raises:
             InputError: No earlier stage has an age network with the head ``ldl``, or its head is another one.
         """
-        maes = {}
-        for name in self.earlier:
-            estimates = finished.validation(name).get("estimates", {})
-            if "ldl" in estimates:
-                maes[name] = float(estimates["ldl"]["MAE"])
-        if not maes:
-            raise InputError("the balanced stage finishes a network with the head 'ldl', and there is none")
-        self.source = min(maes, key=lambda name: maes[name])
-        self.mae = maes[self.source] if self.settings.constant is None else self.settings.constant
-        self.trunk = finished(self.source).eval().requires_grad_(False)
-        if not isinstance(self.trunk.head, AgeHead):
-            kind = type(self.trunk.head).__name__
-            raise InputError(f"the balanced stage finishes an FC layer over the ages, not a {kind}")
+        self.source, mae = stage_to_finish(finished, self.earlier)
+        self.mae = mae if self.settings.constant is None else self.settings.constant
+        self.trunk, _ = network_to_finish(finished, self.source)
         said = finished.arrays(self.source)
         judged = judge_ages(CropOutputs(None, None, said["age"], None), said["ages"])
         self.before = judged.table["estimates"]["age"]

@@ -13,6 +13,7 @@ from agelens.methods.baseline import Baseline
 from agelens.methods.fixed_features import FixedFeatures
 from agelens.methods.identity import IdentityPretraining
 from agelens.methods.lae import LongTailed
+from agelens.methods.logit_adjusted import LogitAdjustedStage
 from agelens.methods.lrn import LabelRefinery
 from agelens.methods.ordinal_dark import OrdinalDark
 from agelens.plugins import resolve
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
 
 FINISHERS: dict[str, Callable[[Sequence[Stage], Recipe, AgeBins], Stage]] = {
     "balanced": BalancedStage.after,
+    "logit-adjusted": LogitAdjustedStage.after,
 }
 """Stages that follow any method's own, by the name of ``finish`` in a recipe; the stage has that name."""
 

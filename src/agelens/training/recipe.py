@@ -333,7 +333,8 @@ class Recipe(_Settings):
 
         Args:
             source: Name or path.
-            overrides: ``key=value`` with dotted keys, e.g. ``train.epochs=3``; values are TOML.
+            overrides: ``key=value`` with dotted keys, e.g. ``train.epochs=3``; values are TOML. Another
+                ``finish.name`` leaves the settings of the recipe's own finisher out.
         Returns:
             The validated recipe, its tricks resolved.
         Raises:
@@ -344,6 +345,10 @@ class Recipe(_Settings):
         for override in choices:
             _override(table, override)
         _switch_on(table, source)
+        own = table.get("finish")
+        names = [override.partition("=")[2] for override in overrides if override.startswith("finish.name=")]
+        if names and isinstance(own, dict) and own.get("name") != names[-1].strip("\"'"):
+            own.pop("settings", None)
         for override in overrides:
             if override not in choices:
                 _override(table, override)

@@ -31,7 +31,10 @@ def train(
     ] = None,
     finish: Annotated[
         str | None,
-        typer.Option(help="Stage after the method's own: balanced; with --resume also on a finished run."),
+        typer.Option(
+            help="Stage after the method's own: balanced or logit-adjusted; with --resume also on a finished "
+            "run."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: train.epochs=3. May be repeated.")
