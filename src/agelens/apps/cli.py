@@ -11,6 +11,7 @@ from agelens.apps.commands import (
     compare,
     compress,
     data,
+    ensemble,
     evaluate,
     explain,
     leaderboard,
@@ -25,7 +26,7 @@ from agelens.apps.commands import (
 __all__ = ["COMMANDS", "ORDER", "app", "main"]
 
 COMMANDS = (
-    *(calibrate, compare, compress, data, evaluate, explain, leaderboard),
+    *(calibrate, compare, compress, data, ensemble, evaluate, explain, leaderboard),
     *(predict, robustness, serve, sweep, train, video),
 )
 """The modules of the commands: importing one registers its commands."""
@@ -33,7 +34,7 @@ COMMANDS = (
 ORDER = (
     *("predict", "video", "serve", "models"),
     *("datasets", "audit", "prepare", "protocols", "split"),
-    *("train", "generations", "export", "calibrate", "quantise"),
+    *("train", "generations", "export", "calibrate", "quantise", "ensemble"),
     *("evaluate", "compare", "robustness", "published", "explain", "gallery", "video-report"),
     *("sweep", "leaderboard", "ladder", "tradeoff", "verify"),
 )

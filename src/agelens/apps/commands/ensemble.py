@@ -1,0 +1,37 @@
+"""agelens ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agelens.apps.command import command
+
+__all__ = ["ensemble"]
+
+
+@command("nothing was written", extra="train")
+def ensemble(
+    models: Annotated[
+        list[str], typer.Argument(help="Two or more model files (.onnx), or names of shipped models.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Manifest of aligned crops that no model was trained on, to calibrate on.")
+    ],
+    out: Annotated[Path, typer.Option(help="Model file to write (.onnx).")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
+    split: Annotated[str, typer.Option(help="Rows to calibrate on; all for every row.")] = "val",
+) -> None:
+    """Write one model file that answers with the mean of several.
+
+    Networks that err differently err less together; the file takes the time of all. It permits what all of
+    them permit.
+    """
+    from agelens.export.ensemble import ensemble as ensemble_models
+
+    card = ensemble_models(models, data, out, name=name, split=split)
+    typer.echo(f"wrote {out}: {card.decoding['age']}")
+    if use := card.licence.get("use"):
+        typer.echo(f"terms: {use}")

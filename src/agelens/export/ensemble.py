@@ -1,0 +1,200 @@
+"""One model file that averages several: the mean of their ages and of their distributions.
+
+Networks that err differently (another backbone, another start) err less on average than each alone; the file
+takes the time and the room of all. It is calibrated anew, since the mean of calibrated distributions is
+broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, is in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.compose import add_prefix
+
+from agelens.calibration import Calibration
+from agelens.data.crop_set import CropSet, load_crops
+from agelens.data.geometry import require_geometry
+from agelens.data.manifest import read_manifest
+from agelens.data.splits import required_rows
+from agelens.errors import InputError, ModelFileError
+from agelens.export.onnx_graph import weights_digest
+from agelens.faces.alignment import CropGeometry
+from agelens.faces.crops import resize_aligned
+from agelens.files import refuse_to_overwrite, write_atomically
+from agelens.inference.shipped_models import model_path, open_model
+from agelens.model_file import ModelCard
+from agelens.terms import PERMISSIONS, read_terms, strictest
+
+__all__ = ["ensemble"]
+
+_BATCH = 32
+_LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
+
+
+def ensemble(
+    models: Sequence[str | Path],
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    split: str = "val",
+) -> ModelCard:
+    """Write a model file that answers with the mean of several.
+
+    Args:
+        models: Two or more model files, or names of shipped models, with the same age bins and crops.
+        manifest: Aligned crops in their geometry, that none was trained on, for the calibration.
+        out: The file to write.
+        name: Of the model; None: that of the file.
+        split: Rows to calibrate on; ``all`` for all.
+    Returns:
+        The card that is in the file. It permits what all of the models permit.
+    Raises:
+        ModelFileError: Not a model file of ours, or one of another operator set than the first.
+        InputError: Fewer than two models, one twice, or other age bins or crops than the first's.
+        SplitError: The manifest has no such rows.
+        OutputError: The file cannot be written, or is one of those to be read.
+    """
+    if len(models) < 2:
+        raise InputError(f"an ensemble needs two models or more, not {len(models)}")
+    refuse_to_overwrite(out, [*map(model_path, models), manifest])
+    opened = [open_model(model) for model in models]
+    cards = [card for _, card in opened]
+    _check_alike(models, cards)
+    geometry = CropGeometry.from_dict(cards[0].geometry)
+    rows = read_manifest(manifest)
+    require_geometry(rows, geometry)
+    crops = load_crops(required_rows(rows, split, manifest), cache=False)
+    mixture = _mixture([session for session, _ in opened], crops, geometry.size)
+    bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
+    calibration = Calibration.fit(
+        np.log(np.maximum(mixture, _LEAST)), crops.ages.astype(np.float64), cards[0].age_bins, bounds=bounds
+    )
+    graph = _merged(models, calibration.temperature)
+    members = [{"name": card.name, "digest": card.digest, "provenance": card.provenance} for card in cards]
+    card = ModelCard(
+        name=name or Path(out).stem,
+        age_bins=cards[0].age_bins,
+        tau=1.0,
+        calibration=calibration,
+        geometry=cards[0].geometry,
+        normalisation={card.name: card.normalisation for card in cards},
+        decoding={
+            "age": f"mean of {' and '.join(card.name for card in cards)}",
+            "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
+        },
+        licence=_licence(cards),
+        provenance={"members": members, "calibrated": {"split": split, "images": len(crops)}},
+        digest=weights_digest(graph),
+    )
+    helper.set_model_props(graph, card.to_metadata())
+    content = graph.SerializeToString()
+    _check_mean(content, [session for session, _ in opened], geometry.size, out)
+    with write_atomically(out) as temporary:
+        temporary.write_bytes(content)
+    return card
+
+
+def _check_alike(models: Sequence[str | Path], cards: Sequence[ModelCard]) -> None:
+    digests = [card.digest for card in cards]
+    for index, (model, card) in enumerate(zip(models, cards, strict=True)):
+        if card.digest in digests[:index]:
+            raise InputError(f"{model}: is given twice")
+        for what, own, first in (
+            ("age bins", str(card.age_bins), str(cards[0].age_bins)),
+            ("a crop", card.geometry, cards[0].geometry),
+        ):
+            if own != first:
+                raise InputError(f"{model}: has {what} of {_shown(own)}, and {models[0]} of {_shown(first)}")
+
+
+def _shown(value: str | dict[str, Any]) -> str:
+    return value if isinstance(value, str) else f"{value['size']} px in the geometry {value['name']!r}"
+
+
+def _mixture(
+    sessions: Sequence[onnxruntime.InferenceSession], crops: CropSet, size: int
+) -> NDArray[np.float64]:
+    """Mean distribution (N, K) of the networks on N crops."""
+    parts = []
+    for start in range(0, len(crops), _BATCH):
+        images = np.stack([resize_aligned(crop, size) for crop in crops.crops(slice(start, start + _BATCH))])
+        said = [session.run(["distribution"], {"images": images})[0] for session in sessions]
+        parts.append(np.mean(said, axis=0, dtype=np.float64))
+    return np.concatenate(parts)
+
+
+def _merged(models: Sequence[str | Path], temperature: float) -> onnx.ModelProto:
+    """One graph of all: the members side by side, then their means."""
+    loaded = [onnx.load(model_path(model)) for model in models]
+    graph = onnx.GraphProto(name="ensemble")
+    graph.input.add().CopyFrom(loaded[0].graph.input[0])
+    graph.output.extend(loaded[0].graph.output)
+    for index, (model, member) in enumerate(zip(models, loaded, strict=True)):
+        if member.opset_import != loaded[0].opset_import:
+            raise ModelFileError(model, f"has another operator set than {models[0]}: export it anew")
+        placed = add_prefix(member, f"{index}/").graph
+        for node in placed.node:
+            node.input[:] = ["images" if name == f"{index}/images" else name for name in node.input]
+        graph.node.extend(placed.node)
+        graph.initializer.extend(placed.initializer)
+    ages, said = ([f"{i}/{name}" for i in range(len(models))] for name in ("age", "distribution"))
+    for constant, value in (("least", _LEAST), ("temperature", temperature)):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), constant))
+    graph.node.extend(
+        [
+            helper.make_node("Mean", ages, ["age"]),
+            helper.make_node("Mean", said, ["mean"]),
+            helper.make_node("Max", ["mean", "least"], ["positive"]),
+            helper.make_node("Log", ["positive"], ["log"]),
+            helper.make_node("Div", ["log", "temperature"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["distribution"], axis=1),
+        ]
+    )
+    made = helper.make_model(graph, opset_imports=loaded[0].opset_import)
+    made.ir_version = loaded[0].ir_version
+    made.producer_name = loaded[0].producer_name
+    return made
+
+
+def _check_mean(
+    content: bytes, sessions: Sequence[onnxruntime.InferenceSession], size: int, out: str | Path
+) -> None:
+    """Run the file on noise, as an export is, against the members."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise ModelFileError(out, f"onnxruntime cannot load the ensemble: {error}") from error
+    crops = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    (ages,) = session.run(["age"], {"images": crops})
+    expected = np.mean([each.run(["age"], {"images": crops})[0] for each in sessions], axis=0)
+    worst = float(np.abs(ages - expected).max())
+    if not worst <= 1e-3:
+        raise ModelFileError(out, f"the ensemble differs from the mean of its models by {worst:.3g} years")
+
+
+def _licence(cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """The strictest terms of the members, the texts of all."""
+    licences = [card.licence for card in cards]
+    terms = [read_terms({"permits": each.get("permits"), "text": each.get("data")}) for each in licences]
+    permits = strictest(part.permits for part in terms)
+    own = PERMISSIONS[permits]
+    caveats = [
+        str(licence.get("use", "")).removeprefix(PERMISSIONS[part.permits]).removeprefix("; ")
+        for licence, part in zip(licences, terms, strict=True)
+    ]
+    return {
+        "code": licences[0].get("code", "Apache-2.0"),
+        "data": "; ".join(dict.fromkeys(part.text for part in terms)),
+        "permits": permits,
+        "use": "; ".join((own, *(text for text in dict.fromkeys(caveats) if text not in own))),
+    }

@@ -1,0 +1,125 @@
+"""One file that averages several: their mean, its calibration and terms, and what cannot be averaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from agelens.apps.cli import app
+from agelens.errors import InputError, ModelFileError, OutputError, SplitError
+from agelens.export.ensemble import ensemble
+from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.inference.estimator import AgeEstimator
+from agelens.label_distribution import AgeBins
+from agelens.model_file import open_model_file
+
+SIDE = 16
+BINS = AgeBins(0, 100)
+ModelMaker = Callable[..., Path]
+
+
+def older(model: Path, factor: float, digest: str, **metadata: str) -> Path:
+    """The small model with ages ``factor`` times as high."""
+    content = onnx.load(model)
+    (years,) = [tensor for tensor in content.graph.initializer if tensor.name == "years"]
+    value = onnx.numpy_helper.to_array(years) * factor
+    years.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, np.float32), "years"))
+    told = {entry.key: entry.value for entry in content.metadata_props}
+    told |= {"agelens.digest": digest * 64} | {f"agelens.{key}": text for key, text in metadata.items()}
+    del content.metadata_props[:]
+    onnx.helper.set_model_props(content, told)
+    path = model.with_name(f"older-{digest}.onnx")
+    onnx.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(make_model: ModelMaker) -> tuple[Path, Path]:
+    open_terms = json.dumps({"code": "Apache-2.0", "data": "ours", "permits": "any", "use": "any use"})
+    research = {
+        "code": "Apache-2.0",
+        "data": "theirs",
+        "permits": "research",
+        "use": "non-commercial research only; not for decisions",
+    }
+    first = make_model(size=SIDE, name="plain", licence=open_terms)
+    return first, older(make_model(size=SIDE), 1.4, "a", name="older", licence=json.dumps(research))
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey crops whose age is about 1.2 times their brightness, so that the mean of both is right."""
+    place, random = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
+    (place / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(SIDE).to_dict()), "utf-8")
+    lines = ["path,age,split"]
+    for number in range(120):
+        level = random.uniform(50, 160)
+        Image.fromarray(np.full((SIDE, SIDE, 3), level, np.uint8)).save(place / f"{number}.png")
+        age = round(float(np.clip(random.normal(1.2 * level / 2.55, 3.0), 0, 100)))
+        lines.append(f"{number}.png,{age},{'val' if number % 2 else 'test'}")
+    (place / "manifest.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    return place / "manifest.csv"
+
+
+def answers(model: Path, crops: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    session, _ = open_model_file(model)
+    images = np.stack([np.asarray(Image.open(crops.with_name(f"{number}.png"))) for number in range(20)])
+    ages, mass = session.run(["age", "distribution"], {"images": images})
+    return ages.astype(np.float64), mass.astype(np.float64)
+
+
+def test_it_answers_with_the_mean_of_its_models(pair: tuple[Path, Path], crops: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.onnx"
+    told = CliRunner().invoke(app, ["ensemble", *map(str, pair), "--data", str(crops), "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    assert "mean of plain and older" in told.output
+    assert "terms: non-commercial research only; not for decisions" in told.output
+    members, (ages, mass) = [answers(model, crops) for model in pair], answers(out, crops)
+    assert ages == pytest.approx(np.mean([said for said, _ in members], axis=0), abs=1e-4)
+    _, card = open_model_file(out)
+    assert card.calibration is not None
+    powered = np.mean([said for _, said in members], axis=0) ** (1 / card.calibration.temperature)
+    assert mass == pytest.approx(powered / powered.sum(axis=1, keepdims=True), abs=1e-5)
+    assert (card.name, card.licence["permits"]) == ("both", "research")
+    assert card.licence["data"] == "ours; theirs"
+    assert [member["name"] for member in card.provenance["members"]] == ["plain", "older"]
+    assert card.calibration.samples == 60
+    (face,) = AgeEstimator(out).estimate(crops.with_name("0.png"), aligned=True)
+    assert face.age == pytest.approx(ages[0], abs=1e-3)
+    low, high = face.interval(0.9)
+    assert low < face.age < high
+
+
+def test_what_cannot_be_averaged_is_told(
+    pair: tuple[Path, Path], make_model: ModelMaker, crops: Path, tmp_path: Path
+) -> None:
+    first, second = pair
+    out = tmp_path / "none.onnx"
+    larger = older(make_model(size=24), 1.1, "b")
+    fewer = older(make_model(size=SIDE), 1.1, "c", age_bins="1-101")
+    for models, told in (
+        ([first], "two models or more, not 1"),
+        ([first, second, first], "is given twice"),
+        ([first, larger], "a crop of 24 px in the geometry 'agelens-v1', and .* of 16 px"),
+        ([first, fewer], "age bins of 1-101, and .* of 0-100"),
+    ):
+        with pytest.raises(InputError, match=told):
+            ensemble(models, crops, out)
+    content = onnx.load(second)
+    content.opset_import[0].version = 19
+    onnx.save(content, tmp_path / "newer.onnx")
+    with pytest.raises(ModelFileError, match="another operator set"):
+        ensemble([first, tmp_path / "newer.onnx"], crops, out)
+    with pytest.raises(SplitError, match="train"):
+        ensemble(pair, crops, out, split="train")
+    with pytest.raises(OutputError):
+        ensemble(pair, crops, second)
+    assert not out.exists()
