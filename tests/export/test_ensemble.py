@@ -18,6 +18,7 @@ from agelens.errors import InputError, ModelFileError, OutputError, SplitError
 from agelens.export.ensemble import ensemble
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.inference.estimator import AgeEstimator
+from agelens.inference.shipped_models import model_path
 from agelens.label_distribution import AgeBins
 from agelens.model_file import open_model_file
 
@@ -98,6 +99,29 @@ def test_it_answers_with_the_mean_of_its_models(pair: tuple[Path, Path], crops: 
     assert low < face.age < high
 
 
+def test_a_model_and_its_mirror_image_share_their_weights(crops: Path, tmp_path: Path) -> None:
+    model, out = "student-strided-fairface", tmp_path / "mirrored.onnx"
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    random, lines = np.random.default_rng(0), ["path,age,split"]
+    for number in range(12):
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(faces / f"{number}.png")
+        lines.append(f"{number}.png,{5 * number},val")
+    (faces / "manifest.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    (faces / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(64).to_dict()), "utf-8")
+    card = ensemble([model], faces / "manifest.csv", out, mirror=True)
+    assert card.decoding["views"] == "the crop and its mirror image"
+    plain, _ = open_model_file(model_path(model))
+    session, _ = open_model_file(out)
+    images = np.stack([np.asarray(Image.open(faces / f"{number}.png")) for number in range(12)])
+    flipped = np.ascontiguousarray(images[:, :, ::-1])
+    ages = [plain.run(["age"], {"images": view})[0] for view in (images, flipped)]
+    assert np.abs(ages[0] - ages[1]).max() > 0.01
+    assert session.run(["age"], {"images": images})[0] == pytest.approx(np.mean(ages, axis=0), abs=1e-3)
+    assert session.run(["age"], {"images": flipped})[0] == pytest.approx(np.mean(ages, axis=0), abs=1e-3)
+    assert out.stat().st_size < 1.1 * model_path(model).stat().st_size
+
+
 def test_what_cannot_be_averaged_is_told(
     pair: tuple[Path, Path], make_model: ModelMaker, crops: Path, tmp_path: Path
 ) -> None:
@@ -106,7 +130,7 @@ def test_what_cannot_be_averaged_is_told(
     larger = older(make_model(size=24), 1.1, "b")
     fewer = older(make_model(size=SIDE), 1.1, "c", age_bins="1-101")
     for models, told in (
-        ([first], "two models or more, not 1"),
+        ([first], "two models or more, or one and its mirror image: not 1"),
         ([first, second, first], "is given twice"),
         ([first, larger], "a crop of 24 px in the geometry 'agelens-v1', and .* of 16 px"),
         ([first, fewer], "age bins of 1-101, and .* of 0-100"),

@@ -21,17 +21,20 @@ def ensemble(
         Path, typer.Option(help="Manifest of aligned crops that no model was trained on, to calibrate on.")
     ],
     out: Annotated[Path, typer.Option(help="Model file to write (.onnx).")],
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over the mirror image, too; one model suffices then.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
     split: Annotated[str, typer.Option(help="Rows to calibrate on; all for every row.")] = "val",
 ) -> None:
-    """Write one model file that answers with the mean of several.
+    """Write one model file that answers with the mean of several, or of a face and its mirror image.
 
     Networks that err differently err less together; the file takes the time of all. It permits what all of
     them permit.
     """
     from agelens.export.ensemble import ensemble as ensemble_models
 
-    card = ensemble_models(models, data, out, name=name, split=split)
+    card = ensemble_models(models, data, out, mirror=mirror, name=name, split=split)
     typer.echo(f"wrote {out}: {card.decoding['age']}")
     if use := card.licence.get("use"):
         typer.echo(f"terms: {use}")
