@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from agelens.apps.cli import app
 from agelens.calibration import Calibration
-from agelens.data.crop_set import load_crops
+from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.manifest import read_manifest
 from agelens.errors import CheckpointError, InputError, ModelFileError, OutputError, RecipeError, RunError
 from agelens.experiments.train import train
@@ -27,6 +27,7 @@ from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.losses import annealed, hint_error
 from agelens.methods.ordinal_dark import OrdinalDark, RankerStage, StudentStage, distillation_settings
+from agelens.methods.ordinal_dark.soft_labels import SoftLabelSettings, kept_soft_labels
 from agelens.networks.age_network import AgeHead, AgeNetwork, Outputs
 from agelens.networks.backbones import make_backbone
 from agelens.networks.guided import GuidedStudent, HintSource
@@ -44,7 +45,7 @@ from agelens.training.teachers import (
     load_teacher,
     mean_soft_labels,
 )
-from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, pixels
+from agelens.training.transforms import IMAGENET_MEAN, IMAGENET_STD, network_input, normalise, pixels
 
 DrawFace = Callable[..., NDArray[np.uint8]]
 TINY = (
@@ -490,6 +491,27 @@ def test_answers_are_kept_and_asked_again_where_they_are_damaged(
     student("nothing-kept", "augment.rotation=2.0")
     assert asked == 12
     assert len(kept() - before) == 2
+
+
+def test_teachers_answer_whole_crops_and_their_mirror_images() -> None:
+    pixels_of = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    crops = CropSet(pixels_of, np.zeros(3, np.float32), np.arange(3))
+    bins = AgeBins(0, 100)
+    backbone = make_backbone("resnet10-tiny")
+    network = AgeNetwork(backbone, AgeHead(backbone.num_features, bins, ("ldl",))).eval()
+    teacher = NetworkTeacher(network, 32, 1.0, torch.eye(101))
+    settings = SoftLabelSettings(bins, 2, 1.0, None, "no")
+    with torch.inference_mode():
+        found = kept_soft_labels(crops, [teacher], settings, torch.device("cpu"))
+        said = [
+            mean_soft_labels([teacher], network_input(np.ascontiguousarray(view), 32), 1.0)
+            for view in (pixels_of, pixels_of[:, :, ::-1])
+        ]
+    mean = (said[0].distribution + said[1].distribution) / 2
+    torch.testing.assert_close(found.distribution, mean)
+    torch.testing.assert_close(found.age, (said[0].age + said[1].age) / 2)
+    with pytest.raises(RecipeError, match="views must be 1 or 2 where they are whole, not 4"):
+        OrdinalDark(Recipe.load("student-utkface", ["method.settings.whole=true"]), bins).stages()
 
 
 def test_teacher_and_student_see_one_view(whole: Run, manifest: Path) -> None:

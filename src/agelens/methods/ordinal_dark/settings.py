@@ -63,6 +63,8 @@ class OrdinalDarkSettings(BaseModel):
         views: 0: the teachers see each training view the student sees. Else their soft labels of so many
             views of every crop are averaged once, before the first epoch, and kept beside the crops for
             other runs.
+        whole: Those views are the crop as it is and, with two, its mirror image, instead of training views:
+            where these are spoilt (covered, noisy), the teachers need not answer for that.
         hint_layers: Convolutions of the ranker.
         guided_layers: Convolutions of the student.
         rectified: Put a ReLU behind the regressors of the hints, which are maps behind a ReLU; the paper does
@@ -104,6 +106,7 @@ class OrdinalDarkSettings(BaseModel):
     teachers: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     views: int = Field(default=0, ge=0)
+    whole: bool = False
     hint_layers: tuple[int, ...] = (5, 9)
     guided_layers: tuple[int, ...] = (5, 9)
     rectified: bool = False
@@ -129,6 +132,8 @@ class OrdinalDarkSettings(BaseModel):
             raise ValueError(f"stages must be some of {', '.join(known)}, in this order")
         if len(self.hint_layers) != len(self.guided_layers) or not self.hint_layers:
             raise ValueError("hint_layers and guided_layers pair up, and there is at least one pair")
+        if self.whole and not 1 <= self.views <= 2:
+            raise ValueError(f"views must be 1 or 2 where they are whole, not {self.views}")
         if self.weights and len(self.weights) != len(self.teachers):
             raise ValueError(f"{len(self.weights)} weights for {len(self.teachers)} teachers")
         if any(weight <= 0 for weight in self.weights):

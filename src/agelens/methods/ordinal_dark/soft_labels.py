@@ -19,7 +19,7 @@ from agelens.errors import CheckpointError, OutputError
 from agelens.label_distribution import AgeBins
 from agelens.networks.stored import read_tensors, write_tensors
 from agelens.training.teachers import SoftLabels, Teacher, mean_soft_labels
-from agelens.training.transforms import Augmentation, augment
+from agelens.training.transforms import Augmentation, augment, normalise, resize_crops
 
 __all__ = ["SoftLabelSettings", "kept_soft_labels"]
 
@@ -36,14 +36,14 @@ class SoftLabelSettings:
         bins: Of the student.
         views: Views of each crop that are averaged.
         tau: Softening τ.
-        augmentation: Of the views.
+        augmentation: Of the views; None: the first is the crop as it is, the second its mirror image.
         precision: ``bf16``: the teachers compute in bfloat16.
     """
 
     bins: AgeBins
     views: int
     tau: float
-    augmentation: Augmentation
+    augmentation: Augmentation | None
     precision: str
 
 
@@ -72,11 +72,14 @@ def kept_soft_labels(
     largest = max(teacher.size for teacher in teachers)
     generator = torch.Generator().manual_seed(_VIEWS_SEED)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    for _ in range(settings.views):
+    for number in range(settings.views):
         for start in range(0, len(crops), _BATCH):
             rows = slice(start, start + _BATCH)
             block = torch.from_numpy(crops.crops(rows)).to(device)
-            view = augment(block, settings.augmentation, largest, generator)
+            if settings.augmentation is None:
+                view = normalise(resize_crops(block.flip(2) if number else block, largest))
+            else:
+                view = augment(block, settings.augmentation, largest, generator)
             with autocast:
                 labels = mean_soft_labels(teachers, view, settings.tau)
             distributions[rows] += labels.distribution.float().cpu() / settings.views
@@ -97,7 +100,7 @@ def _file(crops: CropSet, teachers: Sequence[Teacher], settings: SoftLabelSettin
         "bins": str(settings.bins),
         "views": settings.views,
         "tau": settings.tau,
-        "augmentation": asdict(settings.augmentation),
+        "augmentation": None if settings.augmentation is None else asdict(settings.augmentation),
         "precision": settings.precision,
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + crops.rows.tobytes())

@@ -104,7 +104,7 @@ class StudentStage(GuidedStage):
                     self.age_bins,
                     self.settings.views,
                     self.settings.tau,
-                    self.augmentation,
+                    None if self.settings.whole else self.augmentation,
                     self.precision(device),
                 ),
                 device,
