@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from agelens.apps.cli import app
 from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.data.manifest import check_manifest
 from agelens.data.predictions import Predictions
@@ -21,7 +23,7 @@ from agelens.evaluation.systems import Answers
 from agelens.label_distribution import AgeBins, gaussian, interval
 from agelens.metrics import paired_bootstrap
 from agelens.reports.comparison import write_comparison
-from agelens.reports.tables import difference_rows
+from agelens.reports.tables import difference_rows, system_rows
 
 BINS = AgeBins(0, 100)
 BANDS = [(0, 9), (10, 19), (20, 39), (40, 130)]
@@ -152,6 +154,41 @@ def test_compared_by_the_estimate_where_one_has_no_distribution() -> None:
     found = compared(replace(right, distribution=None, bins=None), worse(right))
     assert [row.metric for row in found.differences] == ["band distance", "band accuracy(estimate)"]
     assert difference_rows(found)[1]["verdict"] == "system is better"
+    bare, spread = system_rows(found)
+    assert bare["band accuracy"] == ""  # that of the estimate is another figure
+    assert bare["band accuracy(estimate)"] != ""
+    assert spread["band accuracy"] != ""
+
+
+def test_the_command_shows_what_the_differences_are_of(tmp_path: Path) -> None:
+    labels, right = faces()
+    labels.to_csv(tmp_path / "m.csv", index=False)
+    tables = []
+    for name, years in (("a", 0.0), ("b", 9.0)):
+        table = right.frame[["path"]].assign(age=right.frame["age"] + years)
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        tables.append(str(tmp_path / f"{name}.csv"))
+    words = ["compare", *tables, "--data", str(tmp_path / "m.csv"), "--split", "all", "--by", "gender"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    (header,) = [line for line in told.output.splitlines() if line.startswith("system")]
+    assert "band accuracy(estimate)" in header
+    assert "band accuracy " not in header
+
+
+def test_a_comparison_chooses_among_the_bands_that_an_evaluation_does() -> None:
+    labels, right = faces()
+    labels["split"] = np.where(labels["age_low"] == 10, "train", "test")
+    flat = replace(
+        right, distribution=gaussian(right.frame["age"].to_numpy() + 4, BINS, 12.0), source="b.csv"
+    )
+    systems = [Answers(one.source, "predictions", one.source, one) for one in (right, flat)]
+    found = compare(systems, labels, (), split="test", replicates=10)
+    for system, said in zip(found.systems, (right, flat), strict=True):
+        alone = evaluate(said, labels, (), split="test", replicates=10)
+        assert system.metrics["band accuracy"].value == alone.overall["band accuracy"].value
+    gap = found.systems[0].metrics["band accuracy"].value - found.systems[1].metrics["band accuracy"].value
+    assert found.differences[1].paired.difference == pytest.approx(gap)
 
 
 def test_a_comparison_of_bands_is_written(tmp_path: Path) -> None:

@@ -99,6 +99,19 @@ def test_it_answers_with_the_mean_of_its_models(pair: tuple[Path, Path], crops: 
     assert low < face.age < high
 
 
+def test_it_permits_no_more_than_the_crops_it_is_calibrated_on(
+    pair: tuple[Path, Path], crops: Path, tmp_path: Path
+) -> None:
+    lines = crops.read_text("utf-8").splitlines()
+    named = crops.with_name("named.csv")
+    named.write_text("\n".join([f"{lines[0]},dataset", *(f"{line},utkface" for line in lines[1:])]), "utf-8")
+    own = ensemble(pair[:1], crops, tmp_path / "own.onnx", mirror=True)
+    card = ensemble(pair[:1], named, tmp_path / "theirs.onnx", mirror=True)
+    assert (own.licence["permits"], card.licence["permits"]) == ("any", "research")
+    assert card.licence["data"].startswith("ours; calibrated on ")
+    assert card.provenance["calibrated"]["manifests"] == [{"data": ["utkface"], "images": 60}]
+
+
 def test_a_model_and_its_mirror_image_share_their_weights(crops: Path, tmp_path: Path) -> None:
     model, out = "student-strided-fairface", tmp_path / "mirrored.onnx"
     faces = tmp_path / "faces"

@@ -12,6 +12,10 @@ import pytest
 import torch
 
 from agelens.errors import InputError, RecipeError
+from agelens.experiments.folds import train_folds
+from agelens.experiments.generations import generation_table
+from agelens.experiments.ladder import climb
+from agelens.experiments.sweep import plan, sweep
 from agelens.experiments.train import train
 from agelens.export.from_run import export_run
 from agelens.label_distribution import AgeBins, softmax
@@ -40,14 +44,14 @@ def banded(manifest: Path) -> Path:
     return manifest.with_name("bands.csv")
 
 
-def recipe(finish: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+def recipe(settings: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     table: dict[str, Any] = {
         "name": "test",
         "age_bins": "0-80",
         "method": {"name": "lrn", "settings": {"generations": 1}},
         "network": {"backbone": "resnet10-tiny", "input_size": 32, "heads": ["ldl", "reg"]},
         "train": {"epochs": 1, "batch_size": 28, "learning_rate": 0.01, "schedule": "onecycle"},
-        "finish": {"name": "logit-adjusted", "settings": finish or {}},
+        "finish": {"name": "logit-adjusted", "settings": settings or {}},
     }
     return Recipe.validate({**table, **changes}, "test")
 
@@ -57,6 +61,11 @@ def test_another_finisher_leaves_the_settings_of_the_recipes_own() -> None:
     adjusted = Recipe.load("lae-utkface", ["finish.settings.smooth=3.0", "finish.name=logit-adjusted"])
     assert adjusted.finish.settings == {"smooth": 3.0}
     assert Recipe.load("lae-utkface", ['finish.name="balanced"']).finish.settings == {"share": 0.8}
+    for kept in (
+        "finish.name=none",
+        "finish.name=balanced",
+    ):  # this one names none: they are for the ladder's
+        assert Recipe.load("lae-ladder-utkface", [kept]).finish.settings == {"share": 0.8}
 
 
 def test_the_prior_by_loop() -> None:
@@ -129,6 +138,46 @@ def test_without_a_validation_part_the_strength_is_given(manifest: Path, tmp_pat
         train(recipe(**changes), whole, tmp_path / "none", cpu=True)
     run = train(recipe({"strengths": [1.0]}, **changes), whole, tmp_path / "run", cpu=True)
     assert run.read_json("logit-adjusted", "validation.json")["strength"] == 1.0
+
+
+@pytest.mark.parametrize("finisher", ["balanced", "logit-adjusted"])
+@pytest.mark.parametrize(
+    ("method", "heads"),
+    [
+        ({"name": "baseline", "settings": {"objective": "coral"}}, ["ldl"]),
+        ({"name": "baseline", "settings": {"objective": "l1"}}, ["reg"]),
+        ({"name": "lrn", "settings": {"generations": 1}}, ["reg"]),
+    ],
+)
+def test_a_network_that_cannot_be_finished_is_refused_before_it_is_trained(
+    finisher: str, method: dict[str, Any], heads: list[str], manifest: Path, tmp_path: Path
+) -> None:
+    network = {"backbone": "resnet10-tiny", "input_size": 32, "heads": heads}
+    refused = recipe(method=method, network=network, finish={"name": finisher})
+    with pytest.raises(RecipeError, match=r"finish.name.*FC layer over the ages"):
+        train(refused, manifest, tmp_path / "run", cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_kernel_of_any_width_is_not_taken(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"finish.settings.smooth"):
+        train(recipe({"smooth": 1e9}), manifest, tmp_path / "run", cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_of_ages_refuse_bands_before_anything_is_trained(banded: Path, tmp_path: Path) -> None:
+    run = train(recipe(select="band"), banded, tmp_path / "run", cpu=True)
+    with pytest.raises(InputError, match="the table of generations needs ages, and 16 of 16"):
+        generation_table([run.path], banded, "val")
+    out = tmp_path / "none"
+    (tmp_path / "small.toml").write_text(recipe(select="band").to_toml(), "utf-8")
+    with pytest.raises(InputError, match="a sweep needs ages, and 16 of 16"):
+        sweep(plan(tmp_path / "small.toml", [], [0]), banded, out, cpu=True)
+    with pytest.raises(InputError, match="a ladder needs ages, and 72 of 72"):
+        climb("lae-ladder-utkface", banded, out, starts={"": run.path}, cpu=True)
+    with pytest.raises(InputError, match="a protocol needs ages, and 72 of 72"):
+        train_folds(recipe(select="band"), banded, out, "morph-random", cpu=True)
+    assert not out.exists()
 
 
 def test_ages_that_are_all_the_same_have_no_prior(make_crops: CropsMaker, tmp_path: Path) -> None:

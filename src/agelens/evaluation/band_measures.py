@@ -13,7 +13,7 @@ from agelens.errors import InputError
 from agelens.evaluation.measures import INTERVAL_LEVELS, Measure
 from agelens.label_distribution import AgeBins
 
-__all__ = ["band_measures", "censored_pit_histogram", "labels_are_bands", "require_ages"]
+__all__ = ["all_bands", "band_measures", "censored_pit_histogram", "labels_are_bands", "require_ages"]
 
 FloatArray = NDArray[np.float64]
 
@@ -31,6 +31,12 @@ def labels_are_bands(labels: pd.DataFrame) -> bool:
             "things, so evaluate them apart (a manifest of each)"
         )
     return bands > 0
+
+
+def all_bands(manifest: pd.DataFrame) -> FloatArray:
+    """(M, 2) the bands of a checked manifest, each once."""
+    bands: FloatArray = np.unique(label_bounds(manifest[is_band(manifest)]), axis=0)
+    return bands
 
 
 def require_ages(labels: pd.DataFrame, purpose: str) -> None:

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from agelens import __version__, metrics
 from agelens.data.label_meaning import label_meaning
-from agelens.data.manifest import label_bounds
 from agelens.data.matching import match_manifest
 from agelens.data.splits import split_digest
 from agelens.errors import InputError
-from agelens.evaluation.band_measures import band_measures, labels_are_bands
+from agelens.evaluation.band_measures import all_bands, band_measures, labels_are_bands
 from agelens.evaluation.cost import Cost, measure_latency, stored_weights
 from agelens.evaluation.evaluate import Evaluation, evaluate
 from agelens.evaluation.groups import Grouping, group, people, split_groupings
@@ -242,7 +241,7 @@ def compare(
     if not common:
         raise InputError("there is no image that all systems gave an age for")
     labels = manifest.iloc[common]
-    banded = labels_are_bands(labels)
+    bands = all_bands(manifest) if labels_are_bands(labels) else None
     evaluations = [
         evaluate(
             training.predictions,
@@ -255,10 +254,11 @@ def compare(
             level=level,
             seed=seed,
             system=training.name,
+            bands=bands,
         )
         for training in trained
     ]
-    by_seed = _band_scores(evaluations) if banded else _scores(evaluations)
+    by_seed = _scores(evaluations) if bands is None else _band_scores(evaluations, bands)
     error = next(iter(by_seed))
     members = np.split(np.arange(len(trained)), ends[:-1])
     scores = {
@@ -282,7 +282,7 @@ def compare(
                 failed=_union(matches[row].failed for row in rows),
                 missing=_union(matches[row].missing for row in rows),
                 unknown=_union(matches[row].unknown for row in rows),
-                metrics=intervals[number] if several[number] else evaluations[rows[0]].overall,
+                metrics=intervals[number] if several[number] else _metrics(evaluations[rows[0]]),
                 cost=costs.get(system.name),
                 error_by_seed=tuple(by_seed[error][:, rows].mean(axis=0).tolist()) if several[number] else (),
             )
@@ -321,10 +321,15 @@ def _scores(evaluations: Sequence[Evaluation]) -> dict[str, FloatArray]:
     return scores | {"CRPS": np.column_stack(columns)}
 
 
-def _band_scores(evaluations: Sequence[Evaluation]) -> dict[str, FloatArray]:
-    """The same where the labels are bands."""
+def _metrics(evaluation: Evaluation) -> dict[str, BootstrapInterval]:
+    """Those of one system, of which one name has one meaning: a band accuracy is of distributions."""
+    without = {"band accuracy"} if evaluation.distribution is None else set()
+    return {name: value for name, value in evaluation.overall.items() if name not in without}
+
+
+def _band_scores(evaluations: Sequence[Evaluation], bands: FloatArray) -> dict[str, FloatArray]:
+    """The same where the labels are bands, ``bands`` all of the data set."""
     labels = evaluations[0].labels
-    bands = np.unique(label_bounds(labels), axis=0)
     measured = []
     for evaluation in evaluations:
         said, bins = evaluation.distribution, evaluation.predictions.bins

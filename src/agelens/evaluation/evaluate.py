@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 
 from agelens import label_distribution, metrics
 from agelens.calibration import Calibration
-from agelens.data.manifest import is_band, label_bounds, read_manifest
+from agelens.data.manifest import read_manifest
 from agelens.data.matching import Match, match_manifest
 from agelens.data.pooled import rows_tested
 from agelens.data.predictions import Predictions
 from agelens.errors import InputError
-from agelens.evaluation.band_measures import band_measures, censored_pit_histogram, labels_are_bands
+from agelens.evaluation.band_measures import (
+    all_bands,
+    band_measures,
+    censored_pit_histogram,
+    labels_are_bands,
+)
 from agelens.evaluation.estimates import with_estimate
 from agelens.evaluation.groups import Grouping, check_groupings, group, people
 from agelens.evaluation.measures import (
@@ -190,6 +195,7 @@ def evaluate(
     seed: int = 0,
     system: str | None = None,
     digest: str | None = None,
+    bands: FloatArray | None = None,
 ) -> Evaluation:
     """Compare predictions with labels.
 
@@ -215,6 +221,7 @@ def evaluate(
         seed: Seed of the bootstrap.
         system: Name of what is evaluated; by default the source of the predictions.
         digest: The model's; by default the sha256 of the file of the predictions, if they came from one.
+        bands: (M, 2) the bands of which the most probable one is taken; None: all of the manifest.
     Returns:
         The evaluation.
     Raises:
@@ -237,7 +244,7 @@ def evaluate(
     if banded:
         held = predictions.distribution
         distribution = None if held is None else held[match.predicted]
-        bands = np.unique(label_bounds(manifest[is_band(manifest)]), axis=0)
+        bands = all_bands(manifest) if bands is None else bands
         measures = band_measures(estimates, labels, distribution, predictions.bins, calibration, bands)
         if distribution is not None and predictions.bins is not None:
             pit_histogram = censored_pit_histogram(distribution, predictions.bins, labels)

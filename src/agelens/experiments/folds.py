@@ -41,6 +41,7 @@ from agelens.data.predictions import Predictions
 from agelens.data.protocol_split import Fold, ProtocolSplit, apply_protocol
 from agelens.data.protocols import Protocol, load_protocol
 from agelens.errors import RunError, SplitError
+from agelens.evaluation.band_measures import require_ages
 from agelens.experiments.train import train
 from agelens.files import is_leftover, write_atomically
 from agelens.label_distribution import AgeBins, probability_at_least, softmax
@@ -90,13 +91,14 @@ def train_folds(
     Returns:
         The results; predictions are in the folder.
     Raises:
-        InputError: An unknown protocol.
+        InputError: An unknown protocol, or labels that are age bands.
         SplitError: The protocol cannot be applied to the manifest.
         RecipeError: The protocol has no validation part, and the recipe selects by it.
         RunError: ``out`` is not empty (without resume), or was started otherwise.
     """
     folder, say = Path(out), note or _nobody
     rows = read_manifest(manifest)
+    require_ages(rows, "a protocol")
     named = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if named.kind == "whole":
         raise SplitError(

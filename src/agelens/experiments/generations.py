@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agelens.data.crop_set import load_crops
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
+from agelens.evaluation.band_measures import require_ages
 from agelens.label_distribution import AgeBins
 from agelens.metrics import cumulative_accuracy, mae, paired_bootstrap
 from agelens.training.fit import CropOutputs, run_on_crops
@@ -84,8 +85,10 @@ def generation_table(
         A row a stage and estimate, in order.
     Raises:
         SplitError: The manifest has no such rows.
+        InputError: Their labels are age bands.
     """
     selected = required_rows(read_manifest(manifest), split, manifest)
+    require_ages(selected, "the table of generations")
     ages = selected["age"].to_numpy(dtype=np.float64)
     reference: dict[str, NDArray[np.float64]] = {}
     table: list[GenerationRow] = []

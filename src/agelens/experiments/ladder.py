@@ -17,6 +17,7 @@ import numpy as np
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError
+from agelens.evaluation.band_measures import require_ages
 from agelens.experiments.generations import estimate_stage
 from agelens.experiments.train import train
 from agelens.metrics import AAR, AAR_GROUPS, aar
@@ -94,8 +95,9 @@ def climb(
     Returns:
         The runs, in order.
     Raises:
-        InputError: The recipe offers no tricks, or a rung has no weights to start from.
+        InputError: The recipe offers no tricks, a rung has no weights to start from, or labels are age bands.
     """
+    require_ages(read_manifest(manifest), "a ladder")
     tricks = recipe_tricks(recipe)
     if not tricks:
         raise InputError(f"the recipe {recipe} offers no tricks ([trick.<name>] tables)")

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from agelens import metrics
 from agelens.data.manifest import read_manifest
-from agelens.data.splits import required_rows
+from agelens.data.splits import required_rows, split_rows
 from agelens.errors import InputError
+from agelens.evaluation.band_measures import require_ages
 from agelens.experiments.at_once import Training, each
 from agelens.experiments.generations import estimate_stage, named_estimates
 from agelens.experiments.on_ray import place_of
@@ -281,7 +282,8 @@ def sweep(
         The table.
     Raises:
         InputError: No points, a backbone of the grid has no weights to start from and others have, several
-            jobs of a process that is one of several, or an address of Ray that does not answer.
+            jobs of a process that is one of several, an address of Ray that does not answer, or labels to
+            judge by that are age bands.
         MissingExtraError: Ray is missing.
         RunError: A run folder belongs to other data or another recipe.
         SplitError: The manifest has no rows of the split, none to train on or none to validate on.
@@ -289,8 +291,11 @@ def sweep(
     """
     if not points:
         raise InputError("a sweep needs a run")
-    if split != "val":
-        required_rows(read_manifest(manifest), split, manifest)
+    labelled = any(method_named(point.recipe.method.name).learns == "ages" for point in points)
+    rows = read_manifest(manifest, ages=labelled)
+    judged = split_rows(rows, "val") if split == "val" else required_rows(rows, split, manifest)
+    if labelled:
+        require_ages(judged, "a sweep")
     for point in points if starts else ():
         _start_of(point, starts or {})
     folder = Path(out)

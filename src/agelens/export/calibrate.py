@@ -31,7 +31,7 @@ from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
 from agelens.training.provenance import set_terms
 
-__all__ = ["CalibratedGroup", "calibrate"]
+__all__ = ["CalibratedGroup", "calibrate", "calibrated_licence", "calibration_record"]
 
 _BATCH = 32
 _LEVEL = 0.9  # of the intervals that the answer tells of
@@ -108,12 +108,12 @@ def calibrate(
     new = _fitted(groups, card, split)
     record = {
         "split": split,
-        "manifests": [_record(place, crops) for place, crops in zip(places, sets, strict=True)],
+        "manifests": [calibration_record(place, crops) for place, crops in zip(places, sets, strict=True)],
     }
     written = replace(
         card,
         calibration=new,
-        licence=_licence(card.licence, [str(name) for crops in sets for name in _sets_of(crops)]),
+        licence=calibrated_licence(card.licence, sets),
         provenance={**card.provenance, "calibrated": record},
     )
     del content.metadata_props[:]
@@ -172,13 +172,14 @@ def _sets_of(crops: CropSet) -> list[str]:
     return [] if crops.sets is None else sorted({str(name) for name in crops.sets if name})
 
 
-def _licence(licence: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The licence of a model that was calibrated on these data sets: never more than any of them permits.
+def calibrated_licence(licence: Mapping[str, Any], sets: Sequence[CropSet]) -> dict[str, Any]:
+    """The licence of a model that was calibrated on these crops: no more than any data set of them permits.
 
     Photographs of no named set are the owner's, who knows their terms; they change nothing.
     """
     before = read_terms({"permits": licence.get("permits"), "text": licence.get("data")})
-    parts = {name: set_terms(name) for name in dict.fromkeys(names)}
+    names = dict.fromkeys(name for crops in sets for name in _sets_of(crops))
+    parts = {name: set_terms(name) for name in names}
     permits = strictest([before.permits, *(part.permits for part in parts.values())])
     if permits == before.permits:
         return dict(licence)
@@ -192,7 +193,7 @@ def _licence(licence: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _record(place: str, crops: CropSet) -> dict[str, object]:
+def calibration_record(place: str, crops: CropSet) -> dict[str, object]:
     """The record of a manifest: its data sets, or the name of its folder."""
     names = _sets_of(crops)
     return {"data": names or [Path(place).absolute().parent.name], "images": len(crops)}

@@ -3,7 +3,8 @@
 Networks that err differently (another backbone, another start) err less on average than each alone; the file
 takes the time and the room of all. Mirrored, each also answers for the mirror image of the crop, with the
 same weights: twice the time, no more room. It is calibrated anew, since the mean of calibrated distributions
-is broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, is in the graph.
+is broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, is in the graph. The members'
+own intervals and corrections (``agelens calibrate``) are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agelens.data.geometry import require_geometry
 from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError, ModelFileError
+from agelens.export.calibrate import calibrated_licence, calibration_record
 from agelens.export.onnx_graph import weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import resize_aligned
@@ -58,7 +60,7 @@ def ensemble(
         name: Of the model; None: that of the file.
         split: Rows to calibrate on; ``all`` for all.
     Returns:
-        The card that is in the file. It permits what all of the models permit.
+        The card that is in the file. It permits what all of the models and the crops' data sets permit.
     Raises:
         ModelFileError: Not a model file of ours, or one of another operator set than the first.
         InputError: Fewer than two models, one twice, or other age bins or crops than the first's.
@@ -99,11 +101,11 @@ def ensemble(
             "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
             "views": "the crop and its mirror image" if mirror else "the crop",
         },
-        licence=_licence(cards),
+        licence=calibrated_licence(_licence(cards), [crops]),
         provenance={
             "members": members,
             "mirrored": mirror,
-            "calibrated": {"split": split, "images": len(crops)},
+            "calibrated": {"split": split, "manifests": [calibration_record(str(manifest), crops)]},
         },
         digest=weights_digest(graph),
     )

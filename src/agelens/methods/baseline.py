@@ -24,7 +24,7 @@ from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
 from agelens.label_distribution import AgeBins
 from agelens.methods.reference_sets import choose_references, keep_references
-from agelens.networks.age_network import AgeNetwork, Head, MirroredNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, Head, MirroredNetwork
 from agelens.networks.backbones import make_backbone
 from agelens.networks.heads import HEADS, age_network
 from agelens.networks.reference_heads import ReferenceHead
@@ -75,6 +75,12 @@ class BaselineStage(Stage):
     def objective_name(self) -> str:
         """As the recipe names it."""
         return str(self.recipe.method.settings["objective"])
+
+    @property
+    def finishable(self) -> bool:
+        """Not with a head that is known to be another one."""
+        head = _head_of(self.objective)
+        return super().finishable and not (isinstance(head, type) and not issubclass(head, AgeHead))
 
     def plugins(self) -> Sequence[Origin]:
         """The backbone's and the objective's package."""

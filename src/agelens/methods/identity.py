@@ -76,6 +76,11 @@ class IdentityStage(Stage):
         """``identity``."""
         return "identity"
 
+    @property
+    def finishable(self) -> bool:
+        """No: it has no ages."""
+        return False
+
     def look(self, train: CropSet, val: CropSet) -> Sequence[str]:
         """List the people, and draw the pairs to verify.
 

@@ -56,7 +56,7 @@ class LogitAdjustedSettings(BaseModel):
     strengths: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
         default=tuple(step / 10 for step in range(11)), min_length=1
     )
-    smooth: float = Field(default=2.0, ge=0)
+    smooth: float = Field(default=2.0, ge=0, le=100)
 
 
 def age_prior(bounds: NDArray[Any], bins: AgeBins, smooth: float) -> FloatArray:

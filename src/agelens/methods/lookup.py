@@ -65,7 +65,8 @@ def make_stages(
         age_bins: The K ages.
         start: Weights to start from, or None.
     Raises:
-        RecipeError: The method or the finisher refuses its settings, or there is no such finisher.
+        RecipeError: The method or the finisher refuses its settings, there is no such finisher, or nothing
+            that it could finish.
         PluginError: An unknown method, or its package cannot be imported.
     """
     stages = method_named(recipe.method.name)(recipe, age_bins, start).stages()
@@ -75,4 +76,7 @@ def make_stages(
     if name not in FINISHERS:
         known = ", ".join(("none", *FINISHERS))
         raise RecipeError(recipe.name, "finish.name", f"no such finisher; there are {known}", name)
+    if not any(stage.finishable for stage in stages):
+        message = "a finisher needs an FC layer over the ages (head 'ldl'), and this recipe trains none"
+        raise RecipeError(recipe.name, "finish.name", message, name)
     return [*stages, FINISHERS[name](stages, recipe, age_bins)]

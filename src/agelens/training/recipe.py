@@ -334,7 +334,8 @@ class Recipe(_Settings):
         Args:
             source: Name or path.
             overrides: ``key=value`` with dotted keys, e.g. ``train.epochs=3``; values are TOML. Another
-                ``finish.name`` leaves the settings of the recipe's own finisher out.
+                ``finish.name`` leaves the settings of the recipe's own finisher out; those of a recipe that
+                names none are for the one that is named.
         Returns:
             The validated recipe, its tricks resolved.
         Raises:
@@ -347,7 +348,8 @@ class Recipe(_Settings):
         _switch_on(table, source)
         own = table.get("finish")
         names = [override.partition("=")[2] for override in overrides if override.startswith("finish.name=")]
-        if names and isinstance(own, dict) and own.get("name") != names[-1].strip("\"'"):
+        wanted = {"none", *(name.strip("\"'") for name in names[-1:])}
+        if names and isinstance(own, dict) and own.get("name", "none") not in wanted:
             own.pop("settings", None)
         for override in overrides:
             if override not in choices:

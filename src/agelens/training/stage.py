@@ -181,6 +181,11 @@ class Stage(ABC):
                 "best",
             )
 
+    @property
+    def finishable(self) -> bool:
+        """Whether its network may have an FC layer over the ages, which a finisher finishes."""
+        return "ldl" in self.recipe.network.heads
+
     def plugins(self) -> Sequence[Origin]:
         """Parts of other packages that this stage is made of; default: the recipe's backbone."""
         backbone = backbone_origin(self.recipe.network.backbone)

@@ -111,8 +111,11 @@ def compare(
                 typer.echo(f"{result.name}, {what}: {len(paths)} images: {some}")
     if comparison.absent:
         typer.echo(f"no values of {', '.join(comparison.absent)} in the manifest")
+    shown = ["MAE", "CA(5)", "CRPS", "band distance", "band accuracy"]
+    if any(difference.metric == "band accuracy(estimate)" for difference in comparison.differences):
+        shown.append("band accuracy(estimate)")
     for table in (
-        system_rows(comparison, ("MAE", "CA(5)", "CRPS", "band distance", "band accuracy")),
+        system_rows(comparison, shown),
         difference_rows(comparison),
         group_rows(comparison),
     ):
