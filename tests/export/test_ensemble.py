@@ -92,6 +92,7 @@ def test_it_answers_with_the_mean_of_its_models(pair: tuple[Path, Path], crops: 
     assert (card.name, card.licence["permits"]) == ("both", "research")
     assert card.licence["data"] == "ours; theirs"
     assert [member["name"] for member in card.provenance["members"]] == ["plain", "older"]
+    assert card.provenance["data"] == "none"
     assert card.calibration.samples == 60
     (face,) = AgeEstimator(out).estimate(crops.with_name("0.png"), aligned=True)
     assert face.age == pytest.approx(ages[0], abs=1e-3)

@@ -280,7 +280,10 @@ def test_every_shipped_model_estimates(name: str, portrait: Path) -> None:
     open_to_all = "-fairface" in name
     anew = estimator.card.provenance.get("calibrated", {"manifests": []})
     calibrated_on = [part["data"] for part in anew["manifests"]]
-    assert calibrated_on == ([] if open_to_all else [["utkface"], ["fairface"]])
+    if open_to_all:
+        assert calibrated_on in ([], [["fairface"]])  # as exported, or as an ensemble was made
+    else:
+        assert calibrated_on == [["utkface"], ["fairface"]]
     assert (estimator.card.calibration.shift is None) == open_to_all
     assert ("any use, with attribution" if open_to_all else "non-commercial") in MODELS[name].terms
     assert estimator.card.licence["permits"] == ("attribution" if open_to_all else "research")

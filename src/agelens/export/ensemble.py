@@ -103,6 +103,7 @@ def ensemble(
         },
         licence=calibrated_licence(_licence(cards), [crops]),
         provenance={
+            "data": "; ".join(dict.fromkeys(str(card.provenance.get("data", "")) for card in cards)),
             "members": members,
             "mirrored": mirror,
             "calibrated": {"split": split, "manifests": [calibration_record(str(manifest), crops)]},
