@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from agelens.apps import cli
+from agelens.apps.command import _interruptible
 from agelens.faces.image import Source, read_image
 from agelens.inference.entries import Entry, PredictionTask
 from agelens.inference.estimator import AgeEstimator
@@ -289,6 +291,36 @@ main()
     )
     assert (process.returncode, process.stderr) == (130, b"interrupted; no file was written\n")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_second_signal_does_not_end_an_import_that_the_first_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Timer:
+        def __init__(self, *_: object) -> None:
+            self.daemon = False
+
+        def start(self) -> None:
+            started.append(self.daemon)
+            if len(started) == 1:  # as on a busy machine, where a timer ends before its start returns
+                signal.raise_signal(signal.SIGINT)
+
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "module_of_two_signals":
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("agelens.apps.command.threading.Timer", Timer)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    try:
+        with _interruptible(True), pytest.raises(ModuleNotFoundError):
+            importlib.import_module("module_of_two_signals")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert started == [True, True]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")

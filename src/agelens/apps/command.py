@@ -139,9 +139,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; while a module is being loaded or a process started, as soon as it is.
 
     An extension module that is interrupted on its way in tells so by an ImportError, and stays half-loaded;
-    a worker process whose start is interrupted prints a traceback, or waits for work for ever.
+    a worker process whose start is interrupted prints a traceback, or waits for work for ever. Looked at are
+    the frames of all that the command calls.
     """
-    while frame is not None and frame.f_code.co_filename != __file__:  # what the command calls
+    own = _interrupt.__code__  # a second signal may come while the first one is waited with
+    while frame is not None and (frame.f_code.co_filename != __file__ or frame.f_code is own):
         starting = (frame.f_globals.get("__name__"), frame.f_code.co_name) in _STARTS
         if starting or frame.f_code.co_filename.startswith("<frozen importlib"):
             again = threading.Timer(_AGAIN, _send, (number,))
