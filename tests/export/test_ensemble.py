@@ -11,12 +11,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
 from typer.testing import CliRunner
 
 from agelens.apps.cli import app
 from agelens.errors import InputError, ModelFileError, OutputError, SplitError
 from agelens.export.ensemble import ensemble
 from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.faces.crops import resize_aligned
 from agelens.inference.estimator import AgeEstimator
 from agelens.inference.shipped_models import model_path
 from agelens.label_distribution import AgeBins
@@ -136,18 +138,99 @@ def test_a_model_and_its_mirror_image_share_their_weights(crops: Path, tmp_path:
     assert out.stat().st_size < 1.1 * model_path(model).stat().st_size
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_member_of_smaller_crops_sees_them_resized(tmp_path: Path, mirror: bool) -> None:
+    models, out = ["student-strided-fairface", "efficientnet-lite0-fairface"], tmp_path / "both.onnx"
+    random, lines = np.random.default_rng(0), ["path,age,split"]
+    for number in range(20):
+        coarse = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        coarse.resize((128, 128), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{5 * number},val")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    (tmp_path / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(128).to_dict()), "utf-8")
+    card = ensemble(models, tmp_path / "manifest.csv", out, mirror=mirror)
+    assert card.geometry["size"] == 96
+    crops = [Image.open(tmp_path / f"{number}.png").resize((96, 96)) for number in range(20)]
+    wanted = []
+    for model, side in zip(models, (64, 96), strict=True):
+        session, _ = open_model_file(model_path(model))
+        seen = np.stack([resize_aligned(np.asarray(crop), side) for crop in crops])
+        views = [seen, np.ascontiguousarray(seen[:, :, ::-1])] if mirror else [seen]
+        wanted.append(np.mean([session.run(["age"], {"images": view})[0] for view in views], axis=0))
+    assert np.abs(wanted[0] - wanted[1]).max() > 2
+    session, _ = open_model_file(out)
+    ages = session.run(["age"], {"images": np.stack([np.asarray(crop) for crop in crops])})[0]
+    assert ages == pytest.approx(np.mean(wanted, axis=0), abs=0.1)  # the two resamplings round differently
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_the_prior_is_taken_out_with_the_best_strength(
+    pair: tuple[Path, Path], tmp_path: Path, bands: bool
+) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "geometry.json").write_text(json.dumps(DEFAULT_GEOMETRY.with_size(SIDE).to_dict()), "utf-8")
+    labels = {"train": 20 + random.exponential(15, 300).clip(0, 70), "val": random.uniform(30, 70, 80)}
+    lines, images = ["path,age,age_low,age_high,split"], []
+    for split, ages in labels.items():
+        for number, age in enumerate(ages):
+            level = (age - 3) * 2.55 / 1.2  # the mean of both is three years too young
+            images.append(np.full((SIDE, SIDE, 3), level, np.uint8))
+            Image.fromarray(images[-1]).save(tmp_path / f"{split}{number}.png")
+            low = int(age) // 10 * 10
+            label = f",{low},{low + 9}" if bands else f"{int(age)},,"
+            lines.append(f"{split}{number}.png,{label},{split}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    out = tmp_path / "both.onnx"
+    command = ["ensemble", *map(str, pair), "--data", str(tmp_path / "manifest.csv"), "--out", str(out)]
+    told = CliRunner().invoke(app, [*command, "--adjust"])
+    assert told.exit_code == 0, told.output
+    _, card = open_model_file(out)
+
+    starts = labels["train"].astype(int) // 10 * 10 if bands else labels["train"].astype(int)
+    counts = np.zeros(101)
+    for start in starts:
+        counts[start : start + (10 if bands else 1)] += 0.1 if bands else 1
+    prior = gaussian_filter1d(counts, 2.0, mode="nearest") + 1 / 101
+    seen = np.stack(images[300:])
+    mean = np.mean(
+        [open_model_file(model)[0].run(["distribution"], {"images": seen})[0] for model in pair], axis=0
+    )
+    merits, masses = [], []
+    for strength in np.arange(11) / 10:
+        mass = mean / prior**strength
+        masses.append(mass / mass.sum(axis=1, keepdims=True))
+        if bands:
+            likeliest = np.stack([masses[-1][:, k : k + 10].sum(axis=1) for k in range(30, 70, 10)]).argmax(
+                axis=0
+            )
+            merits.append(np.mean(30 + 10 * likeliest == labels["val"].astype(int) // 10 * 10))
+        else:
+            merits.append(-np.abs(masses[-1] @ np.arange(101) - labels["val"].astype(int)).mean())
+    best = int(np.argmax(merits))
+    assert best > 0, merits
+    assert card.provenance["prior_strength"] == pytest.approx(best / 10)
+    assert f"prior^{best / 10:g}" in told.output
+    session, _ = open_model_file(out)
+    ages, mass = session.run(["age", "distribution"], {"images": seen})
+    assert ages == pytest.approx(masses[best] @ np.arange(101), abs=1e-2)
+    assert card.calibration is not None
+    powered = masses[best] ** (1 / card.calibration.temperature)
+    assert mass == pytest.approx(powered / powered.sum(axis=1, keepdims=True), abs=1e-4)
+
+
 def test_what_cannot_be_averaged_is_told(
     pair: tuple[Path, Path], make_model: ModelMaker, crops: Path, tmp_path: Path
 ) -> None:
     first, second = pair
     out = tmp_path / "none.onnx"
-    larger = older(make_model(size=24), 1.1, "b")
+    wider = DEFAULT_GEOMETRY.to_dict() | {"name": "wider", "size": SIDE}
+    other = older(make_model(size=SIDE), 1.1, "b", geometry=json.dumps(wider))
     fewer = older(make_model(size=SIDE), 1.1, "c", age_bins="1-101")
     for models, told in (
         ([first], "two models or more, or one and its mirror image: not 1"),
         ([first, second, first], "is given twice"),
-        ([first, larger], "a crop of 24 px in the geometry 'agelens-v1', and .* of 16 px"),
-        ([first, fewer], "age bins of 1-101, and .* of 0-100"),
+        ([first, other], "has geometry 'wider' .*, and .*onnx 'agelens-v1'"),
+        ([first, fewer], "has age bins 1-101, and .*onnx 0-100"),
     ):
         with pytest.raises(InputError, match=told):
             ensemble(models, crops, out)

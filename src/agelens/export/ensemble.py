@@ -4,14 +4,20 @@ Networks that err differently (another backbone, another start) err less on aver
 takes the time and the room of all. Mirrored, each also answers for the mirror image of the crop, with the
 same weights: twice the time, no more room. It is calibrated anew, since the mean of calibrated distributions
 is broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, is in the graph. The members'
-own intervals and corrections (``agelens calibrate``) are left out.
+own intervals and corrections (``agelens calibrate``) are left out. It takes crops of the largest side that a
+member takes; those of a smaller one are resized in the graph, with anti-aliasing.
+
+Where rare ages are taken for common ones, the prior over the ages of the training images can be taken out of
+the mean in part, as :mod:`agelens.methods.logit_adjusted` does with a network: p(k) / prior(k)^strength,
+normalised; the age is then the expectation of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -26,17 +32,22 @@ from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError, ModelFileError
 from agelens.export.calibrate import calibrated_licence, calibration_record
-from agelens.export.onnx_graph import weights_digest
+from agelens.export.onnx_graph import OPSET, weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.faces.crops import resize_aligned
 from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.inference.shipped_models import model_path, open_model
+from agelens.label_distribution import AgeBins, softmax
+from agelens.methods.logit_adjusted import age_prior
+from agelens.metrics import most_probable_band
 from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
 
 __all__ = ["ensemble"]
 
 _BATCH = 32
+
+_SMOOTH = 2.0  # years by which the prior over ages is smoothed
 _LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
 
 
@@ -46,24 +57,27 @@ def ensemble(
     out: str | Path,
     *,
     mirror: bool = False,
+    adjust: bool = False,
     name: str | None = None,
     split: str = "val",
 ) -> ModelCard:
     """Write a model file that answers with the mean of several, or of a crop and its mirror image.
 
     Args:
-        models: Two or more model files, or names of shipped models, with the same age bins and crops; one
+        models: Two or more model files, or names of shipped models, with the same age bins and geometry; one
             suffices with ``mirror``.
         manifest: Aligned crops in their geometry, that none was trained on, for the calibration.
         out: The file to write.
         mirror: Average over the mirror image, too.
+        adjust: Take the prior over the ages of the manifest's training rows out, with the strength (0 to 1)
+            that is best on the rows to calibrate on, by MAE, or by band accuracy where a label is a band.
         name: Of the model; None: that of the file.
         split: Rows to calibrate on; ``all`` for all.
     Returns:
         The card that is in the file. It permits what all of the models and the crops' data sets permit.
     Raises:
         ModelFileError: Not a model file of ours, or one of another operator set than the first.
-        InputError: Fewer than two models, one twice, or other age bins or crops than the first's.
+        InputError: Fewer than two models, one twice, or other age bins or another geometry than the first's.
         SplitError: The manifest has no such rows.
         OutputError: The file cannot be written, or is one of those to be read.
     """
@@ -75,44 +89,54 @@ def ensemble(
     opened = [open_model(model) for model in models]
     cards = [card for _, card in opened]
     _check_alike(models, cards)
-    geometry = CropGeometry.from_dict(cards[0].geometry)
+    sides = [CropGeometry.from_dict(card.geometry).size for card in cards]
+    geometry = CropGeometry.from_dict(cards[0].geometry).with_size(max(sides))
     rows = read_manifest(manifest)
     require_geometry(rows, geometry)
     crops = load_crops(required_rows(rows, split, manifest), cache=False)
-    sessions = [session for session, _ in opened]
+    members = [_Member(session, side) for (session, _), side in zip(opened, sides, strict=True)]
     mixture = np.concatenate(
-        [_mean(sessions, images, "distribution", mirror=mirror) for images in _batches(crops, geometry.size)]
+        [_mean(members, images, "distribution", mirror=mirror) for images in _batches(crops, geometry.size)]
     )
+    bins = cards[0].age_bins
+    log_mixture = np.log(np.maximum(mixture, _LEAST))
+    prior = _Prior(np.zeros(len(bins)), 0.0)
+    if adjust:
+        learned = load_crops(required_rows(rows, "train", manifest), cache=False)
+        prior = _chosen_prior(log_mixture, crops, learned, bins)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
     calibration = Calibration.fit(
-        np.log(np.maximum(mixture, _LEAST)), crops.ages.astype(np.float64), cards[0].age_bins, bounds=bounds
+        log_mixture - prior.shift, crops.ages.astype(np.float64), bins, bounds=bounds
     )
-    graph = _merged(models, calibration.temperature, mirror=mirror)
-    members = [{"name": card.name, "digest": card.digest, "provenance": card.provenance} for card in cards]
+    graph = _merged(models, sides, calibration.temperature, mirror=mirror)
+    if prior.strength:
+        _adjust(graph, prior.shift, bins)
+    told = [{"name": card.name, "digest": card.digest, "provenance": card.provenance} for card in cards]
     card = ModelCard(
         name=name or Path(out).stem,
-        age_bins=cards[0].age_bins,
+        age_bins=bins,
         tau=1.0,
         calibration=calibration,
-        geometry=cards[0].geometry,
+        geometry=geometry.to_dict(),
         normalisation={card.name: card.normalisation for card in cards},
         decoding={
-            "age": f"mean of {' and '.join(card.name for card in cards)}",
-            "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
+            "age": _decoded_age(cards, prior),
+            "distribution": f"softmax(log({_decoded_mean(prior)}) / {calibration.temperature:.6g})",
             "views": "the crop and its mirror image" if mirror else "the crop",
         },
         licence=calibrated_licence(_licence(cards), [crops]),
         provenance={
             "data": "; ".join(dict.fromkeys(str(card.provenance.get("data", "")) for card in cards)),
-            "members": members,
+            "members": told,
             "mirrored": mirror,
+            "prior_strength": prior.strength,
             "calibrated": {"split": split, "manifests": [calibration_record(str(manifest), crops)]},
         },
         digest=weights_digest(graph),
     )
     helper.set_model_props(graph, card.to_metadata())
     content = graph.SerializeToString()
-    _check_mean(content, sessions, geometry.size, out, mirror=mirror)
+    _check_mean(content, members, prior, bins, geometry.size, out, mirror=mirror)
     with write_atomically(out) as temporary:
         temporary.write_bytes(content)
     return card
@@ -125,14 +149,53 @@ def _check_alike(models: Sequence[str | Path], cards: Sequence[ModelCard]) -> No
             raise InputError(f"{model}: is given twice")
         for what, own, first in (
             ("age bins", str(card.age_bins), str(cards[0].age_bins)),
-            ("a crop", card.geometry, cards[0].geometry),
+            ("geometry", *(_place(each.geometry) for each in (card, cards[0]))),
         ):
             if own != first:
-                raise InputError(f"{model}: has {what} of {_shown(own)}, and {models[0]} of {_shown(first)}")
+                raise InputError(f"{model}: has {what} {own}, and {models[0]} {first}")
 
 
-def _shown(value: str | dict[str, Any]) -> str:
-    return value if isinstance(value, str) else f"{value['size']} px in the geometry {value['name']!r}"
+def _place(geometry: Mapping[str, Any]) -> str:
+    """Positions of the landmarks in a crop of any size."""
+    return f"{geometry['name']!r} {geometry['template']}"
+
+
+class _Prior(NamedTuple):
+    """A share of the logarithm of a prior, which is taken off the logarithm of the mean."""
+
+    shift: NDArray[np.float64]
+    strength: float
+
+    def taken_out(self, log_mixture: NDArray[np.float64]) -> NDArray[np.float64]:
+        return softmax(log_mixture - self.shift)
+
+
+def _chosen_prior(
+    log_mixture: NDArray[np.float64], crops: CropSet, learned: CropSet, bins: AgeBins
+) -> _Prior:
+    """The strength that is best on the crops: by band accuracy if a label is a band, otherwise by MAE."""
+    log_prior = np.log(age_prior(learned.labels()[:, 2:], bins, smooth=_SMOOTH))
+    log_prior -= log_prior.mean()
+    ends = crops.labels()[:, 2:].astype(np.float64)
+    bands = np.unique(ends, axis=0)
+
+    def merit(prior: _Prior) -> float:
+        mass = prior.taken_out(log_mixture)
+        if (ends[:, 0] == ends[:, 1]).all():
+            return -float(np.abs(mass @ bins.ages - ends[:, 0]).mean())
+        return float((bands[most_probable_band(mass, bins, bands)] == ends).all(axis=1).mean())
+
+    return max((_Prior(step / 10 * log_prior, step / 10) for step in range(11)), key=merit)
+
+
+def _decoded_mean(prior: _Prior) -> str:
+    mean = "mean of their distributions"
+    return f"{mean} / prior^{prior.strength:g}" if prior.strength else mean
+
+
+def _decoded_age(cards: Sequence[ModelCard], prior: _Prior) -> str:
+    mean = f"mean of {' and '.join(card.name for card in cards)}"
+    return f"expectation of the {mean}, / prior^{prior.strength:g}" if prior.strength else mean
 
 
 def _batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
@@ -140,25 +203,57 @@ def _batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
         yield np.stack([resize_aligned(crop, size) for crop in crops.crops(slice(start, start + _BATCH))])
 
 
+class _Member(NamedTuple):
+    session: onnxruntime.InferenceSession
+    side: int
+
+    def answer(self, output: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """An output on (N, S, S, 3) crops, which are resized as the ensemble does it."""
+        if images.shape[1] != self.side:
+            (images,) = _resizing_session(images.shape[1], self.side).run(None, {"images": images})
+        answer: NDArray[Any] = self.session.run([output], {"images": images})[0]
+        return answer
+
+
+def _resizing(side: int, size: int, images: str) -> tuple[onnx.NodeProto, onnx.TensorProto]:
+    """The node that resizes crops (N, side, side, 3) of bytes, and its constant."""
+    # a little more than the quotient, whose product with the side is rounded down
+    scale = np.nextafter(np.float32(size / side), np.float32(np.inf))
+    name = f"{images}/{size}"
+    scales = numpy_helper.from_array(np.array([1, scale, scale, 1], np.float32), f"{name}/scales")
+    node = helper.make_node("Resize", [images, "", scales.name], [name], mode="linear", antialias=1)
+    return node, scales
+
+
+@functools.cache
+def _resizing_session(side: int, size: int) -> onnxruntime.InferenceSession:
+    node, scales = _resizing(side, size, "images")
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["batch", length, length, 3])
+        for name, length in (("images", side), (node.output[0], size))
+    ]
+    graph = helper.make_graph([node], "resize", ends[:1], ends[1:], [scales])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 def _mean(
-    sessions: Sequence[onnxruntime.InferenceSession],
-    images: NDArray[np.uint8],
-    output: str,
-    *,
-    mirror: bool,
+    members: Sequence[_Member], images: NDArray[np.uint8], output: str, *, mirror: bool
 ) -> NDArray[np.float64]:
     """Mean of an output of the networks on (N, S, S, 3) crops."""
     views = [images, np.ascontiguousarray(images[:, :, ::-1])] if mirror else [images]
-    said = [session.run([output], {"images": view})[0] for session in sessions for view in views]
+    said = [member.answer(output, view) for member in members for view in views]
     mean: NDArray[np.float64] = np.mean(said, axis=0, dtype=np.float64)
     return mean
 
 
-def _merged(models: Sequence[str | Path], temperature: float, *, mirror: bool) -> onnx.ModelProto:
+def _merged(
+    models: Sequence[str | Path], sides: Sequence[int], temperature: float, *, mirror: bool
+) -> onnx.ModelProto:
     """One graph of all: the members side by side, then their means."""
     loaded = [onnx.load(model_path(model)) for model in models]
     graph = onnx.GraphProto(name="ensemble")
-    graph.input.add().CopyFrom(loaded[0].graph.input[0])
+    graph.input.add().CopyFrom(loaded[sides.index(max(sides))].graph.input[0])
     graph.output.extend(loaded[0].graph.output)
     views = {"": "images"}
     if mirror:
@@ -172,11 +267,17 @@ def _merged(models: Sequence[str | Path], temperature: float, *, mirror: bool) -
             graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
         slicing = ["images", "last", "before_first", "width", "back"]
         graph.node.append(helper.make_node("Slice", slicing, ["mirrored"]))
-    for index, (model, member) in enumerate(zip(models, loaded, strict=True)):
+    for size in sorted({*sides} - {max(sides)}):
+        for images in views.values():
+            node, scales = _resizing(max(sides), size, images)
+            graph.node.append(node)
+            graph.initializer.append(scales)
+    for index, (model, member, size) in enumerate(zip(models, loaded, sides, strict=True)):
         if member.opset_import != loaded[0].opset_import:
             raise ModelFileError(model, f"has another operator set than {models[0]}: export it anew")
         for prefix, images in views.items():
-            graph.node.extend(_placed(member.graph, f"{index}/", prefix, images))
+            seen = images if size == max(sides) else f"{images}/{size}"
+            graph.node.extend(_placed(member.graph, f"{index}/", prefix, seen))
         for tensor in member.graph.initializer:
             graph.initializer.add().CopyFrom(tensor)
             graph.initializer[-1].name = f"{index}/{tensor.name}"
@@ -202,6 +303,20 @@ def _merged(models: Sequence[str | Path], temperature: float, *, mirror: bool) -
     return made
 
 
+def _adjust(graph: onnx.ModelProto, shift: NDArray[np.float64], bins: AgeBins) -> None:
+    """Take a shift off the logarithm of the mean; the age becomes the expectation of what is left."""
+    nodes = graph.graph.node
+    for node in [node for node in nodes if node.output[0] == "age"]:
+        nodes.remove(node)
+    (divided,) = [node for node in nodes if node.output[0] == "logits"]
+    divided.input[0] = "adjusted"
+    for name, values in (("shift", shift), ("years", bins.ages)):
+        graph.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+    nodes.insert(list(nodes).index(divided), helper.make_node("Sub", ["log", "shift"], ["adjusted"]))
+    nodes.append(helper.make_node("Softmax", ["adjusted"], ["without prior"], axis=1))
+    nodes.append(helper.make_node("MatMul", ["without prior", "years"], ["age"]))
+
+
 def _placed(member: onnx.GraphProto, weights: str, view: str, images: str) -> list[onnx.NodeProto]:
     """The nodes of a member under names of their own; the weights are shared by its views."""
     names = {tensor.name: weights + tensor.name for tensor in member.initializer}
@@ -220,7 +335,9 @@ def _placed(member: onnx.GraphProto, weights: str, view: str, images: str) -> li
 
 def _check_mean(
     content: bytes,
-    sessions: Sequence[onnxruntime.InferenceSession],
+    members: Sequence[_Member],
+    prior: _Prior,
+    bins: AgeBins,
     size: int,
     out: str | Path,
     *,
@@ -235,7 +352,12 @@ def _check_mean(
         raise ModelFileError(out, f"onnxruntime cannot load the ensemble: {error}") from error
     crops = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     (ages,) = session.run(["age"], {"images": crops})
-    worst = float(np.abs(ages - _mean(sessions, crops, "age", mirror=mirror)).max())
+    if prior.strength:
+        mixture = _mean(members, crops, "distribution", mirror=mirror)
+        wanted = prior.taken_out(np.log(np.maximum(mixture, _LEAST))) @ bins.ages
+    else:
+        wanted = _mean(members, crops, "age", mirror=mirror)
+    worst = float(np.abs(ages - wanted).max())
     if not worst <= 1e-3:
         raise ModelFileError(out, f"the ensemble differs from the mean of its models by {worst:.3g} years")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,8 +25,10 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.c3ae import C3AE
 from agelens.networks.chain import ChainBackbone
 from agelens.networks.compact import CompactDenseNet, CompactMobileNet, CompactOrCNN
+from agelens.networks.dlib_resnet import DlibResNet, read_dlib_weights
 from agelens.networks.gabor import GaborPyramid
 from agelens.networks.mobilefacenet import MobileFaceNet
+from agelens.networks.normalisation import IMAGENET_MEAN, IMAGENET_STD, OwnInput, Triple
 from agelens.networks.pvp import pvp_backbone
 from agelens.networks.ranking_cnn import RankingCNN
 from agelens.networks.resnet import ResNet
@@ -100,8 +101,8 @@ class TimmBackbone(Backbone):
         else:
             self.model = _create_timm(name, pretrained=False)
         mean, deviation = _timm_normalisation(name, self.model)
-        same = (mean, deviation) == (_IMAGENET_MEAN, _IMAGENET_STD)
-        self.model_input: nn.Module = nn.Identity() if same else _OwnInput(mean, deviation)
+        same = (mean, deviation) == (IMAGENET_MEAN, IMAGENET_STD)
+        self.model_input: nn.Module = nn.Identity() if same else OwnInput(mean, deviation)
         features: Any = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         self.num_features = int(features)
 
@@ -137,39 +138,18 @@ def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
     return model
 
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _TENSORFLOW = ((127 / 255,) * 3, (128 / 255,) * 3)
 _OWN_NORMALISATION = {f"tf_efficientnet_lite{size}": _TENSORFLOW for size in range(5)}
 """Mean and deviation that the makers of EfficientNet-Lite state, (pixel - 127) / 128; timm rounds them."""
 
-_Triple = tuple[float, float, float]
 
-
-def _timm_normalisation(name: str, model: nn.Module) -> tuple[_Triple, _Triple]:
+def _timm_normalisation(name: str, model: nn.Module) -> tuple[Triple, Triple]:
     """Mean and deviation of the images that a timm network's weights expect, as shares of 255."""
     own = _OWN_NORMALISATION.get(name.partition(".")[0])
     if own is not None:
         return own
     config: Any = getattr(model, "default_cfg", {})
-    return tuple(config.get("mean", _IMAGENET_MEAN)), tuple(config.get("std", _IMAGENET_STD))
-
-
-class _OwnInput(nn.Module):
-    """From ImageNet's mean and deviation to another normalisation."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: _Triple, deviation: _Triple) -> None:
-        super().__init__()
-        given_mean, given = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
-        own_mean, own = torch.tensor(mean), torch.tensor(deviation)
-        self.register_buffer("scale", (given / own).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((given_mean - own_mean) / own).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images * self.scale + self.shift
+    return tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
 
 
 @contextlib.contextmanager
@@ -233,7 +213,7 @@ def _googlenet(pretrained: bool = False) -> Backbone:
     if pretrained:
         state = _published_weights("googlenet", torchvision.models.GoogLeNet_Weights.DEFAULT)
         network.load_state_dict({key: value for key, value in state.items() if not key.startswith("aux")})
-    layers = OrderedDict[str, nn.Module](input=_OwnInput((0.5,) * 3, (0.5,) * 3))
+    layers = OrderedDict[str, nn.Module](input=OwnInput((0.5,) * 3, (0.5,) * 3))
     layers.update(_children(network, without={"avgpool", "dropout", "fc", "aux1", "aux2"}))
     return LayeredBackbone(nn.Sequential(layers), 1024)
 
@@ -254,12 +234,10 @@ def _shufflenet_v2(pretrained: bool = False) -> Backbone:
     return LayeredBackbone(nn.Sequential(_children(network, without={"fc"})), 1024)
 
 
-def _mobilefacenet(pretrained: bool = False) -> Backbone:
+def _from_a_file(name: str, make: Callable[[], Backbone], pretrained: bool = False) -> Backbone:
     if pretrained:
-        raise InputError(
-            "no pretrained weights of 'mobilefacenet' are fetched: load a file with load_backbone"
-        )
-    return MobileFaceNet()
+        raise InputError(f"no pretrained weights of {name!r} are fetched: load a file with load_backbone")
+    return make()
 
 
 def _children(network: nn.Module, without: Container[str]) -> OrderedDict[str, nn.Module]:
@@ -290,7 +268,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "googlenet": _googlenet,
     "mobilenet-v2": _mobilenet_v2,
     "shufflenet-v2": _shufflenet_v2,
-    "mobilefacenet": _mobilefacenet,
+    "mobilefacenet": functools.partial(_from_a_file, "mobilefacenet", MobileFaceNet),
+    "dlib-resnet": functools.partial(_from_a_file, "dlib-resnet", DlibResNet),
     "vgg16": functools.partial(_vgg16, 112),
     "vgg16-64": functools.partial(_vgg16, 64),
     "pvp": functools.partial(_untrained, functools.partial(pvp_backbone, 112)),
@@ -358,7 +337,7 @@ def _made(name: str, pretrained: bool) -> Backbone:
     return TimmBackbone(name.removeprefix("timm:"), pretrained=pretrained)
 
 
-_WIDE = ("googlenet", "mobilenet-v2", "shufflenet-v2", "mobilefacenet")
+_WIDE = ("googlenet", "mobilenet-v2", "shufflenet-v2", "mobilefacenet", "dlib-resnet")
 
 
 def _stand_in(name: str) -> Backbone:
@@ -405,13 +384,15 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     Args:
         backbone: The backbone to fill.
         path: Weights of a bare backbone, of a whole ``AgeNetwork`` (its head is left out), or of a network of
-            timm under timm's names; batch norm's counts of batches may be missing.
+            timm under timm's names; batch norm's counts of batches may be missing. For ``dlib-resnet`` dlib's
+            own file too.
     Raises:
         CheckpointError: The file cannot be read, or its weights belong to another network.
     """
     try:
         open_regular(path, NETWORK_BYTES).close()
-        state = load_file(path)
+        dlib = isinstance(backbone, DlibResNet) and Path(path).suffix == ".dat"
+        state = read_dlib_weights(path) if dlib else load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"cannot read weights: {reason(error)}") from error
     prefix = "backbone."

@@ -143,13 +143,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def described_by_us(path: Path) -> bool:
-    """Whether a safetensors file has the JSON of :func:`write_tensors`; others hold bare weights.
+    """Whether a file has the JSON of :func:`write_tensors`; others hold bare weights, those of dlib's too.
 
     Raises:
         CheckpointError: Missing or damaged.
     """
     try:
         open_regular(path, NETWORK_BYTES).close()
+        if path.suffix == ".dat":
+            return False
         with safe_open(path, framework="pt") as handle:
             return "json" in (handle.metadata() or {})
     except FileNotFoundError as error:

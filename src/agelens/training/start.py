@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 _KNOWN_STARTS = {  # by SHA-256 of the file
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30": Terms(
+        "any",
+        "dlib's face recognition network: CC0; trained, its author says, on FaceScrub, VGG Face and the web",
+    ),
     "0986093293325365b58094a1c012232e1e178df015bc525e6310d9f900ea046f": Terms(
         "attribution", "EfficientNet-Lite0 with ImageNet weights: Apache-2.0"
     ),

@@ -24,6 +24,13 @@ def ensemble(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over the mirror image, too; one model suffices then.")
     ] = False,
+    adjust: Annotated[
+        bool,
+        typer.Option(
+            "--adjust",
+            help="Take the prior over the training rows' ages out, as much as validation asks for.",
+        ),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
     split: Annotated[str, typer.Option(help="Rows to calibrate on; all for every row.")] = "val",
 ) -> None:
@@ -34,7 +41,7 @@ def ensemble(
     """
     from agelens.export.ensemble import ensemble as ensemble_models
 
-    card = ensemble_models(models, data, out, mirror=mirror, name=name, split=split)
+    card = ensemble_models(models, data, out, mirror=mirror, adjust=adjust, name=name, split=split)
     typer.echo(f"wrote {out}: {card.decoding['age']}")
     if use := card.licence.get("use"):
         typer.echo(f"terms: {use}")
