@@ -104,7 +104,7 @@ def test_the_names_of_the_backbones() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(set(BACKBONES) - {"mobilefacenet"} - OF_TWO_TEACHERS - WITHOUT_MAP - SHALLOW),
+        *sorted(set(BACKBONES) - {"mobilefacenet", "dlib-resnet"} - OF_TWO_TEACHERS - WITHOUT_MAP - SHALLOW),
         "timm:resnet10t",
         "mobilenetv3_small_050",
     ],

@@ -64,6 +64,11 @@ _FAIRFACE_TAUGHT_TERMS = (
     "taught by a network that starts from ImageNet weights (Apache-2.0)"
 )
 
+_DLIB_FAIRFACE_TERMS = (
+    "any use, with attribution: trained on FairFace (CC BY 4.0, Kärkkäinen and Joo, WACV 2021), "
+    "from dlib's face recognition network (CC0) and from ImageNet weights (Apache-2.0)"
+)
+
 MODELS = {
     "efficientnet-lite0-fairface": ShippedModel(
         "efficientnet-lite0-fairface.onnx",
@@ -74,6 +79,11 @@ MODELS = {
         "efficientnet-lite0-fairface-refined.onnx",
         use="for any use, its second generation: more accurate on FairFace, 128 px, slower",
         terms=_FAIRFACE_TERMS,
+    ),
+    "dlib-ensemble-fairface": ShippedModel(
+        "dlib-ensemble-fairface.onnx",
+        use="for any use, the most accurate of these: the one above and dlib's network, averaged; 13 MB",
+        terms=_DLIB_FAIRFACE_TERMS,
     ),
     "student-strided-fairface": ShippedModel(
         "student-strided-fairface.onnx",
@@ -103,6 +113,11 @@ MODELS = {
     "resnet10-tiny-lrn-utkface-mirrored": ShippedModel(
         "resnet10-tiny-lrn-utkface-mirrored.onnx",
         use="the same weights on the face and its mirror image: a little more accurate, about twice the time",
+        terms=_UTKFACE_TERMS,
+    ),
+    "dlib-ensemble-utkface": ShippedModel(
+        "dlib-ensemble-utkface.onnx",
+        use="the most accurate without MS-Celeb-1M: two of dlib's networks and that, averaged; 14 MB, slow",
         terms=_UTKFACE_TERMS,
     ),
     "mobilefacenet-lae-utkface": ShippedModel(
