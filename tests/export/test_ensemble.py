@@ -241,6 +241,8 @@ def test_what_cannot_be_averaged_is_told(
         ensemble([first, tmp_path / "newer.onnx"], crops, out)
     with pytest.raises(SplitError, match="train"):
         ensemble(pair, crops, out, split="train")
+    with pytest.raises(SplitError, match="train"):
+        ensemble(pair, crops, out, adjust=True)
     with pytest.raises(OutputError):
         ensemble(pair, crops, second)
     assert not out.exists()

@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 from agelens.calibration import Calibration
 from agelens.data.crop_set import CropSet, load_crops
 from agelens.data.geometry import require_geometry
-from agelens.data.manifest import read_manifest
+from agelens.data.manifest import label_bounds, read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError, ModelFileError
 from agelens.export.calibrate import calibrated_licence, calibration_record
@@ -78,7 +78,7 @@ def ensemble(
     Raises:
         ModelFileError: Not a model file of ours, or one of another operator set than the first.
         InputError: Fewer than two models, one twice, or other age bins or another geometry than the first's.
-        SplitError: The manifest has no such rows.
+        SplitError: The manifest has no such rows, or with ``adjust`` none to train.
         OutputError: The file cannot be written, or is one of those to be read.
     """
     if len(models) < (1 if mirror else 2):
@@ -94,6 +94,7 @@ def ensemble(
     rows = read_manifest(manifest)
     require_geometry(rows, geometry)
     crops = load_crops(required_rows(rows, split, manifest), cache=False)
+    learned = label_bounds(required_rows(rows, "train", manifest)) if adjust else None
     members = [_Member(session, side) for (session, _), side in zip(opened, sides, strict=True)]
     mixture = np.concatenate(
         [_mean(members, images, "distribution", mirror=mirror) for images in _batches(crops, geometry.size)]
@@ -101,8 +102,7 @@ def ensemble(
     bins = cards[0].age_bins
     log_mixture = np.log(np.maximum(mixture, _LEAST))
     prior = _Prior(np.zeros(len(bins)), 0.0)
-    if adjust:
-        learned = load_crops(required_rows(rows, "train", manifest), cache=False)
+    if learned is not None:
         prior = _chosen_prior(log_mixture, crops, learned, bins)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
     calibration = Calibration.fit(
@@ -171,10 +171,14 @@ class _Prior(NamedTuple):
 
 
 def _chosen_prior(
-    log_mixture: NDArray[np.float64], crops: CropSet, learned: CropSet, bins: AgeBins
+    log_mixture: NDArray[np.float64], crops: CropSet, learned: NDArray[Any], bins: AgeBins
 ) -> _Prior:
-    """The strength that is best on the crops: by band accuracy if a label is a band, otherwise by MAE."""
-    log_prior = np.log(age_prior(learned.labels()[:, 2:], bins, smooth=_SMOOTH))
+    """The strength that is best on the crops: by band accuracy if a label is a band, otherwise by MAE.
+
+    ``learned``, (N, 2), are the labels of the training rows, both ends in years.
+    """
+    labelled = learned[~np.isnan(learned).any(axis=1)]
+    log_prior = np.log(age_prior(labelled, bins, smooth=_SMOOTH))
     log_prior -= log_prior.mean()
     ends = crops.labels()[:, 2:].astype(np.float64)
     bands = np.unique(ends, axis=0)
