@@ -82,7 +82,7 @@ MODELS = {
     ),
     "dlib-ensemble-fairface": ShippedModel(
         "dlib-ensemble-fairface.onnx",
-        use="for any use, the most accurate of these: the one above and dlib's network, averaged; 13 MB",
+        use="for any use, the most accurate: the refined EfficientNet-Lite0 and dlib's network, averaged",
         terms=_DLIB_FAIRFACE_TERMS,
     ),
     "student-strided-fairface": ShippedModel(
@@ -117,7 +117,7 @@ MODELS = {
     ),
     "dlib-ensemble-utkface": ShippedModel(
         "dlib-ensemble-utkface.onnx",
-        use="the most accurate without MS-Celeb-1M: two of dlib's networks and that, averaged; 14 MB, slow",
+        use="the most accurate without MS-Celeb-1M: resnet10-tiny-lrn-utkface and two of dlib's, averaged",
         terms=_UTKFACE_TERMS,
     ),
     "mobilefacenet-lae-utkface": ShippedModel(
