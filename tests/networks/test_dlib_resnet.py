@@ -89,9 +89,9 @@ def test_its_features_are_those_of_dlibs_layers(tmp_path: Path, size: int) -> No
     assert sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) == 29
 
 
-def test_its_file_permits_what_is_known_of_it(tmp_path: Path) -> None:
+def test_terms_of_another_file_than_the_published_one_are_not_known(tmp_path: Path) -> None:
     write(tmp_path / "face.dat")
-    assert start_terms(tmp_path / "face.dat") == Terms()  # another file than King's
+    assert start_terms(tmp_path / "face.dat") == Terms()
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from agelens.faces.crops import resize_aligned
 from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.inference.shipped_models import model_path, open_model
 from agelens.label_distribution import AgeBins, softmax
-from agelens.methods.logit_adjusted import age_prior
+from agelens.methods.logit_adjusted import LogitAdjustedSettings, age_prior
 from agelens.metrics import most_probable_band
 from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
@@ -46,8 +46,6 @@ from agelens.terms import PERMISSIONS, read_terms, strictest
 __all__ = ["ensemble"]
 
 _BATCH = 32
-
-_SMOOTH = 2.0  # years by which the prior over ages is smoothed
 _LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
 
 
@@ -177,8 +175,9 @@ def _chosen_prior(
 
     ``learned``, (N, 2), are the labels of the training rows, both ends in years.
     """
+    settings = LogitAdjustedSettings()
     labelled = learned[~np.isnan(learned).any(axis=1)]
-    log_prior = np.log(age_prior(labelled, bins, smooth=_SMOOTH))
+    log_prior = np.log(age_prior(labelled, bins, settings.smooth))
     log_prior -= log_prior.mean()
     ends = crops.labels()[:, 2:].astype(np.float64)
     bands = np.unique(ends, axis=0)
@@ -189,7 +188,7 @@ def _chosen_prior(
             return -float(np.abs(mass @ bins.ages - ends[:, 0]).mean())
         return float((bands[most_probable_band(mass, bins, bands)] == ends).all(axis=1).mean())
 
-    return max((_Prior(step / 10 * log_prior, step / 10) for step in range(11)), key=merit)
+    return max((_Prior(strength * log_prior, strength) for strength in settings.strengths), key=merit)
 
 
 def _decoded_mean(prior: _Prior) -> str:
@@ -208,6 +207,8 @@ def _batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
 
 
 class _Member(NamedTuple):
+    """A model of the ensemble, and the side of the crops that it takes."""
+
     session: onnxruntime.InferenceSession
     side: int
 

@@ -25,7 +25,7 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.c3ae import C3AE
 from agelens.networks.chain import ChainBackbone
 from agelens.networks.compact import CompactDenseNet, CompactMobileNet, CompactOrCNN
-from agelens.networks.dlib_resnet import DlibResNet, read_dlib_weights
+from agelens.networks.dlib_resnet import DlibResNet, is_dlib_file, read_dlib_weights
 from agelens.networks.gabor import GaborPyramid
 from agelens.networks.mobilefacenet import MobileFaceNet
 from agelens.networks.normalisation import IMAGENET_MEAN, IMAGENET_STD, OwnInput, Triple
@@ -391,7 +391,7 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     """
     try:
         open_regular(path, NETWORK_BYTES).close()
-        dlib = isinstance(backbone, DlibResNet) and Path(path).suffix == ".dat"
+        dlib = isinstance(backbone, DlibResNet) and is_dlib_file(path)
         state = read_dlib_weights(path) if dlib else load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"cannot read weights: {reason(error)}") from error

@@ -22,7 +22,7 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.normalisation import OwnInput, Triple
 from agelens.reading import NETWORK_BYTES, read_bytes, reason
 
-__all__ = ["DlibResNet", "read_dlib_weights"]
+__all__ = ["DlibResNet", "is_dlib_file", "read_dlib_weights"]
 
 _BLOCKS = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
 """Channels of a group of blocks, their number, and whether the first of them halves the map."""
@@ -97,6 +97,11 @@ class DlibResNet(Backbone):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+def is_dlib_file(path: str | Path) -> bool:
+    """Whether a file is one of dlib's, by its name."""
+    return Path(path).suffix == ".dat"
 
 
 def read_dlib_weights(path: str | Path) -> dict[str, Tensor]:

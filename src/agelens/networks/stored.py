@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agelens.errors import CheckpointError, InputError, PluginError
 from agelens.files import write_atomically
 from agelens.networks.age_network import AgeNetwork
+from agelens.networks.dlib_resnet import is_dlib_file
 from agelens.networks.guided import GuidedStudent
 from agelens.networks.heads import HeadedNetwork
 from agelens.networks.identity import IdentityNetwork
@@ -150,7 +151,7 @@ def described_by_us(path: Path) -> bool:
     """
     try:
         open_regular(path, NETWORK_BYTES).close()
-        if path.suffix == ".dat":
+        if is_dlib_file(path):
             return False
         with safe_open(path, framework="pt") as handle:
             return "json" in (handle.metadata() or {})
