@@ -26,10 +26,13 @@ from agelens.label_distribution import AgeBins
 from agelens.protocol_buffer import has_external_data
 from agelens.reading import read_bytes, reason
 
-__all__ = ["FORMAT_VERSION", "PROVIDERS", "ModelCard", "open_model_file"]
+__all__ = ["FORMAT_VERSION", "HALF_SUFFIX", "PROVIDERS", "ModelCard", "open_model_file"]
 
 FORMAT_VERSION = 2
 """The newest format that this agelens reads. It writes 2 for a calibration with a shift, else 1."""
+
+HALF_SUFFIX = ".float16"
+"""Behind the name of a weight that is stored in 16 bits."""
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

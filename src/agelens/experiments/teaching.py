@@ -1,4 +1,4 @@
-"""A teacher by its name."""
+"""A teacher or a start by the name of a shipped model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from agelens.errors import InputError
 from agelens.inference.shipped_models import MODELS, model_path
 
-__all__ = ["teacher_path"]
+__all__ = ["start_path", "teacher_path"]
 
 
 def teacher_path(name: str) -> str:
@@ -26,3 +26,8 @@ def teacher_path(name: str) -> str:
         known = ", ".join(MODELS)
         raise InputError(f"teacher {name}: no such run or model file, and no shipped model ({known})")
     return name
+
+
+def start_path(start: str | Path) -> Path:
+    """Path of weights to start from: of a shipped model by its name, the installed file's."""
+    return model_path(start) if str(start) in MODELS else Path(start)

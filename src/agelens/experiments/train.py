@@ -18,6 +18,7 @@ from agelens.data.geometry import crop_geometry
 from agelens.data.manifest import is_band, label_bounds, label_kinds, read_manifest
 from agelens.data.splits import split_digest, split_rows
 from agelens.errors import ManifestError, RecipeError, RunError, SplitError
+from agelens.experiments.teaching import start_path
 from agelens.label_distribution import AgeBins
 from agelens.methods.lookup import FINISHERS, METHODS, make_stages, method_named
 from agelens.plugins import origin
@@ -57,8 +58,9 @@ def train(
         resume: Go on with the run in ``out`` (start it if there is none).
         start: Weights of a pre-training that every stage starts from, in place of the recipe's
             ``network.start``: a run folder or its ``network.safetensors`` (of ages: LRN pre-trains on
-            IMDB-WIKI; or of identities: LAE), or a safetensors file of a bare backbone. Heads for other age
-            bins start anew, and a note says so.
+            IMDB-WIKI; or of identities: LAE), a safetensors file of a bare backbone, or a model file, by name
+            if it ships, whose network has no batch norms. Heads for other age bins start anew, and a note
+            says so.
         random_start: Train from random weights although the recipe needs a start (``needs_start``).
         reporter: Receives steps and epochs.
         loading: Called with (done, total) while crops are decoded.
@@ -81,6 +83,8 @@ def train(
         Run.open(out).require_plugins()
     method = method_named(recipe.method.name)
     start = start or recipe.network.start or None
+    if start is not None:
+        start = start_path(start)
     if not begun and not random_start and (missing := method.missing_start(recipe, start is not None)):
         raise RecipeError(
             recipe.name,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from agelens.calibration import Calibration
 from agelens.errors import InputError, ModelFileError
 from agelens.files import write_atomically
-from agelens.model_file import ModelCard
+from agelens.model_file import HALF_SUFFIX, ModelCard
 from agelens.networks.age_network import AnyNetwork, MirroredNetwork, PairedNetwork
 
 __all__ = ["OPSET", "CardFields", "export", "store_as_half", "weights_digest"]
@@ -239,7 +239,7 @@ def store_as_half(graph: onnx.GraphProto) -> None:
         if np.abs(values).max() > np.finfo(np.float16).max:
             continue  # it would become infinite
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}{HALF_SUFFIX}"))
         casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

@@ -15,10 +15,10 @@ from agelens.model_file import open_model_file
 from agelens.reading import NETWORK_BYTES, read_bytes, reason
 from agelens.terms import PERMISSIONS, Terms, is_open, read_terms, strictest
 from agelens.training.method import TeacherSetting
+from agelens.training.model_start import names_model
 from agelens.training.recipe import Recipe
 from agelens.training.run import locate_network
 from agelens.training.start import start_terms
-from agelens.training.teachers import names_model
 
 __all__ = [
     "check_terms",

@@ -1,4 +1,4 @@
-"""Weights to start from: of a finished run, or of a bare backbone."""
+"""Weights to start from: of a finished run, of a model file, or of a bare backbone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from agelens.errors import CheckpointError, InputError, RunError
 from agelens.label_distribution import AgeBins
+from agelens.model_file import open_model_file
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.networks.backbones import load_backbone, make_backbone
 from agelens.networks.stored import described_by_us, read_tensors
 from agelens.reading import NETWORK_BYTES, read_bytes, reason
 from agelens.terms import UNKNOWN, Terms, read_terms, strictest
+from agelens.training.model_start import names_model, read_model_weights
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run
 
@@ -100,8 +102,11 @@ def start_digest(start: str | Path) -> str:
 
 
 def start_terms(start: str | Path) -> Terms:
-    """Tell what a start permits: a run, what its own parts do; a bare backbone, what is known of the file."""
+    """Tell what a start permits: a run or a model, as its parts do; bare weights, what is known of them."""
     path = start_file(start)
+    if names_model(path):
+        licence = open_model_file(path)[1].licence
+        return read_terms({"permits": licence.get("permits"), "text": licence.get("data")})
     folder = path.parent.parent
     if described_by_us(path) and (folder / "run.json").is_file():
         parts = [read_terms(part) for part in (Run.open(folder).facts.get("terms") or {}).values()]
@@ -126,7 +131,9 @@ def check_start(start: str | Path, recipe: Recipe, bins: AgeBins) -> list[str]:
     """
     path = start_file(start)
     theirs = ""
-    if described_by_us(path):
+    if names_model(path):
+        theirs = str(open_model_file(path)[1].age_bins)
+    elif described_by_us(path):
         _, described = read_tensors(path)
         if described.get("kind", "age") == "age":
             theirs = str(described.get("age_bins", ""))
@@ -171,6 +178,10 @@ def start_weights(
     name = backbone or recipe.network.backbone
     made = make_backbone(name)
     fresh = AgeNetwork(made, AgeHead(made.num_features, bins, heads or recipe.network.heads))
+    if names_model(path):
+        same = str(open_model_file(path)[1].age_bins) == str(bins)
+        state = fresh.state_dict()
+        return state | read_model_weights(path, state, head=same)
     if not described_by_us(path):
         load_backbone(made, path)
         return fresh.state_dict()

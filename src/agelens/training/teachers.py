@@ -20,6 +20,7 @@ from agelens.label_distribution import AgeBins
 from agelens.model_file import open_model_file
 from agelens.networks.age_network import AgeNetwork
 from agelens.networks.stored import load_network
+from agelens.training.model_start import names_model
 from agelens.training.run import locate_network
 from agelens.training.transforms import pixels, resize_images
 
@@ -31,7 +32,6 @@ __all__ = [
     "bins_matrix",
     "load_teacher",
     "mean_soft_labels",
-    "names_model",
 ]
 
 _SMALLEST = 1e-12  # smaller probabilities are raised to it
@@ -212,16 +212,11 @@ def bins_matrix(teacher: AgeBins, student: AgeBins) -> Tensor:
     return F.one_hot(torch.tensor(columns), len(student)).float()
 
 
-def names_model(path: str | Path) -> bool:
-    """Tell whether a teacher's path means a model file, not a run."""
-    return Path(path).suffix == ".onnx" and not Path(path).is_dir()
-
-
 def load_teacher(path: str | Path, weight: float, bins: AgeBins, stage: str = "") -> Teacher:
     """Load a finished run, or a model, as a teacher of ages.
 
     Args:
-        path: See :func:`agelens.training.run.locate_network`, or :func:`names_model`.
+        path: See :func:`agelens.training.run.locate_network`, or a model file.
         weight: Its weight.
         bins: The student's.
         stage: Stage of a run folder that teaches, if the run has it; else its best one.
