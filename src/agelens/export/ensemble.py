@@ -7,9 +7,11 @@ is broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, 
 own intervals and corrections (``agelens calibrate``) are left out. It takes crops of the largest side that a
 member takes; those of a smaller one are resized in the graph, with anti-aliasing.
 
-Where rare ages are taken for common ones, the prior over the ages of the training images can be taken out of
-the mean in part, as :mod:`agelens.methods.logit_adjusted` does with a network: p(k) / prior(k)^strength,
-normalised; the age is then the expectation of that.
+Networks that saw few old people draw them to the ages they saw often. The prior over the ages of the training
+images can be taken out of the *age* in part: the expectation of p(k) / prior(k)^strength, normalised, as
+:mod:`agelens.methods.logit_adjusted` does with a network. The distribution, and with it intervals and
+probabilities, keeps the prior. The strength is the one that errs most evenly over the ages at no cost to the
+mean error of all.
 """
 
 from __future__ import annotations
@@ -38,8 +40,7 @@ from agelens.faces.crops import resize_aligned
 from agelens.files import refuse_to_overwrite, write_atomically
 from agelens.inference.shipped_models import model_path, open_model
 from agelens.label_distribution import AgeBins, softmax
-from agelens.methods.logit_adjusted import LogitAdjustedSettings, age_prior
-from agelens.metrics import most_probable_band
+from agelens.methods.logit_adjusted import LogitAdjustedSettings, age_prior, evenness
 from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
 
@@ -67,8 +68,10 @@ def ensemble(
         manifest: Aligned crops in their geometry, that none was trained on, for the calibration.
         out: The file to write.
         mirror: Average over the mirror image, too.
-        adjust: Take the prior over the ages of the manifest's training rows out, with the strength (0 to 1)
-            that is best on the rows to calibrate on, by MAE, or by band accuracy where a label is a band.
+        adjust: Take the prior over the ages of the manifest's training rows out of the age, with the strength
+            (0 to 1) that errs most evenly on the rows to calibrate on, by AAR, or by the mean over the bands
+            of the distance to them where no label is an age; of the strengths whose mean error is not larger
+            than without.
         name: Of the model; None: that of the file.
         split: Rows to calibrate on; ``all`` for all.
     Returns:
@@ -103,9 +106,7 @@ def ensemble(
     if learned is not None:
         prior = _chosen_prior(log_mixture, crops, learned, bins)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
-    calibration = Calibration.fit(
-        log_mixture - prior.shift, crops.ages.astype(np.float64), bins, bounds=bounds
-    )
+    calibration = Calibration.fit(log_mixture, crops.ages.astype(np.float64), bins, bounds=bounds)
     graph = _merged(models, sides, calibration.temperature, mirror=mirror)
     if prior.strength:
         _adjust(graph, prior.shift, bins)
@@ -119,7 +120,7 @@ def ensemble(
         normalisation={card.name: card.normalisation for card in cards},
         decoding={
             "age": _decoded_age(cards, prior),
-            "distribution": f"softmax(log({_decoded_mean(prior)}) / {calibration.temperature:.6g})",
+            "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
             "views": "the crop and its mirror image" if mirror else "the crop",
         },
         licence=calibrated_licence(_licence(cards), [crops]),
@@ -171,7 +172,7 @@ class _Prior(NamedTuple):
 def _chosen_prior(
     log_mixture: NDArray[np.float64], crops: CropSet, learned: NDArray[Any], bins: AgeBins
 ) -> _Prior:
-    """The strength that is best on the crops: by band accuracy if a label is a band, otherwise by MAE.
+    """The strength that errs most evenly on the crops, of those at no cost to the mean error of all.
 
     ``learned``, (N, 2), are the labels of the training rows, both ends in years.
     """
@@ -180,20 +181,11 @@ def _chosen_prior(
     log_prior = np.log(age_prior(labelled, bins, settings.smooth))
     log_prior -= log_prior.mean()
     ends = crops.labels()[:, 2:].astype(np.float64)
-    bands = np.unique(ends, axis=0)
-
-    def merit(prior: _Prior) -> float:
-        mass = prior.taken_out(log_mixture)
-        if (ends[:, 0] == ends[:, 1]).all():
-            return -float(np.abs(mass @ bins.ages - ends[:, 0]).mean())
-        return float((bands[most_probable_band(mass, bins, bands)] == ends).all(axis=1).mean())
-
-    return max((_Prior(strength * log_prior, strength) for strength in settings.strengths), key=merit)
-
-
-def _decoded_mean(prior: _Prior) -> str:
-    mean = "mean of their distributions"
-    return f"{mean} / prior^{prior.strength:g}" if prior.strength else mean
+    tried = [_Prior(strength * log_prior, strength) for strength in settings.strengths]
+    ages = [prior.taken_out(log_mixture) @ bins.ages for prior in tried]
+    errors = [float(np.maximum(np.maximum(ends[:, 0] - age, age - ends[:, 1]), 0).mean()) for age in ages]
+    free = [index for index, error in enumerate(errors) if error <= errors[0]]
+    return tried[max(free, key=lambda index: evenness(ages[index], crops.ages, ends))]
 
 
 def _decoded_age(cards: Sequence[ModelCard], prior: _Prior) -> str:
@@ -309,15 +301,13 @@ def _merged(
 
 
 def _adjust(graph: onnx.ModelProto, shift: NDArray[np.float64], bins: AgeBins) -> None:
-    """Take a shift off the logarithm of the mean; the age becomes the expectation of what is left."""
+    """Make the age the expectation of the mean, after a shift is taken off its logarithm."""
     nodes = graph.graph.node
     for node in [node for node in nodes if node.output[0] == "age"]:
         nodes.remove(node)
-    (divided,) = [node for node in nodes if node.output[0] == "logits"]
-    divided.input[0] = "adjusted"
     for name, values in (("shift", shift), ("years", bins.ages)):
         graph.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
-    nodes.insert(list(nodes).index(divided), helper.make_node("Sub", ["log", "shift"], ["adjusted"]))
+    nodes.append(helper.make_node("Sub", ["log", "shift"], ["adjusted"]))
     nodes.append(helper.make_node("Softmax", ["adjusted"], ["without prior"], axis=1))
     nodes.append(helper.make_node("MatMul", ["without prior", "years"], ["age"]))
 

@@ -40,28 +40,31 @@ def read_model_weights(
     Args:
         path: A model file of ours.
         wanted: State dict of an :class:`agelens.networks.age_network.AgeNetwork`: names and shapes.
-        head: Whether the head's weights are read too.
+        head: Whether the head's weights are read too, as far as the file has them.
     Returns:
-        Float32 tensors by name: those of ``wanted``, without ``head.`` unless it is read.
+        Float32 tensors by name: all of the backbone's, and the head's.
     Raises:
         ModelFileError: Not a model file of ours, or a damaged one.
-        CheckpointError: None of its networks has all of the weights.
+        CheckpointError: None of its networks has all weights of the backbone.
     """
     open_model_file(path)  # refuses what is damaged, too large or not ours
     kept = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    names = [name for name in wanted if head or not name.startswith("head.")]
+    names = [name for name in wanted if not name.startswith("head.")]
     first = f"{_NETWORK}{names[0]}"
-    prefixes = {name.partition(first)[0] for name in kept if first in name}
-    for prefix in sorted(prefixes):
+    for prefix in sorted({name.partition(first)[0] for name in kept if first in name}):
         if f"{prefix}scale" not in kept:
             continue  # the first convolution holds the scale of the pixels
-        found = {name: _weight(kept, f"{prefix}{_NETWORK}{name}") for name in names}
-        if all(v is not None and v.shape == tuple(wanted[k].shape) for k, v in found.items()):
-            return {name: torch.from_numpy(value) for name, value in found.items() if value is not None}
+        found = {}
+        for name, own in wanted.items():
+            value = _weight(kept, f"{prefix}{_NETWORK}{name}") if head or name in names else None
+            if value is not None and value.shape == tuple(own.shape):
+                found[name] = torch.from_numpy(value)
+        if found.keys() >= set(names):
+            return found
     raise CheckpointError(
         path,
-        f"holds no network of the recipe's kind that can be trained on: it lacks weights or shapes of the "
-        f"{len(names)} wanted (batch norms, if it had any, are folded into convolutions: start from its run)",
+        f"has no network with the {len(names)} weights of the recipe's backbone to start from (batch norms, "
+        "if it had any, are folded into convolutions: start from its run)",
     )
 
 

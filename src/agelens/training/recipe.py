@@ -76,8 +76,8 @@ class NetworkSettings(_Settings):
         mirror: Estimate on the face and its mirror image and average: test time only, twice the cost. The
             ancestor teaches without it.
         pretrained: Start from the backbone's published weights (downloaded; fails loudly offline).
-        start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, or a
-            safetensors file of a bare backbone. Empty: none.
+        start: Weights to start from, as ``--start``: a finished run, its ``network.safetensors``, a
+            safetensors file of a bare backbone, or a model (no batch norms). Empty: none.
         same_bins: Keep the head that the start was trained with: a start of other age bins, or without a head
             of ages, is refused. Off: such a head starts anew, and a note says so.
         frozen: Parts of the backbone, by their names in it (``["conv1", "features.0"]``), that keep the

@@ -162,7 +162,7 @@ def start_weights(
     """Read pre-trained weights for a recipe's age network; a head of another shape keeps its own start.
 
     Args:
-        start: See :func:`start_file`, or a safetensors file of a bare backbone.
+        start: See :func:`start_file`, a safetensors file of a bare backbone, or a model file.
         recipe: Backbone, heads, seed.
         bins: The K ages.
         backbone: Name of the network's, where it is not the recipe's.

@@ -28,7 +28,7 @@ def ensemble(
         bool,
         typer.Option(
             "--adjust",
-            help="Take the prior over the training rows' ages out, as much as validation asks for.",
+            help="Take the prior over the training rows' ages out of the age, as far as it costs nothing.",
         ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
