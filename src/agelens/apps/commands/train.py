@@ -20,7 +20,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     start: Annotated[
         Path | None,
-        typer.Option(help="Pre-trained weights: a run, a model or its name, or a backbone's safetensors file."),
+        typer.Option(help="Pre-trained weights: a run, a model (a name), or a backbone's safetensors file."),
     ] = None,
     random_start: Annotated[
         bool, typer.Option("--random-start", help="Train without the start that the recipe needs.")
