@@ -77,7 +77,6 @@ OF_TWO_TEACHERS = {
     "student-small-1x1",
     "student-small-3x3",
     "student-strided",
-    "student-strided-wide",
 }
 """Networks of ordinal-dark distillation: other strides, or connected layers for one size (test_students)."""
 WITHOUT_MAP = {

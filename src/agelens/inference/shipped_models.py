@@ -145,6 +145,11 @@ MODELS = {
         use="the same weights on the face and its mirror image: a little more accurate, twice the time",
         terms=_TAUGHT_TERMS,
     ),
+    "student-ensemble-utkface": ShippedModel(
+        "student-ensemble-utkface.onnx",
+        use="two of the students in 8 bits, mirrored and averaged, in 0.35 MB: the most accurate tiny one",
+        terms=_TAUGHT_TERMS,
+    ),
 }
 """The shipped models by name: one entry adds a model."""
 

@@ -33,7 +33,7 @@ from agelens.networks.pvp import pvp_backbone
 from agelens.networks.ranking_cnn import RankingCNN
 from agelens.networks.resnet import ResNet
 from agelens.networks.ssr_net import SSRNet
-from agelens.networks.students import StridedStudent, normal_student, small_student, wide_strided_student
+from agelens.networks.students import StridedStudent, normal_student, small_student
 from agelens.networks.vgg import VGG16, vgg16_backbone, vgg_keys
 from agelens.networks.zca import Whitened
 from agelens.plugins import Origin, available, is_importable_name, origin, resolve
@@ -279,7 +279,6 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "student-small-1x1": functools.partial(_untrained, functools.partial(small_student, 1)),
     "student-small-3x3": functools.partial(_untrained, functools.partial(small_student, 3)),
     "student-strided": functools.partial(_untrained, StridedStudent),
-    "student-strided-wide": functools.partial(_untrained, wide_strided_student),
     "thin-age": functools.partial(_untrained, ChainBackbone, layers=VGG16, width=0.5),
     "tiny-age": functools.partial(_untrained, ChainBackbone, layers=VGG16, width=0.25),
     "ssr-net": functools.partial(_untrained, SSRNet),

@@ -15,7 +15,7 @@ from agelens.networks.backbone import Backbone
 from agelens.networks.chain import Chain, ChainBackbone
 from agelens.rehearsal import cut_side
 
-__all__ = ["NORMAL", "SMALL", "StridedStudent", "normal_student", "small_student", "wide_strided_student"]
+__all__ = ["NORMAL", "SMALL", "StridedStudent", "normal_student", "small_student"]
 
 NORMAL = "C128(5)-C96(3)-P-C96(3)x3-P-C96(3)x2-P-C64(3)x2"
 """Convolutions of the normal student ([1], Appendix B), nine; F4096 twice follows."""
@@ -113,14 +113,6 @@ class StridedStudent(Backbone):
             raise InputError(f"student-strided takes images of 64 px, not {tuple(images.shape[2:])}")
         features: Tensor = self.gdconv(last)
         return features.flatten(1)
-
-
-def wide_strided_student() -> StridedStudent:
-    """Our own student with three times the weights and 29.3 M multiply-adds: below 0.44 MB in 8 bits.
-
-    With an ``ldl`` head for the ages 0 to 100 it has 324,069 numbers.
-    """
-    return StridedStudent(((16, 0, 0), (40, 32, 2), (96, 56, 2)), features=160)
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> list[nn.Module]:
