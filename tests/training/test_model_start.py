@@ -22,7 +22,7 @@ from agelens.export.quantise import compress
 from agelens.faces.alignment import DEFAULT_GEOMETRY
 from agelens.label_distribution import AgeBins
 from agelens.model_file import open_model_file
-from agelens.networks.age_network import AgeHead, AgeNetwork
+from agelens.networks.age_network import AgeHead, AgeNetwork, AnyNetwork, MirroredNetwork
 from agelens.networks.backbones import make_backbone
 from agelens.training.model_start import read_model_weights
 from agelens.training.recipe import Recipe
@@ -39,7 +39,7 @@ def made(backbone: str, ages: AgeBins) -> AgeNetwork:
     return AgeNetwork(network, AgeHead(network.num_features, ages, ["ldl"])).eval()
 
 
-def written(network: AgeNetwork, path: Path, *, half: bool = False) -> Path:
+def written(network: AnyNetwork, path: Path, *, half: bool = False) -> Path:
     export(
         network,
         {
@@ -78,6 +78,10 @@ def test_weights_come_back_as_they_went(network: AgeNetwork, model: Path, tmp_pa
     assert started.keys() == state.keys()
     assert all(torch.equal(started[name], state[name]) for name in state)
     halved = start_weights(written(network, tmp_path / "half.onnx", half=True), recipe(), AgeBins(0, 100))
+    mirrored = start_weights(
+        written(MirroredNetwork(network), tmp_path / "mirrored.onnx"), recipe(), AgeBins(0, 100)
+    )
+    assert all(torch.equal(mirrored[name], state[name]) for name in state)
     for name, value in state.items():
         assert halved[name].dtype == torch.float32
         assert torch.allclose(halved[name], value, rtol=1e-3, atol=1e-7), name

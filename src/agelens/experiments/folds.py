@@ -42,6 +42,7 @@ from agelens.data.protocol_split import Fold, ProtocolSplit, apply_protocol
 from agelens.data.protocols import Protocol, load_protocol
 from agelens.errors import RunError, SplitError
 from agelens.evaluation.band_measures import require_ages
+from agelens.experiments.teaching import start_path
 from agelens.experiments.train import train
 from agelens.files import is_leftover, write_atomically
 from agelens.label_distribution import AgeBins, probability_at_least, softmax
@@ -117,7 +118,7 @@ def train_folds(
         "labels": _labels_digest(rows),
         "folds": len(split.folds),
         "recipe": recipe.to_toml(),
-        "start": None if start is None else str(Path(start).absolute()),
+        "start": None if start is None else str(start_path(start).absolute()),
     }
     if state.is_main_process:
         _open(folder, facts, resume)

@@ -24,7 +24,9 @@ from agelens.model_file import HALF_SUFFIX, open_model_file
 
 __all__ = ["names_model", "read_model_weights"]
 
-_NETWORK = "network."  # before the names of the network's weights, after the number of a member
+_NETWORK = (
+    "network."  # before the names of the network's weights (twice if mirrored), after a member's number
+)
 
 
 def names_model(path: str | Path) -> bool:
@@ -52,7 +54,7 @@ def read_model_weights(
     names = [name for name in wanted if not name.startswith("head.")]
     first = f"{_NETWORK}{names[0]}"
     for prefix in sorted({name.partition(first)[0] for name in kept if first in name}):
-        if f"{prefix}scale" not in kept:
+        if f"{prefix.partition(_NETWORK)[0]}scale" not in kept:
             continue  # the first convolution holds the scale of the pixels
         found = {}
         for name, own in wanted.items():
