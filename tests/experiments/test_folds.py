@@ -22,6 +22,7 @@ from agelens.errors import InputError, RunError, SplitError
 from agelens.evaluation.evaluate import evaluate
 from agelens.experiments.folds import train_folds
 from agelens.experiments.train import train
+from agelens.inference.shipped_models import model_path
 from agelens.training.fit import run_on_crops
 from agelens.training.recipe import Recipe
 from agelens.training.run import Run, load_stage
@@ -29,17 +30,21 @@ from agelens.training.run import Run, load_stage
 PROTOCOL = "subject-3-fold"
 
 
-@pytest.fixture(scope="module")
-def manifest(make_crops: Callable[..., Path]) -> Path:
-    """Crops of twelve people, three of each."""
+def _twelve_people(make_crops: Callable[..., Path], size: int) -> Path:
     random = np.random.default_rng(0)
     return make_crops(
         [float(random.integers(0, 81)) for _ in range(36)],
-        40,
+        size,
         subject=[f"{number // 3:02d}" for number in range(36)],
         digest=[f"{number:064x}" for number in range(36)],
         note=[""] * 36,
     )
+
+
+@pytest.fixture(scope="module")
+def manifest(make_crops: Callable[..., Path]) -> Path:
+    """Crops of twelve people, three of each."""
+    return _twelve_people(make_crops, 40)
 
 
 def _recipe(**changed: Any) -> Recipe:
@@ -267,6 +272,25 @@ def test_every_fold_starts_from_the_same_weights_and_one_fold_has_no_deviation(
     assert Run.open(result.path / "fold-01").facts["start"]
     assert not (result.path / "distributions.npz").exists()  # a network that only regresses has none
     assert len(pd.read_csv(result.path / "predictions.csv")) == result.images < 36
+
+
+def test_a_shipped_start_is_found_again_from_another_folder(
+    make_crops: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _twelve_people(make_crops, 104)
+    recipe = _recipe(
+        age_bins="0-100",
+        network={"backbone": "dlib-resnet", "input_size": 104, "heads": ["ldl"]},
+        train={"epochs": 1, "batch_size": 16},
+    )
+    started: dict[str, Any] = {"start": "dlib-ensemble-fairface", "cpu": True}
+    monkeypatch.chdir(tmp_path)
+    before = train_folds(recipe, manifest, tmp_path / "run", "morph-subject", **started)
+    facts = json.loads((tmp_path / "run" / "folds.json").read_text())
+    assert facts["start"] == str(model_path("dlib-ensemble-fairface"))
+    monkeypatch.chdir("/")
+    again = train_folds(recipe, manifest, tmp_path / "run", "morph-subject", resume=True, **started)
+    assert again.pooled_mae == before.pooled_mae
 
 
 def test_bins_that_differ_by_fold_are_pooled_over_all_of_them(manifest: Path, tmp_path: Path) -> None:
