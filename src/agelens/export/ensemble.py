@@ -44,7 +44,7 @@ from agelens.methods.logit_adjusted import LogitAdjustedSettings, age_prior, eve
 from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
 
-__all__ = ["ensemble"]
+__all__ = ["batches", "ensemble", "joint_licence", "require_alike"]
 
 _BATCH = 32
 _LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
@@ -89,7 +89,7 @@ def ensemble(
     refuse_to_overwrite(out, [*map(model_path, models), manifest])
     opened = [open_model(model) for model in models]
     cards = [card for _, card in opened]
-    _check_alike(models, cards)
+    require_alike(models, cards)
     sides = [CropGeometry.from_dict(card.geometry).size for card in cards]
     geometry = CropGeometry.from_dict(cards[0].geometry).with_size(max(sides))
     rows = read_manifest(manifest)
@@ -98,7 +98,7 @@ def ensemble(
     learned = label_bounds(required_rows(rows, "train", manifest)) if adjust else None
     members = [_Member(session, side) for (session, _), side in zip(opened, sides, strict=True)]
     mixture = np.concatenate(
-        [_mean(members, images, "distribution", mirror=mirror) for images in _batches(crops, geometry.size)]
+        [_mean(members, images, "distribution", mirror=mirror) for images in batches(crops, geometry.size)]
     )
     bins = cards[0].age_bins
     log_mixture = np.log(np.maximum(mixture, _LEAST))
@@ -106,7 +106,7 @@ def ensemble(
     if learned is not None:
         prior = _chosen_prior(log_mixture, crops, learned, bins)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
-    calibration = Calibration.fit(log_mixture, crops.ages.astype(np.float64), bins, bounds=bounds)
+    calibration = Calibration.fit(log_mixture, crops.ages.astype(np.float64), bins, split, bounds)
     graph = _merged(models, sides, calibration.temperature, mirror=mirror)
     if prior.strength:
         _adjust(graph, prior.shift, bins)
@@ -123,7 +123,7 @@ def ensemble(
             "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
             "views": "the crop and its mirror image" if mirror else "the crop",
         },
-        licence=calibrated_licence(_licence(cards), [crops]),
+        licence=calibrated_licence(joint_licence(cards), [crops]),
         provenance={
             "data": "; ".join(dict.fromkeys(str(card.provenance.get("data", "")) for card in cards)),
             "members": told,
@@ -141,7 +141,15 @@ def ensemble(
     return card
 
 
-def _check_alike(models: Sequence[str | Path], cards: Sequence[ModelCard]) -> None:
+def require_alike(models: Sequence[str | Path], cards: Sequence[ModelCard]) -> None:
+    """Refuse a model that is given twice, or that has other age bins or another geometry than the first.
+
+    Args:
+        models: Model files, or names of shipped models.
+        cards: Their cards.
+    Raises:
+        InputError: There is such a model.
+    """
     digests = [card.digest for card in cards]
     for index, (model, card) in enumerate(zip(models, cards, strict=True)):
         if card.digest in digests[:index]:
@@ -193,7 +201,15 @@ def _decoded_age(cards: Sequence[ModelCard], prior: _Prior) -> str:
     return f"expectation of the {mean}, / prior^{prior.strength:g}" if prior.strength else mean
 
 
-def _batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
+def batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield all crops, a few at a time, resized as photographs are.
+
+    Args:
+        crops: N crops of any size.
+        size: Their side S afterwards, pixels.
+    Yields:
+        (at most 32, S, S, 3) uint8.
+    """
     for start in range(0, len(crops), _BATCH):
         yield np.stack([resize_aligned(crop, size) for crop in crops.crops(slice(start, start + _BATCH))])
 
@@ -357,8 +373,14 @@ def _check_mean(
         raise ModelFileError(out, f"the ensemble differs from the mean of its models by {worst:.3g} years")
 
 
-def _licence(cards: Sequence[ModelCard]) -> dict[str, Any]:
-    """The strictest terms of the members, the texts of all."""
+def joint_licence(cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """Join the licences of models that are averaged: the strictest terms, the texts of all.
+
+    Args:
+        cards: The models' cards.
+    Returns:
+        The licence of the card to write.
+    """
     licences = [card.licence for card in cards]
     terms = [read_terms({"permits": each.get("permits"), "text": each.get("data")}) for each in licences]
     permits = strictest(part.permits for part in terms)

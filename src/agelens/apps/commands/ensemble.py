@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agelens.apps.command import command
+from agelens.errors import InputError
 
 __all__ = ["ensemble"]
 
@@ -31,17 +32,33 @@ def ensemble(
             help="Take the prior over the training rows' ages out of the age, as far as it costs nothing.",
         ),
     ] = False,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="Average the weights, not the answers: of networks that were trained on from one start.",
+        ),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
     split: Annotated[str, typer.Option(help="Rows to calibrate on; all for every row.")] = "val",
 ) -> None:
     """Write one model file that answers with the mean of several, or of a face and its mirror image.
 
     Networks that err differently err less together; the file takes the time of all. It permits what all of
-    them permit.
+    them permit. With --weights it takes the time of one.
     """
-    from agelens.export.ensemble import ensemble as ensemble_models
+    if weights:
+        from agelens.export.weight_average import average_weights
 
-    card = ensemble_models(models, data, out, mirror=mirror, adjust=adjust, name=name, split=split)
-    typer.echo(f"wrote {out}: {card.decoding['age']}")
+        if mirror or adjust:
+            raise InputError("--weights averages the weights alone: mirror or adjust its file afterwards")
+        card = average_weights(models, data, out, name=name, split=split)
+        answer = f"the mean of the weights of {len(models)} models"
+    else:
+        from agelens.export.ensemble import ensemble as ensemble_models
+
+        card = ensemble_models(models, data, out, mirror=mirror, adjust=adjust, name=name, split=split)
+        answer = str(card.decoding["age"])
+    typer.echo(f"wrote {out}: {answer}")
     if use := card.licence.get("use"):
         typer.echo(f"terms: {use}")
