@@ -103,6 +103,24 @@ def test_it_answers_with_the_mean_of_its_models(pair: tuple[Path, Path], crops: 
     assert low < face.age < high
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_better_model_may_have_the_larger_share(
+    pair: tuple[Path, Path], crops: Path, tmp_path: Path, mirror: bool
+) -> None:
+    out = tmp_path / "both.onnx"
+    command = ["ensemble", *map(str, pair), "--data", str(crops), "--out", str(out), "--shares", "3,1"]
+    told = CliRunner().invoke(app, [*command, "--mirror"] if mirror else command)
+    assert told.exit_code == 0, told.output
+    assert "mean of 0.75 × plain and 0.25 × older" in told.output
+    (first, second), (ages, mass) = [answers(model, crops) for model in pair], answers(out, crops)
+    assert ages == pytest.approx(0.75 * first[0] + 0.25 * second[0], abs=1e-4)
+    _, card = open_model_file(out)
+    assert card.calibration is not None
+    powered = (0.75 * first[1] + 0.25 * second[1]) ** (1 / card.calibration.temperature)
+    assert mass == pytest.approx(powered / powered.sum(axis=1, keepdims=True), abs=1e-5)
+    assert [member["share"] for member in card.provenance["members"]] == [0.75, 0.25]
+
+
 def test_it_permits_no_more_than_the_crops_it_is_calibrated_on(
     pair: tuple[Path, Path], crops: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +257,13 @@ def test_what_cannot_be_averaged_is_told(
     ):
         with pytest.raises(InputError, match=told):
             ensemble(models, crops, out)
+    for shares in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(InputError, match="shares must be one number above 0 for each of 2 models: not 1"):
+            ensemble(pair, crops, out, shares=shares)
+    command = ["ensemble", *map(str, pair), "--data", str(crops), "--out", str(out), "--shares", "2:1"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code != 0
+    assert "like 2,1: not '2:1'" in answer.output
     content = onnx.load(second)
     content.opset_import[0].version = 19
     onnx.save(content, tmp_path / "newer.onnx")

@@ -140,7 +140,7 @@ def test_what_has_no_mean_weights_is_told(crops: tuple[Path, NDArray[np.uint8]],
         ([first, second, first], "is given twice"),
         ([first, wider], "is not of the same network as"),
         ([first, halved], "is not of the same network as"),
-        ([first, second, "--mirror"], "mirror or adjust its file afterwards"),
+        ([first, second, "--mirror"], "are for answers"),
         (["student-strided-fairface-int8", "student-strided-utkface-int8"], "its weights are in 8 bits"),
     ):
         answer = CliRunner().invoke(app, [*command, *map(str, arguments)])

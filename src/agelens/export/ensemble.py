@@ -1,11 +1,12 @@
 """One model file that averages several: the mean of their ages and of their distributions.
 
 Networks that err differently (another backbone, another start) err less on average than each alone; the file
-takes the time and the room of all. Mirrored, each also answers for the mirror image of the crop, with the
-same weights: twice the time, no more room. It is calibrated anew, since the mean of calibrated distributions
-is broader than it need be; the temperature of the mean, p(k)^(1/T) normalised, is in the graph. The members'
-own intervals and corrections (``agelens calibrate``) are left out. It takes crops of the largest side that a
-member takes; those of a smaller one are resized in the graph, with anti-aliasing.
+takes the time and the room of all. The better one may have the larger share. Mirrored, each also answers for
+the mirror image of the crop, with the same weights: twice the time, no more room. It is calibrated anew,
+since the mean of calibrated distributions is broader than it need be; the temperature of the mean,
+p(k)^(1/T) normalised, is in the graph. The members' own intervals and corrections (``agelens calibrate``) are
+left out. It takes crops of the largest side that a member takes; those of a smaller one are resized in the
+graph, with anti-aliasing.
 
 Networks that saw few old people draw them to the ages they saw often. The prior over the ages of the training
 images can be taken out of the *age* in part: the expectation of p(k) / prior(k)^strength, normalised, as
@@ -17,6 +18,7 @@ mean error of all.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +59,7 @@ def ensemble(
     *,
     mirror: bool = False,
     adjust: bool = False,
+    shares: Sequence[float] | None = None,
     name: str | None = None,
     split: str = "val",
 ) -> ModelCard:
@@ -72,13 +75,15 @@ def ensemble(
             (0 to 1) that errs most evenly on the rows to calibrate on, by AAR, or by the mean over the bands
             of the distance to them where no label is an age; of the strengths whose mean error is not larger
             than without.
+        shares: Weight of each model in the mean, more than 0; they are divided by their sum. None: all alike.
         name: Of the model; None: that of the file.
         split: Rows to calibrate on; ``all`` for all.
     Returns:
         The card that is in the file. It permits what all of the models and the crops' data sets permit.
     Raises:
         ModelFileError: Not a model file of ours, or one of another operator set than the first.
-        InputError: Fewer than two models, one twice, or other age bins or another geometry than the first's.
+        InputError: Fewer than two models, one twice, other age bins or another geometry than the first's,
+            or shares that are not one for each model.
         SplitError: The manifest has no such rows, or with ``adjust`` none to train.
         OutputError: The file cannot be written, or is one of those to be read.
     """
@@ -86,6 +91,7 @@ def ensemble(
         raise InputError(
             f"an ensemble needs two models or more, or one and its mirror image: not {len(models)}"
         )
+    weights = _weights(models, shares)
     refuse_to_overwrite(out, [*map(model_path, models), manifest])
     opened = [open_model(model) for model in models]
     cards = [card for _, card in opened]
@@ -96,7 +102,10 @@ def ensemble(
     require_geometry(rows, geometry)
     crops = load_crops(required_rows(rows, split, manifest), cache=False)
     learned = label_bounds(required_rows(rows, "train", manifest)) if adjust else None
-    members = [_Member(session, side) for (session, _), side in zip(opened, sides, strict=True)]
+    members = [
+        _Member(session, side, weight)
+        for (session, _), side, weight in zip(opened, sides, weights, strict=True)
+    ]
     mixture = np.concatenate(
         [_mean(members, images, "distribution", mirror=mirror) for images in batches(crops, geometry.size)]
     )
@@ -107,10 +116,13 @@ def ensemble(
         prior = _chosen_prior(log_mixture, crops, learned, bins)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
     calibration = Calibration.fit(log_mixture, crops.ages.astype(np.float64), bins, split, bounds)
-    graph = _merged(models, sides, calibration.temperature, mirror=mirror)
+    graph = _merged(models, sides, weights, calibration.temperature, mirror=mirror)
     if prior.strength:
         _adjust(graph, prior.shift, bins)
-    told = [{"name": card.name, "digest": card.digest, "provenance": card.provenance} for card in cards]
+    told = [
+        {"name": card.name, "digest": card.digest, "share": weight, "provenance": card.provenance}
+        for card, weight in zip(cards, weights, strict=True)
+    ]
     card = ModelCard(
         name=name or Path(out).stem,
         age_bins=bins,
@@ -119,7 +131,7 @@ def ensemble(
         geometry=geometry.to_dict(),
         normalisation={card.name: card.normalisation for card in cards},
         decoding={
-            "age": _decoded_age(cards, prior),
+            "age": _decoded_age(cards, weights, prior),
             "distribution": f"softmax(log(mean of their distributions) / {calibration.temperature:.6g})",
             "views": "the crop and its mirror image" if mirror else "the crop",
         },
@@ -196,8 +208,22 @@ def _chosen_prior(
     return tried[max(free, key=lambda index: evenness(ages[index], crops.ages, ends))]
 
 
-def _decoded_age(cards: Sequence[ModelCard], prior: _Prior) -> str:
-    mean = f"mean of {' and '.join(card.name for card in cards)}"
+def _weights(models: Sequence[str | Path], shares: Sequence[float] | None) -> list[float]:
+    if shares is None:
+        return [1 / len(models)] * len(models)
+    if len(shares) != len(models) or not all(math.isfinite(share) and share > 0 for share in shares):
+        told = ", ".join(f"{share:g}" for share in shares)
+        raise InputError(f"shares must be one number above 0 for each of {len(models)} models: not {told}")
+    return [share / sum(shares) for share in shares]
+
+
+def _decoded_age(cards: Sequence[ModelCard], weights: Sequence[float], prior: _Prior) -> str:
+    alike = len(set(weights)) == 1
+    names = [
+        card.name if alike else f"{weight:.3g} × {card.name}"
+        for card, weight in zip(cards, weights, strict=True)
+    ]
+    mean = f"mean of {' and '.join(names)}"
     return f"expectation of the {mean}, / prior^{prior.strength:g}" if prior.strength else mean
 
 
@@ -215,10 +241,11 @@ def batches(crops: CropSet, size: int) -> Iterator[NDArray[np.uint8]]:
 
 
 class _Member(NamedTuple):
-    """A model of the ensemble, and the side of the crops that it takes."""
+    """A model of the ensemble, the side of the crops that it takes, and its share of the mean."""
 
     session: onnxruntime.InferenceSession
     side: int
+    weight: float
 
     def answer(self, output: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         """An output on (N, S, S, 3) crops, which are resized as the ensemble does it."""
@@ -256,12 +283,18 @@ def _mean(
     """Mean of an output of the networks on (N, S, S, 3) crops."""
     views = [images, np.ascontiguousarray(images[:, :, ::-1])] if mirror else [images]
     said = [member.answer(output, view) for member in members for view in views]
-    mean: NDArray[np.float64] = np.mean(said, axis=0, dtype=np.float64)
+    weights = [member.weight for member in members for _ in views]
+    mean: NDArray[np.float64] = np.average(np.asarray(said, np.float64), axis=0, weights=weights)
     return mean
 
 
 def _merged(
-    models: Sequence[str | Path], sides: Sequence[int], temperature: float, *, mirror: bool
+    models: Sequence[str | Path],
+    sides: Sequence[int],
+    weights: Sequence[float],
+    temperature: float,
+    *,
+    mirror: bool,
 ) -> onnx.ModelProto:
     """One graph of all: the members side by side, then their means."""
     loaded = [onnx.load(model_path(model)) for model in models]
@@ -300,6 +333,8 @@ def _merged(
     )
     for name, constant in (("least", _LEAST), ("temperature", temperature)):
         graph.initializer.append(numpy_helper.from_array(np.array(constant, np.float32), name))
+    if len(set(weights)) > 1:
+        ages, said = (_weighted(graph, names, weights) for names in (ages, said))
     graph.node.extend(
         [
             helper.make_node("Mean", ages, ["age"]),
@@ -314,6 +349,16 @@ def _merged(
     made.ir_version = loaded[0].ir_version
     made.producer_name = loaded[0].producer_name
     return made
+
+
+def _weighted(graph: onnx.GraphProto, names: Sequence[str], weights: Sequence[float]) -> list[str]:
+    """Multiply answers, each model's views one after the other, so that their mean is the weighted one."""
+    views = len(names) // len(weights)
+    for index, name in enumerate(names):
+        factor = np.array(weights[index // views] * len(weights), np.float32)
+        graph.initializer.append(numpy_helper.from_array(factor, f"{name}/factor"))
+        graph.node.append(helper.make_node("Mul", [name, f"{name}/factor"], [f"{name}/weighted"]))
+    return [f"{name}/weighted" for name in names]
 
 
 def _adjust(graph: onnx.ModelProto, shift: NDArray[np.float64], bins: AgeBins) -> None:

@@ -32,6 +32,10 @@ def ensemble(
             help="Take the prior over the training rows' ages out of the age, as far as it costs nothing.",
         ),
     ] = False,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="Weight of each model's answers, e.g. 2,1. [all alike]"),
+    ] = None,
     weights: Annotated[
         bool,
         typer.Option(
@@ -50,15 +54,35 @@ def ensemble(
     if weights:
         from agelens.export.weight_average import average_weights
 
-        if mirror or adjust:
-            raise InputError("--weights averages the weights alone: mirror or adjust its file afterwards")
+        if mirror or adjust or shares:
+            raise InputError(
+                "--weights averages weights, all alike: --mirror, --adjust and --shares are for answers"
+            )
         card = average_weights(models, data, out, name=name, split=split)
         answer = f"the mean of the weights of {len(models)} models"
     else:
         from agelens.export.ensemble import ensemble as ensemble_models
 
-        card = ensemble_models(models, data, out, mirror=mirror, adjust=adjust, name=name, split=split)
+        card = ensemble_models(
+            models,
+            data,
+            out,
+            mirror=mirror,
+            adjust=adjust,
+            shares=None if shares is None else _numbers(shares),
+            name=name,
+            split=split,
+        )
         answer = str(card.decoding["age"])
     typer.echo(f"wrote {out}: {answer}")
     if use := card.licence.get("use"):
         typer.echo(f"terms: {use}")
+
+
+def _numbers(shares: str) -> list[float]:
+    try:
+        return [float(part) for part in shares.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"--shares must be numbers with commas between them, like 2,1: not {shares!r}"
+        ) from error
