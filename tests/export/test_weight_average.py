@@ -20,6 +20,7 @@ from agelens.calibration import LEVEL_GRID, Calibration
 from agelens.errors import AgelensError
 from agelens.export.onnx_graph import CardFields, export
 from agelens.faces.alignment import DEFAULT_GEOMETRY
+from agelens.inference.shipped_models import model_path
 from agelens.label_distribution import AgeBins
 from agelens.model_file import open_model_file
 from agelens.networks.age_network import AgeHead, AgeNetwork
@@ -85,7 +86,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.ui
     return place / "manifest.csv", images
 
 
-@pytest.mark.parametrize(("half", "temperature"), [(False, 2.0), (False, 0.8), (True, 0.8)])
+@pytest.mark.parametrize(("half", "temperature"), [(False, 2.0), (False, 0.8), (False, 1.0), (True, 0.8)])
 def test_it_is_the_network_of_the_mean_weights_calibrated_anew(
     crops: tuple[Path, NDArray[np.uint8]], tmp_path: Path, half: bool, temperature: float
 ) -> None:  # the age is read off at 2
@@ -109,19 +110,24 @@ def test_it_is_the_network_of_the_mean_weights_calibrated_anew(
     command = ["ensemble", *map(str, models), "--weights", "--data", str(manifest), "--out", str(out)]
     told = CliRunner().invoke(app, [*command, "--split", "test"])
     assert told.exit_code == 0, told.output
-    assert "mean of the weights of 3 models" in told.output
+    assert "mean of the weights of 3 models; mean error on test" in told.output
     session, card = open_model_file(out)
     ages, logits = by_torch(mean, images)
     said, mass = session.run(["age", "distribution"], {"images": images})
     assert said == pytest.approx(ages, abs=0.05 if half else 1e-3)
     assert max(np.abs(ages - by_torch(network, images)[0]).max() for network in networks) > 1
     assert card.licence["permits"] == "research"
-    assert [told["name"] for told in card.provenance["weights_averaged"]] == ["0", "1", "2"]
+    assert [member["name"] for member in card.provenance["weights_averaged"]] == ["0", "1", "2"]
 
+    labels = np.array([int(line.split(",")[1]) for line in manifest.read_text("utf-8").splitlines()[1:]])
+    for network, told in zip(networks, card.provenance["weights_averaged"], strict=True):
+        error = np.abs(by_torch(network, images)[0] - labels).mean()
+        assert told["error"] == pytest.approx(error, abs=0.05 if half else 1e-3)
+    assert card.provenance["error"] == pytest.approx(np.abs(ages - labels).mean(), abs=0.05 if half else 1e-3)
     calibration = card.calibration
     assert calibration is not None
+    assert card.decoding["distribution"] == f"softmax(logits / {calibration.temperature:.6g})"
     assert (calibration.split, calibration.samples) == ("test", 60)
-    labels = np.array([int(line.split(",")[1]) for line in manifest.read_text("utf-8").splitlines()[1:]])
     wanted = Calibration.fit(logits, labels, AgeBins(0, 100), "test")
     assert calibration.temperature == pytest.approx(wanted.temperature, rel=0.02)
     assert mass == pytest.approx(calibration.distribution(logits), abs=2e-3 if half else 1e-5)
@@ -133,11 +139,13 @@ def test_what_has_no_mean_weights_is_told(crops: tuple[Path, NDArray[np.uint8]],
     first, second = (written(trained_on(ancestor(), seed), tmp_path / f"{seed}.onnx") for seed in (1, 2))
     wider = written(ancestor(width=56), tmp_path / "wider.onnx")
     halved = written(trained_on(ancestor(), 3), tmp_path / "half.onnx", half=True)
+    student = model_path("student-strided-fairface")
     out = tmp_path / "mean.onnx"
     command = ["ensemble", "--weights", "--data", str(manifest), "--out", str(out), "--split", "test"]
     for arguments, told in (
         ([first], "two models or more"),
         ([first, second, first], "is given twice"),
+        ([first, student], "has crops of 64 px, and"),
         ([first, wider], "is not of the same network as"),
         ([first, halved], "is not of the same network as"),
         ([first, second, "--mirror"], "are for answers"),
@@ -148,3 +156,25 @@ def test_what_has_no_mean_weights_is_told(crops: tuple[Path, NDArray[np.uint8]],
         assert isinstance(answer.exception, AgelensError | SystemExit)
         assert re.search(told, " ".join(answer.output.split())), answer.output
     assert not out.exists()
+
+
+def test_networks_that_share_no_basin_are_told(crops: tuple[Path, NDArray[np.uint8]], tmp_path: Path) -> None:
+    manifest, images = crops
+    network = trained_on(ancestor(), 1)
+    shuffled = copy.deepcopy(network)  # the same function, its channels in another order
+    first, last = (shuffled.get_parameter(f"backbone.layers.{layer}.weight") for layer in (0, 2))
+    with torch.no_grad():
+        for parameter in (first, shuffled.get_parameter("backbone.layers.0.bias")):
+            parameter.copy_(parameter.roll(7, 0))
+        last.copy_(last.roll(7, 1))
+    ages, _ = by_torch(network, images)
+    lines = ["path,age,split", *(f"{number}.png,{age:.2f},val" for number, age in enumerate(ages))]
+    (manifest.parent / "own.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    models = [written(one, tmp_path / f"{number}.onnx") for number, one in enumerate((network, shuffled))]
+    out = tmp_path / "mean.onnx"
+    command = ["ensemble", *map(str, models), "--weights", "--data", str(manifest.parent / "own.csv")]
+    told = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    assert re.search(
+        r"mean error on val \d+\.\d+ years, theirs 0\.00\d, 0\.00\d; it errs more than each", told.output
+    )

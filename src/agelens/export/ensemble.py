@@ -211,7 +211,7 @@ def _chosen_prior(
 def _weights(models: Sequence[str | Path], shares: Sequence[float] | None) -> list[float]:
     if shares is None:
         return [1 / len(models)] * len(models)
-    if len(shares) != len(models) or not all(math.isfinite(share) and share > 0 for share in shares):
+    if len(shares) != len(models) or not all(share > 0 for share in shares) or not math.isfinite(sum(shares)):
         told = ", ".join(f"{share:g}" for share in shares)
         raise InputError(f"shares must be one number above 0 for each of {len(models)} models: not {told}")
     return [share / sum(shares) for share in shares]

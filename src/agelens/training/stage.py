@@ -269,7 +269,7 @@ class Stage(ABC):
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Compute ``loss`` and its parts from the network's outputs and their batch, each ().
 
-        Every stage has it that is trained in epochs.
+        A stage that is trained in epochs must override it.
         """
         raise NotImplementedError(f"{self.name} has no loss")
 

@@ -40,7 +40,7 @@ def ensemble(
         bool,
         typer.Option(
             "--weights",
-            help="Average the weights, not the answers: of networks that were trained on from one start.",
+            help="Average the weights, not the answers: of networks fine-tuned from the same weights.",
         ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model. [that of the file]")] = None,
@@ -54,12 +54,17 @@ def ensemble(
     if weights:
         from agelens.export.weight_average import average_weights
 
-        if mirror or adjust or shares:
+        if mirror or adjust or shares is not None:
             raise InputError(
                 "--weights averages weights, all alike: --mirror, --adjust and --shares are for answers"
             )
-        card = average_weights(models, data, out, name=name, split=split)
+        written = average_weights(models, data, out, name=name, split=split)
+        card = written.card
         answer = f"the mean of the weights of {len(models)} models"
+        answer += f"; mean error on {split} {written.error:.3f} years, theirs "
+        answer += ", ".join(f"{error:.3f}" for error in written.errors)
+        if written.error > max(written.errors):
+            answer += "; it errs more than each of them: were they fine-tuned from the same weights?"
     else:
         from agelens.export.ensemble import ensemble as ensemble_models
 
