@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -155,6 +156,14 @@ def test_what_has_no_mean_weights_is_told(crops: tuple[Path, NDArray[np.uint8]],
         assert answer.exit_code != 0
         assert isinstance(answer.exception, AgelensError | SystemExit)
         assert re.search(told, " ".join(answer.output.split())), answer.output
+    assert not out.exists()
+    content = onnx.load(second)
+    (axes,) = [tensor for tensor in content.graph.initializer if tensor.data_type == onnx.TensorProto.INT64]
+    axes.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(axes)[::-1].copy(), axes.name))
+    onnx.save(content, tmp_path / "turned.onnx")
+    third = written(trained_on(ancestor(), 4), tmp_path / "4.onnx")
+    answer = CliRunner().invoke(app, [*command, str(first), str(third), str(tmp_path / "turned.onnx")])
+    assert f"turned.onnx: has another {axes.name} than " in " ".join(answer.output.split())
     assert not out.exists()
 
 

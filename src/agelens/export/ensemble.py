@@ -46,10 +46,11 @@ from agelens.methods.logit_adjusted import LogitAdjustedSettings, age_prior, eve
 from agelens.model_file import ModelCard
 from agelens.terms import PERMISSIONS, read_terms, strictest
 
-__all__ = ["batches", "ensemble", "joint_licence", "require_alike"]
+__all__ = ["LEAST", "batches", "ensemble", "joint_licence", "require_alike"]
 
 _BATCH = 32
-_LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
+LEAST = 1e-12
+"""Probability that a bin has at least, before its logarithm is taken."""
 
 
 def ensemble(
@@ -110,7 +111,7 @@ def ensemble(
         [_mean(members, images, "distribution", mirror=mirror) for images in batches(crops, geometry.size)]
     )
     bins = cards[0].age_bins
-    log_mixture = np.log(np.maximum(mixture, _LEAST))
+    log_mixture = np.log(np.maximum(mixture, LEAST))
     prior = _Prior(np.zeros(len(bins)), 0.0)
     if learned is not None:
         prior = _chosen_prior(log_mixture, crops, learned, bins)
@@ -331,7 +332,7 @@ def _merged(
         [f"{index}/{prefix}{name}" for index in range(len(models)) for prefix in views]
         for name in ("age", "distribution")
     )
-    for name, constant in (("least", _LEAST), ("temperature", temperature)):
+    for name, constant in (("least", LEAST), ("temperature", temperature)):
         graph.initializer.append(numpy_helper.from_array(np.array(constant, np.float32), name))
     if len(set(weights)) > 1:
         ages, said = (_weighted(graph, names, weights) for names in (ages, said))
@@ -410,7 +411,7 @@ def _check_mean(
     (ages,) = session.run(["age"], {"images": crops})
     if prior.strength:
         mixture = _mean(members, crops, "distribution", mirror=mirror)
-        wanted = prior.taken_out(np.log(np.maximum(mixture, _LEAST))) @ bins.ages
+        wanted = prior.taken_out(np.log(np.maximum(mixture, LEAST))) @ bins.ages
     else:
         wanted = _mean(members, crops, "age", mirror=mirror)
     worst = float(np.abs(ages - wanted).max())

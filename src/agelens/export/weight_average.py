@@ -1,8 +1,8 @@
 """One network whose weights are the mean of those of several that were fine-tuned from the same weights [1].
 
 Networks that begin with the same weights and go on with other seeds, views or rates mostly end in one basin,
-so that the network between them errs less than each, nearly as little as the mean of their answers, in the
-time and the room of one. Networks of different starts share no basin, and their average answers nonsense: so
+so that the network between them errs about as little as the mean of their answers, in the time and the room
+of one. Networks of different starts share no basin, and their average answers nonsense: so
 the errors of all are told. The calibration is fitted anew. In a model file batch norms are folded into the
 convolutions, so that it is the folded weights that are averaged.
 
@@ -31,7 +31,7 @@ from agelens.data.manifest import read_manifest
 from agelens.data.splits import required_rows
 from agelens.errors import InputError, ModelFileError
 from agelens.export.calibrate import calibrated_licence, calibration_record
-from agelens.export.ensemble import batches, joint_licence, require_alike
+from agelens.export.ensemble import LEAST, batches, joint_licence, require_alike
 from agelens.export.onnx_graph import weights_digest
 from agelens.faces.alignment import CropGeometry
 from agelens.files import refuse_to_overwrite, write_atomically
@@ -39,8 +39,6 @@ from agelens.inference.shipped_models import model_path, open_model
 from agelens.model_file import ModelCard
 
 __all__ = ["WeightAverage", "average_weights"]
-
-_LEAST = 1e-12  # probability that a bin has at least, before its logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def average_weights(
         raise ModelFileError(out, "the average of the weights answers no numbers")
     errors = tuple(_judged(session, crops, card)[0] for session, card in opened)
     bounds = None if crops.bounds is None else crops.bounds.astype(np.float64)
-    logits = np.log(np.maximum(mass, _LEAST))
+    logits = np.log(np.maximum(mass, LEAST))
     fitted = Calibration.fit(logits, crops.ages.astype(np.float64), cards[0].age_bins, split, bounds)
     temperature = _multiply_temperature(content, fitted.temperature, models[0])
     decoding = dict(cards[0].decoding)
@@ -169,10 +167,10 @@ def _averaged(models: Sequence[str | Path]) -> onnx.ModelProto:
         if values[0].dtype.kind == "f":
             mean = np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
             tensor.CopyFrom(numpy_helper.from_array(mean, tensor.name))
-        elif any(not np.array_equal(value, values[0]) for value in values):
-            raise ModelFileError(
-                models[1], f"is not of the same network as {models[0]}: {tensor.name} differs"
-            )
+            continue
+        for model, value in zip(models, values, strict=True):
+            if not np.array_equal(value, values[0]):
+                raise ModelFileError(model, f"has another {tensor.name} than {models[0]}")
     return first
 
 

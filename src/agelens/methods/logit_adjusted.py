@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import gaussian_filter1d
-from torch import nn
+from torch import Tensor, nn
 
 from agelens.data.crop_set import CropSet
 from agelens.errors import InputError, RecipeError
@@ -36,7 +36,7 @@ from agelens.methods.finishing import network_to_finish, stage_to_finish
 from agelens.metrics import AAR_GROUPS, aar
 from agelens.networks.age_network import AgeHead, AgeNetwork
 from agelens.training.recipe import Recipe, validated
-from agelens.training.stage import Finished, Stage, Validation
+from agelens.training.stage import Batch, Finished, Stage, Validation
 
 __all__ = ["LogitAdjustedSettings", "LogitAdjustedStage", "age_prior", "evenness"]
 
@@ -205,6 +205,10 @@ class LogitAdjustedStage(Stage):
         with torch.no_grad():
             head.ldl.bias.sub_(torch.from_numpy(shift).to(head.ldl.bias))
         return AgeNetwork(self.trunk.backbone, head).eval().to(device)
+
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """None: nothing is trained."""
+        raise NotImplementedError(f"{self.name} is not trained")
 
     def validate(self, network: Any, crops: CropSet, size: int) -> Validation:
         """As an age network; the table also has the strength, each one's merit, and the figures before."""

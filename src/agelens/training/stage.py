@@ -266,12 +266,9 @@ class Stage(ABC):
         """
         return augment(crop_tensor(crops, rows, device), self.augmentation, size, views), {}
 
+    @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
-        """Compute ``loss`` and its parts from the network's outputs and their batch, each ().
-
-        A stage that is trained in epochs must override it.
-        """
-        raise NotImplementedError(f"{self.name} has no loss")
+        """Compute ``loss`` and its parts from the network's outputs and their batch, each ()."""
 
     def stepped(self, network: Any, outputs: Any, batch: Batch) -> None:  # noqa: B027
         """Change what the network keeps besides its weights, after each step; without a gradient."""
